@@ -1,0 +1,195 @@
+"""Every error that this library raises, in one tree.
+
+::
+
+    EncryptionError
+    |-- MessageError                      the bytes are wrong
+    |   |-- MalformedMessageError           they do not follow the message format
+    |   |-- TruncatedMessageError           they end before the message does
+    |   |-- TrailingDataError               they go on after the message
+    |   |-- TagError                        a header, frame or body fails authentication
+    |   |-- SignatureError                  the signature does not verify
+    |   `-- CommitmentError                 the data key is not the one that the message commits to
+    |-- PolicyError                       we refuse
+    |   |-- CommitmentPolicyError           the algorithm suite is not allowed
+    |   |-- SignaturePolicyError            signed, or not signed, against the caller's wish
+    |   |-- LimitError                      larger than a limit
+    |   |-- PlaintextLengthError            the source is not as long as the caller said
+    |   `-- EncryptionContextMismatchError  the header says otherwise than the caller
+    |-- ProviderError                     no data key: see .attempts
+    |   `-- ServiceError                    what a key service answered
+    |-- StreamError                       a stream is used in a way that it does not allow
+    |   |-- UnverifiedStreamError           left before its end was verified or handed out
+    |   |-- StreamBusyError                 used by two tasks at once
+    |   |-- StreamClosedError               used after it was closed
+    |   `-- StreamNotEnteredError           used outside `async with`
+    `-- ProviderClosedError               a provider is used outside `async with`
+
+The branches follow what a caller would do: report bad data, change a policy, look at keys and
+permissions, mend the program. Wrong arguments are `ValueError` and `TypeError`. Exceptions of the
+caller's own source pass through as they are. No message, and no attribute apart from
+`ServiceError.message`, carries plaintext, key bytes or values of an encryption context.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import attrs
+
+
+class EncryptionError(Exception):
+    """The root of every error of this library."""
+
+
+class MessageError(EncryptionError):
+    """The bytes are not a message that can be trusted. Discard what was released of it."""
+
+
+class MalformedMessageError(MessageError):
+    """The bytes do not follow the message format."""
+
+
+class TruncatedMessageError(MessageError):
+    """The input ended before the message was complete."""
+
+
+class TrailingDataError(MessageError):
+    """Bytes follow the end of the message."""
+
+
+class TagError(MessageError):
+    """An authentication tag does not match: the header or a frame was changed, or the key is wrong."""
+
+
+class SignatureError(MessageError):
+    """The signature in the footer does not verify, or no verification key is there."""
+
+
+class CommitmentError(MessageError):
+    """The data key is not the one that the message commits to."""
+
+
+class PolicyError(EncryptionError):
+    """The message may be fine; a setting of the caller forbids it."""
+
+
+class CommitmentPolicyError(PolicyError):
+    """The commitment policy does not allow the algorithm suite."""
+
+
+class SignaturePolicyError(PolicyError):
+    """The signature policy does not allow the algorithm suite."""
+
+
+class LimitError(PolicyError):
+    """A limit is exceeded.
+
+    `parameter` names the setting, `limit` is its value, `actual` what was met; both in the unit of
+    the parameter (bytes, or a count).
+    """
+
+    def __init__(self, parameter: str, *, limit: int, actual: int, what: str) -> None:
+        super().__init__(
+            f"{what} is {actual}, above {parameter}={limit}; raise {parameter} if this is expected"
+        )
+        self.parameter = parameter
+        self.limit = limit
+        self.actual = actual
+
+
+class PlaintextLengthError(PolicyError):
+    """The plaintext is not `expected` bytes long; `actual` bytes had been read when that showed."""
+
+    def __init__(self, *, expected: int, actual: int) -> None:
+        relation = "has more bytes than" if actual > expected else f"ended after {actual} bytes, not at"
+        super().__init__(f"the source {relation} plaintext_length={expected}")
+        self.expected = expected
+        self.actual = actual
+
+
+class EncryptionContextMismatchError(PolicyError):
+    """Pairs that the caller gave on decrypt differ from those in the header. `keys` names them."""
+
+    def __init__(self, keys: Sequence[str]) -> None:
+        self.keys = tuple(keys)
+        names = ", ".join(repr(key) for key in self.keys)
+        super().__init__(f"the header has another value than the caller for the encryption context keys {names}")
+
+
+Operation = Literal["generate", "encrypt", "decrypt"]
+
+
+@attrs.frozen
+class Attempt:
+    """One attempt at a data key: what was tried, under which master key, and how it failed."""
+
+    operation: Operation
+    provider_id: str
+    key_id: str
+    error: Exception
+
+    def __str__(self) -> str:
+        return f"{self.operation} under {self.provider_id} {self.key_id}: {describe(self.error)}"
+
+
+class ProviderError(EncryptionError):
+    """No data key could be had. `attempts` holds every attempt with its key and its error."""
+
+    def __init__(self, message: str, attempts: Sequence[Attempt] = ()) -> None:
+        self.attempts = tuple(attempts)
+        self.summary = message
+        super().__init__("; ".join([message, *map(str, self.attempts)]))
+
+
+class ServiceError(ProviderError):
+    """What a key service answered, or that it did not.
+
+    `code` is the service's error code (``"AccessDeniedException"``), None where no answer came;
+    `request_id` identifies the call for the service's support; `retryable` says that the same call
+    may succeed later.
+    """
+
+    def __init__(
+        self, message: str, *, code: str | None = None, request_id: str | None = None, retryable: bool = False
+    ) -> None:
+        self.message = message
+        self.code = code
+        self.request_id = request_id
+        self.retryable = retryable
+        text = f"{code}: {message}" if code else message
+        super().__init__(f"{text} (request id {request_id})" if request_id else text)
+
+
+class StreamError(EncryptionError):
+    """A stream is used in a way that it does not allow."""
+
+
+class UnverifiedStreamError(StreamError):
+    """A stream was left before its end was verified (decrypt) or handed out (encrypt)."""
+
+
+class StreamBusyError(StreamError):
+    """Two tasks use one stream at the same time."""
+
+
+class StreamClosedError(StreamError):
+    """The stream is closed."""
+
+
+class StreamNotEnteredError(StreamError):
+    """The stream is used outside `async with`."""
+
+
+class ProviderClosedError(EncryptionError):
+    """A provider that makes its own clients is used outside `async with`, on another loop or after a fork."""
+
+
+def describe(error: BaseException) -> str:
+    """Return the text of an error for use inside another: never empty."""
+    text = str(error)
+    name = type(error).__name__
+    if isinstance(error, EncryptionError):
+        return text or name
+    return f"{name}: {text}" if text else name

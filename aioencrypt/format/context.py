@@ -1,0 +1,100 @@
+"""The encryption context: its validation, its one serialization, its parsing.
+
+Specification: framework/structures.md#encryption-context.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from aioencrypt.errors import MalformedMessageError
+
+RESERVED_PREFIX = "aws-crypto-"
+PUBLIC_KEY_NAME = "aws-crypto-public-key"
+
+_MAX_LENGTH = 0xFFFF
+
+
+def validate_context(context: Mapping[str, str]) -> dict[str, str]:
+    """Return a copy of a context that a caller gave.
+
+    Raises `TypeError` for keys or values that are not `str`, `ValueError` for the reserved prefix
+    (client-apis/encrypt.md#encryption-context) and for what the format cannot hold: more than 65,535
+    bytes in one key, one value or in all, or text that is not valid Unicode.
+    """
+    for key, value in context.items():
+        if not isinstance(key, str) or not isinstance(value, str):
+            raise TypeError(f"keys and values of an encryption context are str, not those of {key!r}")
+        if key.startswith(RESERVED_PREFIX):
+            raise ValueError(f"the encryption context key {key!r} starts with the reserved {RESERVED_PREFIX!r}")
+    serialize_context(context)
+    return dict(context)
+
+
+def serialize_context(context: Mapping[str, str]) -> bytes:
+    """Return the canonical bytes: sorted by the UTF-8 bytes of the keys; none for an empty context.
+
+    Raises `ValueError` for a context that the format cannot hold.
+    """
+    if not context:
+        return b""
+    pairs = sorted((_encode(key, key), _encode(value, key)) for key, value in context.items())
+    parts = [len(pairs).to_bytes(2, "big")] if len(pairs) <= _MAX_LENGTH else []
+    for key, value in pairs:
+        parts += (len(key).to_bytes(2, "big"), key, len(value).to_bytes(2, "big"), value)
+    serialized = b"".join(parts)
+    if len(serialized) > _MAX_LENGTH:
+        raise ValueError(
+            f"the encryption context is {len(serialized)} bytes long, above the {_MAX_LENGTH} of the message format"
+        )
+    return serialized
+
+
+def _encode(text: str, key: str) -> bytes:
+    try:
+        encoded = text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"key or value of the encryption context at {key!r} is not valid Unicode text") from error
+    if len(encoded) > _MAX_LENGTH:
+        raise ValueError(
+            f"key or value of the encryption context at {key[:40]!r} is {len(encoded)} bytes long, "
+            f"above the {_MAX_LENGTH} of the message format"
+        )
+    return encoded
+
+
+def parse_context(data: bytes) -> dict[str, str]:
+    """Parse serialized pairs; no bytes are an empty context.
+
+    The order of the pairs is not checked: JavaScript writers before 4.2.1 sorted by UTF-16 code
+    units, and the header tag covers the bytes as they are. Raises `MalformedMessageError`.
+    """
+    context: dict[str, str] = {}
+    if not data:
+        return context
+    position = 2
+    count = int.from_bytes(data[:2], "big")
+    if len(data) < 2 or count == 0:
+        raise MalformedMessageError("the encryption context in the header is not empty but counts no pairs")
+    for _ in range(count):
+        key, position = _text(data, position)
+        value, position = _text(data, position)
+        if key in context:
+            raise MalformedMessageError(f"the encryption context in the header has the key {key!r} twice")
+        context[key] = value
+    if position != len(data):
+        raise MalformedMessageError(
+            f"the encryption context in the header has {len(data) - position} bytes after its last pair"
+        )
+    return context
+
+
+def _text(data: bytes, position: int) -> tuple[str, int]:
+    start = position + 2
+    end = start + int.from_bytes(data[position:start], "big")
+    if end > len(data) or start > len(data):
+        raise MalformedMessageError("a length in the encryption context in the header passes its end")
+    try:
+        return data[start:end].decode(), end
+    except UnicodeDecodeError as error:
+        raise MalformedMessageError("the encryption context in the header is not valid UTF-8") from error

@@ -1,0 +1,64 @@
+"""From the data key to the message key and its commitment.
+
+Specification: framework/transitive-requirements.md#hkdf-encryption-key and #hkdf-commit-key.
+"""
+
+from __future__ import annotations
+
+import hmac
+from functools import lru_cache
+
+import attrs
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
+
+from aioencrypt.errors import CommitmentError
+from aioencrypt.format.suites import AlgorithmSuite
+
+_COMMIT_INFO = b"COMMITKEY"
+_DERIVE_LABEL = b"DERIVEKEY"
+
+
+@attrs.frozen
+class MessageKey:
+    """The AES-GCM key of one message, and the commitment to it (None for suites without).
+
+    `aead` serves whole frames; `key` is there for the incremental mode that `AESGCM` does not have.
+    """
+
+    key: bytes = attrs.field(repr=False)
+    aead: AESGCM = attrs.field(repr=False)
+    commitment: bytes | None
+
+    def check_commitment(self, expected: bytes) -> None:
+        """Compare in constant time with the commitment in a header; raises `CommitmentError`."""
+        if not hmac.compare_digest(self.commitment or b"", expected):
+            raise CommitmentError(
+                "the data key is not the one that the message commits to; "
+                "the encrypted data key was changed, or wrapped for another message"
+            )
+
+
+def derive_message_key(suite: AlgorithmSuite, data_key: bytes, message_id: bytes) -> MessageKey:
+    """Derive the key of a message. Raises `ValueError` for a data key of the wrong length."""
+    if len(data_key) != suite.data_key_length:
+        raise ValueError(f"the data key has {len(data_key)} bytes; {suite.name} needs {suite.data_key_length}")
+    if suite.kdf_hash is None:
+        return MessageKey(data_key, AESGCM(data_key), None)
+    algorithm = _hash(suite.kdf_hash)
+    # The extract step is one HMAC; done once, it serves both keys, as the specification recommends.
+    salt = message_id if suite.committing else bytes(algorithm.digest_size)
+    extracted = hmac.digest(salt, data_key, suite.kdf_hash)
+    info = suite.id_bytes + (_DERIVE_LABEL if suite.committing else message_id)
+    key = HKDFExpand(algorithm, suite.data_key_length, info).derive(extracted)
+    commitment = None
+    if suite.committing:
+        commitment = HKDFExpand(algorithm, suite.suite_data_length, _COMMIT_INFO).derive(extracted)
+    return MessageKey(key, AESGCM(key), commitment)
+
+
+@lru_cache
+def _hash(name: str) -> hashes.HashAlgorithm:
+    algorithms = {"sha256": hashes.SHA256, "sha384": hashes.SHA384, "sha512": hashes.SHA512}
+    return algorithms[name]()

@@ -1,0 +1,252 @@
+"""The message header: what it holds, how it is parsed, how it is written.
+
+Specification: data-format/message-header.md.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Generator, Mapping
+from types import MappingProxyType
+
+import attrs
+from cryptography.exceptions import InvalidTag
+
+from aioencrypt.errors import LimitError, MalformedMessageError, TagError
+from aioencrypt.format.context import parse_context, serialize_context
+from aioencrypt.format.derivation import MessageKey
+from aioencrypt.format.suites import IV_LENGTH, TAG_LENGTH, AlgorithmSuite
+from aioencrypt.format.wire import ByteQueue
+
+MAX_FRAME_LENGTH = 0xFFFFFFFF
+
+_TYPE_CUSTOMER_AED = 0x80
+_RESERVED = bytes(4)
+_HEADER_IV = bytes(IV_LENGTH)
+# What base64 makes of the first bytes of version 1 (01 80) and version 2 (02 04, 02 05).
+_BASE64_STARTS = (b"AY", b"Ag")
+
+
+class ContentType(enum.IntEnum):
+    """How the body is cut. Non-framed bodies are read but never written."""
+
+    NON_FRAMED = 1
+    FRAMED = 2
+
+
+@attrs.frozen
+class EncryptedDataKey:
+    """The data key, encrypted under one master key.
+
+    A provider id that is not UTF-8, as Python SDKs before 4.0.1 wrote, carries its odd bytes as
+    surrogate escapes, so that it compares and serializes as it came.
+    """
+
+    provider_id: str
+    provider_info: bytes
+    ciphertext: bytes = attrs.field(repr=False)
+
+    def serialize(self) -> bytes:
+        """Return the entry as it stands in a header; raises `ValueError` for a field above 65,535 bytes."""
+        fields = (self.provider_id.encode("utf-8", "surrogateescape"), self.provider_info, self.ciphertext)
+        if max(map(len, fields)) > 0xFFFF:
+            raise ValueError("a field of an encrypted data key is longer than the 65,535 bytes of the message format")
+        return b"".join(len(field).to_bytes(2, "big") + field for field in fields)
+
+
+def _read_only(context: Mapping[str, str]) -> Mapping[str, str]:
+    return MappingProxyType(dict(context))
+
+
+@attrs.frozen
+class MessageHeader:
+    """What a header says. `frame_length` is in bytes, and 0 for a non-framed message.
+
+    `encryption_context` holds the pairs that are stored in the message.
+    """
+
+    version: int
+    algorithm_suite: AlgorithmSuite
+    message_id: bytes
+    encryption_context: Mapping[str, str] = attrs.field(converter=_read_only, repr=lambda context: f"<{len(context)} pairs>")
+    encrypted_data_keys: tuple[EncryptedDataKey, ...]
+    content_type: ContentType
+    frame_length: int
+    commitment: bytes = b""
+
+    def serialize_body(self) -> bytes:
+        """Return the header without its authentication; raises `ValueError` for what does not fit."""
+        suite = self.algorithm_suite
+        context = serialize_context(self.encryption_context)
+        keys = [key.serialize() for key in self.encrypted_data_keys]
+        if not 0 < len(keys) <= 0xFFFF:
+            raise ValueError(f"a message has 1 to 65,535 encrypted data keys, not {len(keys)}")
+        start = bytes([self.version]) if self.version == 2 else bytes([self.version, _TYPE_CUSTOMER_AED])
+        parts = [start, suite.id_bytes, self.message_id, len(context).to_bytes(2, "big"), context]
+        parts += [len(keys).to_bytes(2, "big"), *keys, bytes([self.content_type])]
+        if self.version == 1:
+            parts += [_RESERVED, bytes([IV_LENGTH])]
+        parts += [self.frame_length.to_bytes(4, "big"), self.commitment]
+        return b"".join(parts)
+
+
+@attrs.frozen
+class ReceivedHeader:
+    """A parsed header with the bytes that its tag covers, exactly as they came."""
+
+    header: MessageHeader
+    body: bytes = attrs.field(repr=False)
+    iv: bytes
+    tag: bytes
+
+    @property
+    def serialized(self) -> bytes:
+        """The whole header as it came."""
+        return self.body + (self.iv if self.header.version == 1 else b"") + self.tag
+
+    def verify(self, key: MessageKey, authenticated_context: bytes) -> None:
+        """Check commitment and tag; raises `CommitmentError` or `TagError`.
+
+        `authenticated_context` is the serialization of pairs that are authenticated but not stored.
+        Specification: client-apis/decrypt.md#verify-the-header.
+        """
+        if self.header.algorithm_suite.committing:
+            key.check_commitment(self.header.commitment)
+        try:
+            key.aead.decrypt(self.iv, self.tag, self.body + authenticated_context)
+        except InvalidTag as error:
+            raise TagError(
+                "the header fails authentication: it was changed, the data key is another message's, "
+                "or the encryption context is not the one it was written with"
+            ) from error
+
+
+def authenticate_header(body: bytes, version: int, key: MessageKey, authenticated_context: bytes) -> bytes:
+    """Return the header authentication for a header body (client-apis/encrypt.md#construct-the-header)."""
+    tag = key.aead.encrypt(_HEADER_IV, b"", body + authenticated_context)
+    return (_HEADER_IV if version == 1 else b"") + tag
+
+
+Wanted = Generator[int, None, bytes]
+
+
+class _HeaderCursor:
+    """Takes fields off a queue and keeps what it took, within the length limit.
+
+    Its methods are generators: they yield the number of bytes that must be in the queue before it
+    makes sense to go on, so that a header that comes byte by byte is still parsed in one pass.
+    """
+
+    def __init__(self, queue: ByteQueue, max_length: int | None) -> None:
+        self._queue = queue
+        self._max_length = max_length
+        self._taken: list[bytes] = []
+        self._length = 0
+
+    def take(self, length: int) -> Wanted:
+        self._length += length
+        if self._max_length is not None and self._length > self._max_length:
+            raise LimitError(
+                "max_header_length", limit=self._max_length, actual=self._length, what="the length of the header"
+            )
+        while len(self._queue) < length:
+            yield length
+        data = self._queue.take(length)
+        self._taken.append(data)
+        return data
+
+    def number(self, length: int) -> Generator[int, None, int]:
+        return int.from_bytes((yield from self.take(length)), "big")
+
+    def sized(self) -> Wanted:
+        """Take a field that follows its own length in 2 bytes."""
+        return (yield from self.take((yield from self.number(2))))
+
+    def taken(self) -> bytes:
+        return b"".join(self._taken)
+
+
+def parse_header(
+    queue: ByteQueue, *, max_length: int | None = None, max_encrypted_data_keys: int | None = None
+) -> Generator[int, None, ReceivedHeader]:
+    """Parse a header off a queue: yields the bytes it waits for, returns the header, unverified.
+
+    Raises `MalformedMessageError`, or `LimitError` from the length field, before the bytes arrive.
+    """
+    cursor = _HeaderCursor(queue, max_length)
+    version = yield from _parse_version(cursor, queue)
+    suite = yield from _parse_suite(cursor, version)
+    message_id = yield from cursor.take(suite.message_id_length)
+    context = parse_context((yield from cursor.sized()))
+    keys = yield from _parse_encrypted_data_keys(cursor, max_encrypted_data_keys)
+    content_type = yield from _parse_content_type(cursor)
+    if version == 1:
+        yield from _parse_reserved(cursor)
+    frame_length = yield from cursor.number(4)
+    if (frame_length == 0) is not (content_type is ContentType.NON_FRAMED):
+        raise MalformedMessageError(f"the frame length {frame_length} does not fit content type {content_type:d}")
+    commitment = yield from cursor.take(suite.suite_data_length)
+    body = cursor.taken()
+    iv = (yield from cursor.take(IV_LENGTH)) if version == 1 else _HEADER_IV
+    tag = yield from cursor.take(TAG_LENGTH)
+    header = MessageHeader(version, suite, message_id, context, keys, content_type, frame_length, commitment)
+    return ReceivedHeader(header, body, iv, tag)
+
+
+def _parse_version(cursor: _HeaderCursor, queue: ByteQueue) -> Generator[int, None, int]:
+    version = yield from cursor.number(1)
+    if version == _BASE64_STARTS[0][0]:
+        while len(queue) < 1:
+            yield 1
+        if bytes([version]) + queue.peek(1) in _BASE64_STARTS:
+            raise MalformedMessageError("this looks like a message encoded in base64: decode it first")
+    if version not in (1, 2):
+        raise MalformedMessageError(f"this is no message: it starts with {version:#04x}, not with version 1 or 2")
+    if version == 1 and (message_type := (yield from cursor.number(1))) != _TYPE_CUSTOMER_AED:
+        raise MalformedMessageError(f"message type {message_type:#04x} is unknown; only 0x80 is")
+    return version
+
+
+def _parse_suite(cursor: _HeaderCursor, version: int) -> Generator[int, None, AlgorithmSuite]:
+    suite_id = yield from cursor.number(2)
+    try:
+        suite = AlgorithmSuite(suite_id)
+    except ValueError:
+        raise MalformedMessageError(f"algorithm suite {suite_id:#06x} is unknown") from None
+    if suite.version != version:
+        raise MalformedMessageError(f"algorithm suite {suite_id:#06x} does not belong to version {version} messages")
+    return suite
+
+
+def _parse_encrypted_data_keys(
+    cursor: _HeaderCursor, maximum: int | None
+) -> Generator[int, None, tuple[EncryptedDataKey, ...]]:
+    count = yield from cursor.number(2)
+    if count == 0:
+        raise MalformedMessageError("the header has no encrypted data key")
+    if maximum is not None and count > maximum:
+        raise LimitError(
+            "max_encrypted_data_keys", limit=maximum, actual=count, what="the number of encrypted data keys"
+        )
+    keys = []
+    for _ in range(count):
+        provider_id = yield from cursor.sized()
+        provider_info = yield from cursor.sized()
+        ciphertext = yield from cursor.sized()
+        keys.append(EncryptedDataKey(provider_id.decode("utf-8", "surrogateescape"), provider_info, ciphertext))
+    return tuple(keys)
+
+
+def _parse_content_type(cursor: _HeaderCursor) -> Generator[int, None, ContentType]:
+    value = yield from cursor.number(1)
+    try:
+        return ContentType(value)
+    except ValueError:
+        raise MalformedMessageError(f"content type {value} is unknown") from None
+
+
+def _parse_reserved(cursor: _HeaderCursor) -> Generator[int, None, None]:
+    if (yield from cursor.take(len(_RESERVED))) != _RESERVED:
+        raise MalformedMessageError("the reserved bytes of the header are not zero")
+    if (iv_length := (yield from cursor.number(1))) != IV_LENGTH:
+        raise MalformedMessageError(f"the IV length is {iv_length}; the suite has {IV_LENGTH}")

@@ -1,0 +1,120 @@
+"""The signature over a message: running digest, static-length ECDSA, strict DER, compressed points.
+
+Specification: framework/transitive-requirements.md#ecdsa, data-format/message-footer.md.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable
+from functools import lru_cache
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.utils import (
+    Prehashed,
+    decode_dss_signature,
+    encode_dss_signature,
+)
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from aioencrypt.errors import SignatureError
+from aioencrypt.format.suites import SignatureAlgorithm
+
+Signer = Callable[[bytes], bytes]
+"""Signs a digest and returns the signature as DER. Called again when the length does not fit."""
+
+_ORDERS = {
+    SignatureAlgorithm.ECDSA_P256: 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551,
+    SignatureAlgorithm.ECDSA_P384: int(
+        "FFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFF"
+        "C7634D81F4372DDF581A0DB248B0A77AECEC196ACCC52973",
+        16,
+    ),
+}
+
+
+class RunningDigest:
+    """The digest of what a signature covers: header and body as they stand in the message.
+
+    `hashlib` is used because it releases the GIL for large inputs with every version of everything.
+    """
+
+    def __init__(self, algorithm: SignatureAlgorithm) -> None:
+        self._hash = hashlib.new(algorithm.hash_name)
+
+    def update(self, pieces: Iterable[bytes | memoryview]) -> None:
+        """Add the next pieces of the message. Pieces go in in the order of the message."""
+        for piece in pieces:
+            self._hash.update(piece)
+
+    def finish(self) -> bytes:
+        """Return the digest of everything so far."""
+        return self._hash.digest()
+
+
+@lru_cache
+def _curve(algorithm: SignatureAlgorithm) -> ec.EllipticCurve:
+    return {"secp256r1": ec.SECP256R1, "secp384r1": ec.SECP384R1}[algorithm.curve]()
+
+
+@lru_cache
+def _prehashed(algorithm: SignatureAlgorithm) -> ec.ECDSA:
+    hash_algorithm = {"sha256": hashes.SHA256, "sha384": hashes.SHA384}[algorithm.hash_name]
+    return ec.ECDSA(Prehashed(hash_algorithm()))
+
+
+def generate_signing_key(algorithm: SignatureAlgorithm) -> ec.EllipticCurvePrivateKey:
+    """Return a new key pair for one message."""
+    return ec.generate_private_key(_curve(algorithm))
+
+
+def compressed_point(key: ec.EllipticCurvePrivateKey) -> bytes:
+    """Return the public key as a compressed point (SEC 1, 2.3.3)."""
+    return key.public_key().public_bytes(Encoding.X962, PublicFormat.CompressedPoint)
+
+
+def signer(algorithm: SignatureAlgorithm, key: ec.EllipticCurvePrivateKey) -> Signer:
+    """Return the signing callable of a private key."""
+    scheme = _prehashed(algorithm)
+    return lambda digest: key.sign(digest, scheme)
+
+
+def sign_static_length(algorithm: SignatureAlgorithm, sign: Signer, digest: bytes) -> bytes:
+    """Sign a digest so that the DER signature has the one length that makes messages predictable.
+
+    s and order - s are both valid and differ in length except when one of the integers happens to be
+    short, about once in a hundred times; then another signature is made.
+    """
+    order = _ORDERS[algorithm]
+    while True:
+        signature = sign(digest)
+        if len(signature) == algorithm.signature_length:
+            return signature
+        r, s = decode_dss_signature(signature)
+        signature = encode_dss_signature(r, order - s)
+        if len(signature) == algorithm.signature_length:
+            return signature
+
+
+def verify(algorithm: SignatureAlgorithm, point: bytes, signature: bytes, digest: bytes) -> None:
+    """Verify a signature with a public key given as a compressed point; raises `SignatureError`.
+
+    The signature must be the one DER encoding of its two integers, because lenient parsers have
+    accepted signatures that are none (CVE-2024-23680).
+    """
+    if len(point) != algorithm.public_key_length:
+        raise SignatureError(
+            f"the verification key has {len(point)} bytes; a compressed {algorithm.curve} point has "
+            f"{algorithm.public_key_length}"
+        )
+    try:
+        key = ec.EllipticCurvePublicKey.from_encoded_point(_curve(algorithm), point)
+        if encode_dss_signature(*decode_dss_signature(signature)) != signature:
+            raise SignatureError("the signature in the footer is not DER")
+        key.verify(signature, digest, _prehashed(algorithm))
+    except ValueError as error:
+        raise SignatureError("the signature in the footer or the verification key cannot be parsed") from error
+    except InvalidSignature as error:
+        raise SignatureError("the signature does not match: the message was changed, or not signed by its writer") from error

@@ -1,0 +1,137 @@
+"""The heavy work of a message as values: the machines hand it out, any thread does it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
+from io import BytesIO
+
+import attrs
+
+from aioencrypt.format.body import FINAL_OVERHEAD, FRAME_OVERHEAD, BodyCipher, frame_cost
+from aioencrypt.format.signing import RunningDigest, verify
+from aioencrypt.format.suites import SignatureAlgorithm
+
+# Microseconds for P-384, the slower of the two curves.
+VERIFY_COST = 570
+SIGN_COST = 280
+
+
+@attrs.frozen
+class Work(ABC):
+    """A piece of work. Immutable, and nothing in it is shared with the machine but the digest.
+
+    `crypt` and `digest` may each run in any thread. `crypt` of several works may run in any order;
+    `digest` runs in the order in which the machine handed the works out, one at a time.
+    """
+
+    @property
+    @abstractmethod
+    def cost(self) -> float:
+        """The microseconds that `crypt` takes, estimated."""
+
+    @abstractmethod
+    def crypt(self) -> bytes:
+        """Do the cryptography. Raises `MessageError`, and then nothing of the result exists."""
+
+
+def _filled(length: int, fill: Callable[[memoryview], None]) -> bytes:
+    """Return `bytes` that `fill` wrote, without a second copy.
+
+    `BytesIO` hands its inner object out as it is while no view on it is open. On failure the buffer
+    is wiped: AES-GCM writes plaintext before it knows whether the tag is right.
+    """
+    store = BytesIO(bytes(length))
+    with store.getbuffer() as view:
+        try:
+            fill(view)
+        except BaseException:
+            view[:] = bytes(length)
+            raise
+    return store.getvalue()
+
+
+@attrs.frozen
+class SealWork(Work):
+    """Consecutive frames to seal; the last of them is the final frame where `final_length` is given."""
+
+    cipher: BodyCipher
+    sequence: int
+    regular: tuple[memoryview, ...] = attrs.field(repr=False)
+    regular_count: int
+    final: tuple[memoryview, ...] = attrs.field(repr=False)
+    final_length: int | None
+    running: RunningDigest | None = attrs.field(repr=False)
+    unsigned: tuple[bytes, ...] = attrs.field(repr=False)
+
+    @property
+    def output_length(self) -> int:
+        """The number of bytes that `crypt` makes."""
+        length = self.regular_count * (self.cipher.frame_length + FRAME_OVERHEAD)
+        return length if self.final_length is None else length + FINAL_OVERHEAD + self.final_length
+
+    @property
+    def cost(self) -> float:
+        cost = self.regular_count * frame_cost(self.cipher.frame_length)
+        return cost if self.final_length is None else cost + frame_cost(self.final_length)
+
+    def crypt(self) -> bytes:
+        return _filled(self.output_length, self.crypt_into)
+
+    def crypt_into(self, out: memoryview) -> None:
+        """Do the cryptography into a buffer of `output_length` bytes."""
+        if self.regular_count:
+            self.cipher.seal_regular(self.sequence, self.regular, out)
+        if self.final_length is not None:
+            start = self.regular_count * (self.cipher.frame_length + FRAME_OVERHEAD)
+            final_sequence = self.sequence + self.regular_count
+            self.cipher.seal_final(final_sequence, self.final, self.final_length, out[start:])
+
+    def digest(self, sealed: bytes | memoryview) -> None:
+        """Add what `crypt` made to the digest of a signed message."""
+        if self.running:
+            self.running.update((*self.unsigned, sealed))
+
+
+@attrs.frozen
+class OpenWork(Work):
+    """Consecutive frames, or a whole non-framed body, to open."""
+
+    serialized: tuple[memoryview, ...] = attrs.field(repr=False)
+    output_length: int
+    count: int
+    last: bool
+    open_into: Callable[[memoryview], None] = attrs.field(repr=False)
+    running: RunningDigest | None = attrs.field(repr=False)
+    unsigned: tuple[bytes, ...] = attrs.field(repr=False)
+
+    @property
+    def cost(self) -> float:
+        return self.count * frame_cost(self.output_length // self.count)
+
+    def crypt(self) -> bytes:
+        return _filled(self.output_length, self.open_into)
+
+    def digest(self) -> None:
+        """Add the frames, as they came, to the digest of a signed message."""
+        if self.running:
+            pieces: Iterable[bytes | memoryview] = (*self.unsigned, *self.serialized)
+            self.running.update(pieces)
+
+
+@attrs.frozen
+class VerifyWork(Work):
+    """The signature to verify, after the digests of everything before it."""
+
+    algorithm: SignatureAlgorithm
+    verification_key: bytes
+    signature: bytes = attrs.field(repr=False)
+    running: RunningDigest = attrs.field(repr=False)
+
+    @property
+    def cost(self) -> float:
+        return VERIFY_COST
+
+    def crypt(self) -> bytes:
+        verify(self.algorithm, self.verification_key, self.signature, self.running.finish())
+        return b""
