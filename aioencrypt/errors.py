@@ -115,7 +115,9 @@ class EncryptionContextMismatchError(PolicyError):
     def __init__(self, keys: Sequence[str]) -> None:
         self.keys = tuple(keys)
         names = ", ".join(repr(key) for key in self.keys)
-        super().__init__(f"the header has another value than the caller for the encryption context keys {names}")
+        super().__init__(
+            f"the header has another value than the caller for the encryption context keys {names}"
+        )
 
 
 Operation = Literal["generate", "encrypt", "decrypt"]

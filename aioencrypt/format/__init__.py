@@ -31,18 +31,18 @@ for programs with their own I/O. Everything else of the library builds on them.
 Specification: https://github.com/awslabs/aws-encryption-sdk-specification, data-format/.
 """
 
-from aioencrypt.format.header import ContentType, EncryptedDataKey, MessageHeader
-from aioencrypt.format.message import (
+from aioencrypt.format.decryptor import (
     EndOfMessage,
     Event,
     HeaderParsed,
     HeaderVerified,
     MessageDecryptor,
-    MessageEncryptor,
     NeedData,
     Plaintext,
     State,
 )
+from aioencrypt.format.encryptor import MessageEncryptor
+from aioencrypt.format.header import ContentType, EncryptedDataKey, MessageHeader
 from aioencrypt.format.suites import AlgorithmSuite, CommitmentPolicy, SignatureAlgorithm
 from aioencrypt.format.work import OpenWork, SealWork, VerifyWork, Work
 

@@ -152,7 +152,12 @@ class BodyCipher:
     frame_length: int
 
     def _aad(self, content: bytes, sequence: int, length: int) -> bytes:
-        return b"%b%b%b%b" % (self.message_id, content, sequence.to_bytes(4, "big"), length.to_bytes(8, "big"))
+        return b"%b%b%b%b" % (
+            self.message_id,
+            content,
+            sequence.to_bytes(4, "big"),
+            length.to_bytes(8, "big"),
+        )
 
     def seal_regular(self, sequence: int, pieces: Sequence[memoryview], out: memoryview) -> None:
         """Seal whole frames of plaintext into `out`, from this sequence number on."""
@@ -183,7 +188,9 @@ class BodyCipher:
             out[i::stride] = column
             out[FRAME_HEADER_LENGTH - SEQUENCE_LENGTH + i :: stride] = column
         plaintexts = map(source.__getitem__, _slices(0, self.frame_length, self.frame_length, count))
-        targets = map(out.__getitem__, _slices(FRAME_HEADER_LENGTH, stride - FRAME_HEADER_LENGTH, stride, count))
+        targets = map(
+            out.__getitem__, _slices(FRAME_HEADER_LENGTH, stride - FRAME_HEADER_LENGTH, stride, count)
+        )
         deque(map(self.key.aead.encrypt_into, ivs, plaintexts, aads, targets), maxlen=0)
 
     def _tables(self, sequence: int, count: int) -> tuple[bytes, tuple[bytes, ...], tuple[bytes, ...]]:
@@ -245,7 +252,9 @@ class BodyCipher:
     def _open_many(self, sequence: int, count: int, source: memoryview, out: memoryview) -> None:
         stride = self.frame_length + FRAME_OVERHEAD
         _, ivs, aads = self._tables(sequence, count)
-        sealed = map(source.__getitem__, _slices(FRAME_HEADER_LENGTH, stride - FRAME_HEADER_LENGTH, stride, count))
+        sealed = map(
+            source.__getitem__, _slices(FRAME_HEADER_LENGTH, stride - FRAME_HEADER_LENGTH, stride, count)
+        )
         targets = map(out.__getitem__, _slices(0, self.frame_length, self.frame_length, count))
         try:
             deque(map(self.key.aead.decrypt_into, ivs, sealed, aads, targets), maxlen=0)
@@ -263,7 +272,9 @@ class BodyCipher:
         """Open content and tag of a non-framed body into `out`; raises `TagError`."""
         self._open(nonce, sealed, self._aad(_NON_FRAMED, 1, len(out)), out, "body")
 
-    def _open(self, nonce: bytes, sealed: Sequence[memoryview], aad: bytes, out: memoryview, what: str) -> None:
+    def _open(
+        self, nonce: bytes, sealed: Sequence[memoryview], aad: bytes, out: memoryview, what: str
+    ) -> None:
         """Open one frame. On a bad tag `out` holds plaintext that nobody may see: the caller wipes it."""
         try:
             if len(out) < _INCREMENTAL_LENGTH:

@@ -15,18 +15,20 @@ PUBLIC_KEY_NAME = "aws-crypto-public-key"
 _MAX_LENGTH = 0xFFFF
 
 
-def validate_context(context: Mapping[str, str]) -> dict[str, str]:
+def validate_context(context: Mapping[str, str], *, reserved: bool = False) -> dict[str, str]:
     """Return a copy of a context that a caller gave.
 
     Raises `TypeError` for keys or values that are not `str`, `ValueError` for the reserved prefix
-    (client-apis/encrypt.md#encryption-context) and for what the format cannot hold: more than 65,535
-    bytes in one key, one value or in all, or text that is not valid Unicode.
+    (client-apis/encrypt.md#encryption-context) unless it is let in, and for what the format cannot
+    hold: more than 65,535 bytes in one key, one value or in all, or text that is not valid Unicode.
     """
     for key, value in context.items():
         if not isinstance(key, str) or not isinstance(value, str):
             raise TypeError(f"keys and values of an encryption context are str, not those of {key!r}")
-        if key.startswith(RESERVED_PREFIX):
-            raise ValueError(f"the encryption context key {key!r} starts with the reserved {RESERVED_PREFIX!r}")
+        if key.startswith(RESERVED_PREFIX) and not reserved:
+            raise ValueError(
+                f"the encryption context key {key!r} starts with the reserved {RESERVED_PREFIX!r}"
+            )
     serialize_context(context)
     return dict(context)
 
@@ -45,7 +47,8 @@ def serialize_context(context: Mapping[str, str]) -> bytes:
     serialized = b"".join(parts)
     if len(serialized) > _MAX_LENGTH:
         raise ValueError(
-            f"the encryption context is {len(serialized)} bytes long, above the {_MAX_LENGTH} of the message format"
+            f"the encryption context is {len(serialized)} bytes long, "
+            f"above the {_MAX_LENGTH} of the message format"
         )
     return serialized
 
@@ -54,7 +57,9 @@ def _encode(text: str, key: str) -> bytes:
     try:
         encoded = text.encode()
     except UnicodeEncodeError as error:
-        raise ValueError(f"key or value of the encryption context at {key!r} is not valid Unicode text") from error
+        raise ValueError(
+            f"key or value of the encryption context at {key!r} is not valid Unicode text"
+        ) from error
     if len(encoded) > _MAX_LENGTH:
         raise ValueError(
             f"key or value of the encryption context at {key[:40]!r} is {len(encoded)} bytes long, "

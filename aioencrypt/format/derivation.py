@@ -43,7 +43,9 @@ class MessageKey:
 def derive_message_key(suite: AlgorithmSuite, data_key: bytes, message_id: bytes) -> MessageKey:
     """Derive the key of a message. Raises `ValueError` for a data key of the wrong length."""
     if len(data_key) != suite.data_key_length:
-        raise ValueError(f"the data key has {len(data_key)} bytes; {suite.name} needs {suite.data_key_length}")
+        raise ValueError(
+            f"the data key has {len(data_key)} bytes; {suite.name} needs {suite.data_key_length}"
+        )
     if suite.kdf_hash is None:
         return MessageKey(data_key, AESGCM(data_key), None)
     algorithm = _hash(suite.kdf_hash)
@@ -60,5 +62,9 @@ def derive_message_key(suite: AlgorithmSuite, data_key: bytes, message_id: bytes
 
 @lru_cache
 def _hash(name: str) -> hashes.HashAlgorithm:
-    algorithms = {"sha256": hashes.SHA256, "sha384": hashes.SHA384, "sha512": hashes.SHA512}
-    return algorithms[name]()
+    algorithms: dict[str, hashes.HashAlgorithm] = {
+        "sha256": hashes.SHA256(),
+        "sha384": hashes.SHA384(),
+        "sha512": hashes.SHA512(),
+    }
+    return algorithms[name]

@@ -50,7 +50,9 @@ class EncryptedDataKey:
         """Return the entry as it stands in a header; raises `ValueError` for a field above 65,535 bytes."""
         fields = (self.provider_id.encode("utf-8", "surrogateescape"), self.provider_info, self.ciphertext)
         if max(map(len, fields)) > 0xFFFF:
-            raise ValueError("a field of an encrypted data key is longer than the 65,535 bytes of the message format")
+            raise ValueError(
+                "a field of an encrypted data key is longer than the 65,535 bytes of the message format"
+            )
         return b"".join(len(field).to_bytes(2, "big") + field for field in fields)
 
 
@@ -68,7 +70,9 @@ class MessageHeader:
     version: int
     algorithm_suite: AlgorithmSuite
     message_id: bytes
-    encryption_context: Mapping[str, str] = attrs.field(converter=_read_only, repr=lambda context: f"<{len(context)} pairs>")
+    encryption_context: Mapping[str, str] = attrs.field(
+        converter=_read_only, repr=lambda context: f"<{len(context)} pairs>"
+    )
     encrypted_data_keys: tuple[EncryptedDataKey, ...]
     content_type: ContentType
     frame_length: int
@@ -147,7 +151,10 @@ class _HeaderCursor:
         self._length += length
         if self._max_length is not None and self._length > self._max_length:
             raise LimitError(
-                "max_header_length", limit=self._max_length, actual=self._length, what="the length of the header"
+                "max_header_length",
+                limit=self._max_length,
+                actual=self._length,
+                what="the length of the header",
             )
         while len(self._queue) < length:
             yield length
@@ -184,7 +191,9 @@ def parse_header(
         yield from _parse_reserved(cursor)
     frame_length = yield from cursor.number(4)
     if (frame_length == 0) is not (content_type is ContentType.NON_FRAMED):
-        raise MalformedMessageError(f"the frame length {frame_length} does not fit content type {content_type:d}")
+        raise MalformedMessageError(
+            f"the frame length {frame_length} does not fit content type {content_type:d}"
+        )
     commitment = yield from cursor.take(suite.suite_data_length)
     body = cursor.taken()
     iv = (yield from cursor.take(IV_LENGTH)) if version == 1 else _HEADER_IV
@@ -201,7 +210,9 @@ def _parse_version(cursor: _HeaderCursor, queue: ByteQueue) -> Generator[int, No
         if bytes([version]) + queue.peek(1) in _BASE64_STARTS:
             raise MalformedMessageError("this looks like a message encoded in base64: decode it first")
     if version not in (1, 2):
-        raise MalformedMessageError(f"this is no message: it starts with {version:#04x}, not with version 1 or 2")
+        raise MalformedMessageError(
+            f"this is no message: it starts with {version:#04x}, not with version 1 or 2"
+        )
     if version == 1 and (message_type := (yield from cursor.number(1))) != _TYPE_CUSTOMER_AED:
         raise MalformedMessageError(f"message type {message_type:#04x} is unknown; only 0x80 is")
     return version
@@ -214,7 +225,9 @@ def _parse_suite(cursor: _HeaderCursor, version: int) -> Generator[int, None, Al
     except ValueError:
         raise MalformedMessageError(f"algorithm suite {suite_id:#06x} is unknown") from None
     if suite.version != version:
-        raise MalformedMessageError(f"algorithm suite {suite_id:#06x} does not belong to version {version} messages")
+        raise MalformedMessageError(
+            f"algorithm suite {suite_id:#06x} does not belong to version {version} messages"
+        )
     return suite
 
 
@@ -233,7 +246,9 @@ def _parse_encrypted_data_keys(
         provider_id = yield from cursor.sized()
         provider_info = yield from cursor.sized()
         ciphertext = yield from cursor.sized()
-        keys.append(EncryptedDataKey(provider_id.decode("utf-8", "surrogateescape"), provider_info, ciphertext))
+        keys.append(
+            EncryptedDataKey(provider_id.decode("utf-8", "surrogateescape"), provider_info, ciphertext)
+        )
     return tuple(keys)
 
 

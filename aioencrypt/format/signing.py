@@ -28,8 +28,7 @@ Signer = Callable[[bytes], bytes]
 _ORDERS = {
     SignatureAlgorithm.ECDSA_P256: 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551,
     SignatureAlgorithm.ECDSA_P384: int(
-        "FFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFF"
-        "C7634D81F4372DDF581A0DB248B0A77AECEC196ACCC52973",
+        "FFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFC7634D81F4372DDF581A0DB248B0A77AECEC196ACCC52973",
         16,
     ),
 }
@@ -115,6 +114,10 @@ def verify(algorithm: SignatureAlgorithm, point: bytes, signature: bytes, digest
             raise SignatureError("the signature in the footer is not DER")
         key.verify(signature, digest, _prehashed(algorithm))
     except ValueError as error:
-        raise SignatureError("the signature in the footer or the verification key cannot be parsed") from error
+        raise SignatureError(
+            "the signature in the footer or the verification key cannot be parsed"
+        ) from error
     except InvalidSignature as error:
-        raise SignatureError("the signature does not match: the message was changed, or not signed by its writer") from error
+        raise SignatureError(
+            "the signature does not match: the message was changed, or not signed by its writer"
+        ) from error

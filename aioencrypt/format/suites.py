@@ -25,7 +25,12 @@ class SignatureAlgorithm(enum.Enum):
     ECDSA_P384 = ("secp384r1", "sha384", 103, 104, 49)
 
     def __init__(
-        self, curve: str, hash_name: str, signature_length: int, max_signature_length: int, public_key_length: int
+        self,
+        curve: str,
+        hash_name: str,
+        signature_length: int,
+        max_signature_length: int,
+        public_key_length: int,
     ) -> None:
         self.curve = curve
         self.hash_name = hash_name

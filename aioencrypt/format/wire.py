@@ -27,7 +27,7 @@ class ByteQueue:
     def __len__(self) -> int:
         return self._length
 
-    def append(self, data: bytes) -> None:
+    def append(self, data: bytes | memoryview) -> None:
         """Add immutable bytes at the end."""
         self._length += len(data)
         if len(data) >= _SMALL:

@@ -1,0 +1,280 @@
+"""AWS clients: what we ask of one, where they come from, what their errors mean.
+
+The only file that knows aiobotocore. A client is anything with the methods of `KMSClient`, and
+errors are known by their shape, so that other SDKs and tests need no botocore.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+import anyio
+from anyio.lowlevel import RunVar
+
+from aioencrypt.errors import EncryptionError, ProviderClosedError, ServiceError, describe
+from aioencrypt.offload import in_file_thread
+
+if TYPE_CHECKING:
+    from aiobotocore.config import AioConfig
+    from aiobotocore.session import AioSession
+
+T = TypeVar("T")
+
+
+class KMSClient(Protocol):
+    """The methods of an asynchronous KMS client that are used, as aiobotocore has them."""
+
+    async def generate_data_key(
+        self,
+        *,
+        KeyId: str,
+        NumberOfBytes: int,
+        EncryptionContext: Mapping[str, str],
+        GrantTokens: Sequence[str],
+    ) -> Mapping[str, Any]: ...
+
+    async def encrypt(
+        self,
+        *,
+        KeyId: str,
+        Plaintext: bytes,
+        EncryptionContext: Mapping[str, str],
+        GrantTokens: Sequence[str],
+    ) -> Mapping[str, Any]: ...
+
+    async def decrypt(
+        self,
+        *,
+        KeyId: str,
+        CiphertextBlob: bytes,
+        EncryptionContext: Mapping[str, str],
+        GrantTokens: Sequence[str],
+    ) -> Mapping[str, Any]: ...
+
+
+ClientSupplier = Callable[[str | None], Awaitable[KMSClient]]
+"""Gives the client for a region; for None, the client for the default region."""
+
+_RETRYABLE = {
+    "DependencyTimeoutException",
+    "KMSInternalException",
+    "KeyUnavailableException",
+    "LimitExceededException",
+    "RequestTimeout",
+    "RequestTimeoutException",
+    "ServiceUnavailableException",
+}
+_ADVICE = {
+    "AccessDeniedException": "allow the caller to use the key, in its key policy or by a grant",
+    "DisabledException": "enable the key",
+    "ExpiredTokenException": "renew the credentials",
+    "IncorrectKeyException": "the data key was encrypted under another key",
+    "InvalidCiphertextException": "the encrypted data key or the encryption context was changed",
+    "KMSInvalidStateException": "check the state of the key; it may be pending deletion",
+    "NotFoundException": "check key id, account and region",
+    "UnrecognizedClientException": "check the credentials",
+}
+
+
+def service_error(error: Exception) -> ServiceError:
+    """Return what an exception of a client means, by its shape."""
+    response = getattr(error, "response", None)
+    if not isinstance(response, Mapping) or not isinstance(response.get("Error"), Mapping):
+        return ServiceError(describe(error), retryable=_is_connection_error(error))
+    code = str(response["Error"].get("Code") or "unknown")
+    message = str(response["Error"].get("Message") or "no message")
+    if code in _ADVICE:
+        message = f"{message}; {_ADVICE[code]}"
+    metadata = response.get("ResponseMetadata") or {}
+    status = metadata.get("HTTPStatusCode") or 0
+    retryable = code in _RETRYABLE or "Throttl" in code or code == "TooManyRequestsException" or status >= 500
+    return ServiceError(message, code=code, request_id=metadata.get("RequestId"), retryable=retryable)
+
+
+def _is_connection_error(error: Exception) -> bool:
+    # botocore's own family of connection errors does not derive from OSError.
+    names = {cls.__name__ for cls in type(error).__mro__}
+    return isinstance(error, OSError) or not names.isdisjoint({"HTTPClientError", "ConnectionError"})
+
+
+async def call_service(call: Callable[[], Awaitable[T]], timeout: float | None) -> T:
+    """Await a call to a service within a time in seconds, retries of the client included.
+
+    Raises `ServiceError` with the cause.
+    """
+    try:
+        with anyio.fail_after(timeout):
+            return await call()
+    except EncryptionError:
+        raise
+    except TimeoutError as error:
+        raise ServiceError(f"no answer within {timeout} seconds", retryable=True) from error
+    except Exception as error:
+        raise service_error(error) from error
+
+
+_loop_marker: RunVar[object] = RunVar("aioencrypt.aws.loop")
+
+
+def _current_loop() -> object:
+    """Return an object that stands for the running event loop."""
+    try:
+        return _loop_marker.get()
+    except LookupError:
+        marker = object()
+        _loop_marker.set(marker)
+        return marker
+
+
+def _load_aiobotocore(session: AioSession | None) -> tuple[AioSession, AioConfig]:
+    """Import aiobotocore and read its data files: a tenth of a second, so in a thread."""
+    try:
+        from aiobotocore.config import AioConfig
+        from aiobotocore.session import get_session
+    except ImportError as error:
+        raise ImportError(
+            "AWS clients need aiobotocore: pip install 'aioencrypt[aws]', or pass clients="
+        ) from error
+    session = session or get_session()
+    loader = session.get_component("data_loader")
+    loader.load_data("endpoints")
+    for kind in ("service-2", "endpoint-rule-set-1"):
+        loader.load_service_model("kms", kind)
+    config = AioConfig(
+        connect_timeout=5,
+        read_timeout=10,
+        max_pool_connections=50,
+        tcp_keepalive=True,
+        retries={"mode": "standard"},
+        user_agent_extra="aioencrypt",
+    )
+    return session, config
+
+
+class KMSClients:
+    """The KMS clients of one provider, one for each region.
+
+    Clients and suppliers that were given are used as they are and never closed. Otherwise clients are
+    made from an aiobotocore session inside `async with`, whose entries are counted.
+    """
+
+    def __init__(
+        self,
+        *,
+        session: AioSession | None,
+        client_config: AioConfig | None,
+        endpoint_url: str | None,
+        clients: Mapping[str, KMSClient] | None,
+        client_supplier: ClientSupplier | None,
+    ) -> None:
+        own = session is not None or client_config is not None or endpoint_url is not None
+        if (clients is not None) + (client_supplier is not None) + own > 1:
+            raise ValueError(
+                "give clients, or client_supplier, or any of session, client_config and endpoint_url"
+            )
+        self._session = session
+        self._config = client_config
+        self._endpoint_url = endpoint_url
+        self._clients = dict(clients) if clients is not None else None
+        self._supplier = client_supplier
+        self._entries = 0
+        self._open: _OpenClients | None = None
+
+    @property
+    def configuration(self) -> dict[str, object]:
+        """The arguments that make an equal object; raises `TypeError` where that cannot be pickled."""
+        if self._clients is not None or self._supplier is not None or self._session is not None:
+            raise TypeError(
+                "a provider with a session, clients or a supplier of its caller is not pickled or copied; "
+                "build it where it is used"
+            )
+        return {"client_config": self._config, "endpoint_url": self._endpoint_url}
+
+    @property
+    def _makes_clients(self) -> bool:
+        return self._clients is None and self._supplier is None
+
+    async def enter(self) -> None:
+        if not self._makes_clients:
+            return
+        if self._entries:
+            self._check_owner()
+        else:
+            session, config = await in_file_thread(lambda: _load_aiobotocore(self._session))
+            merged = config.merge(self._config) if self._config else config
+            self._open = _OpenClients(session, merged, self._endpoint_url)
+        self._entries += 1
+
+    async def exit(self) -> None:
+        if not self._makes_clients or not self._entries:
+            return
+        self._entries -= 1
+        if not self._entries and self._open:
+            opened, self._open = self._open, None
+            await opened.aclose()
+
+    def _check_owner(self) -> _OpenClients:
+        if self._open is None:
+            raise ProviderClosedError("the provider is not open: open it with `async with`, or pass clients=")
+        self._open.check_owner()
+        return self._open
+
+    async def warm_up(self, regions: Iterable[str | None]) -> None:
+        """Make the clients for these regions."""
+        for region in dict.fromkeys(regions):
+            await self.get(region)
+
+    async def get(self, region: str | None) -> KMSClient:
+        """Return the client for a region, or for the default region; raises `ServiceError`."""
+        if self._supplier is not None:
+            return await self._supplier(region)
+        if self._clients is None:
+            return await self._check_owner().get(region)
+        if region is None and len(self._clients) == 1:
+            return next(iter(self._clients.values()))
+        if region is None:
+            raise ServiceError(
+                "the key is named without a region, and clients= does not have exactly one; give its ARN"
+            )
+        if region not in self._clients:
+            raise ServiceError(
+                f"clients= has no client for the region {region!r}, only for {sorted(self._clients)}"
+            )
+        return self._clients[region]
+
+
+class _OpenClients:
+    """Clients that we made, open on one event loop in one process."""
+
+    def __init__(self, session: AioSession, config: AioConfig, endpoint_url: str | None) -> None:
+        self._session = session
+        self._config = config
+        self._endpoint_url = endpoint_url
+        self._stack = AsyncExitStack()
+        self._clients: dict[str | None, KMSClient] = {}
+        self._lock = anyio.Lock()
+        self._loop = _current_loop()
+        self._process = os.getpid()
+
+    def check_owner(self) -> None:
+        """Raise `ProviderClosedError` on another loop or after a fork: connections cannot be shared."""
+        if os.getpid() != self._process:
+            raise ProviderClosedError("the provider was opened before a fork; open one in this process")
+        if _current_loop() is not self._loop:
+            raise ProviderClosedError("the provider was opened on another event loop; open one on this loop")
+
+    async def get(self, region: str | None) -> KMSClient:
+        async with self._lock:
+            if region not in self._clients:
+                creator = self._session.create_client(
+                    "kms", region_name=region, endpoint_url=self._endpoint_url, config=self._config
+                )
+                self._clients[region] = await self._stack.enter_async_context(creator)
+            return self._clients[region]
+
+    async def aclose(self) -> None:
+        if os.getpid() == self._process:
+            await self._stack.aclose()

@@ -1,0 +1,336 @@
+"""The client, and the same functions over a default client."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal, overload
+
+from aioencrypt.format import AlgorithmSuite, CommitmentPolicy, MessageHeader
+from aioencrypt.format.context import validate_context
+from aioencrypt.format.header import MAX_FRAME_LENGTH
+from aioencrypt.managers.base import CryptographicMaterialsManager
+from aioencrypt.managers.default import DefaultCMM, check_encrypt_policy
+from aioencrypt.policies import Limits, Offload, Release, SignaturePolicy
+from aioencrypt.providers.base import MasterKeyProvider
+from aioencrypt.streams.decrypt import DecryptOptions, DecryptStream
+from aioencrypt.streams.encrypt import EncryptOptions, EncryptStream
+from aioencrypt.streams.files import EncryptWriter, FileDecryptStream, PathLike
+from aioencrypt.streams.sources import Source, known_length, open_source
+
+DEFAULT_FRAME_LENGTH = 4096
+
+Provider = MasterKeyProvider | CryptographicMaterialsManager
+"""What gives data keys: a master key, a provider or a CMM."""
+
+
+class EncryptResult(tuple[bytes, MessageHeader]):
+    """The message and its header: ``ciphertext, header = await encrypt(...)``."""
+
+    __slots__ = ()
+
+    def __new__(cls, ciphertext: bytes, header: MessageHeader) -> EncryptResult:
+        return super().__new__(cls, (ciphertext, header))
+
+    @property
+    def ciphertext(self) -> bytes:
+        """The whole message."""
+        return self[0]
+
+    @property
+    def header(self) -> MessageHeader:
+        """The header of the message."""
+        return self[1]
+
+    def __repr__(self) -> str:
+        return f"EncryptResult(<{len(self.ciphertext)} bytes>, {self.header!r})"
+
+
+class DecryptResult(tuple[bytes, MessageHeader]):
+    """The plaintext and the verified header: ``plaintext, header = await decrypt(...)``."""
+
+    __slots__ = ()
+
+    def __new__(cls, plaintext: bytes, header: MessageHeader) -> DecryptResult:
+        return super().__new__(cls, (plaintext, header))
+
+    @property
+    def plaintext(self) -> bytes:
+        """The whole plaintext."""
+        return self[0]
+
+    @property
+    def header(self) -> MessageHeader:
+        """The header of the message, verified."""
+        return self[1]
+
+    def __repr__(self) -> str:
+        return f"DecryptResult(<{len(self.plaintext)} bytes>, {self.header!r})"
+
+
+class EncryptionClient:
+    """Encrypts and decrypts by one set of policies. Holds nothing open; share it as you like.
+
+    `commitment_policy` says which suites are written and read. `max_encrypted_data_keys` limits the
+    encrypted data keys of a message in both directions; None is no limit. `limits` bounds what is
+    decrypted. `offload` says where AES-GCM runs.
+    Specification: client-apis/client.md.
+    """
+
+    def __init__(
+        self,
+        *,
+        commitment_policy: CommitmentPolicy = CommitmentPolicy.REQUIRE_ENCRYPT_REQUIRE_DECRYPT,
+        max_encrypted_data_keys: int | None = None,
+        limits: Limits = Limits(),  # noqa: B008 (frozen)
+        offload: Offload = Offload.AUTO,
+    ) -> None:
+        if max_encrypted_data_keys is not None and max_encrypted_data_keys < 1:
+            raise ValueError(
+                f"max_encrypted_data_keys is {max_encrypted_data_keys}; it must be 1 or more, or None"
+            )
+        self._commitment_policy = CommitmentPolicy(commitment_policy)
+        self._max_encrypted_data_keys = max_encrypted_data_keys
+        self._limits = limits
+        self._offload = Offload(offload)
+
+    def __repr__(self) -> str:
+        return (
+            f"EncryptionClient(commitment_policy={self._commitment_policy.name}, "
+            f"max_encrypted_data_keys={self._max_encrypted_data_keys}, limits={self._limits!r})"
+        )
+
+    @property
+    def commitment_policy(self) -> CommitmentPolicy:
+        """The commitment policy; it does not change."""
+        return self._commitment_policy
+
+    async def encrypt(
+        self,
+        source: Source,
+        provider: Provider,
+        *,
+        encryption_context: Mapping[str, str] | None = None,
+        algorithm_suite: AlgorithmSuite | None = None,
+        frame_length: int = DEFAULT_FRAME_LENGTH,
+        plaintext_length: int | None = None,
+        plaintext_length_bound: int | None = None,
+    ) -> EncryptResult:
+        """Encrypt all of a source and return the message. Arguments and errors: `encrypt_stream`."""
+        stream = self.encrypt_stream(
+            source,
+            provider,
+            encryption_context=encryption_context,
+            algorithm_suite=algorithm_suite,
+            frame_length=frame_length,
+            plaintext_length=plaintext_length,
+            plaintext_length_bound=plaintext_length_bound,
+        )
+        async with stream:
+            return EncryptResult(await stream.read(), stream.header)
+
+    def encrypt_stream(
+        self,
+        source: Source,
+        provider: Provider,
+        *,
+        encryption_context: Mapping[str, str] | None = None,
+        algorithm_suite: AlgorithmSuite | None = None,
+        frame_length: int = DEFAULT_FRAME_LENGTH,
+        plaintext_length: int | None = None,
+        plaintext_length_bound: int | None = None,
+    ) -> EncryptStream:
+        """Return a stream of the message that a source is encrypted to; enter it with `async with`.
+
+        `encryption_context`: text pairs, authenticated and stored in the clear; at most 65,535 bytes.
+        `algorithm_suite`: by default the one of the commitment policy, signed and committing.
+        `frame_length`: 1 to 2**32 - 1 bytes; larger frames are faster, and take more memory to read.
+        `plaintext_length`: the exact number of bytes, enforced; it makes `ciphertext_length` known.
+        `plaintext_length_bound`: an upper bound, where the length is not known.
+
+        Raises `ValueError` and `TypeError` for wrong arguments and `CommitmentPolicyError` here;
+        `ProviderError` and `LimitError` on entry.
+        """
+        options = self._encrypt_options(
+            provider,
+            encryption_context,
+            algorithm_suite,
+            frame_length,
+            known_length(source) if plaintext_length is None else plaintext_length,
+            plaintext_length_bound,
+        )
+        return EncryptStream(open_source(source), options)
+
+    async def decrypt(
+        self,
+        source: Source,
+        provider: Provider,
+        *,
+        encryption_context: Mapping[str, str] | None = None,
+        signature_policy: SignaturePolicy = SignaturePolicy.ALLOW,
+        limits: Limits | None = None,
+    ) -> DecryptResult:
+        """Decrypt a whole message; returns nothing before all of it is verified.
+
+        Arguments and errors: `decrypt_stream`.
+        """
+        stream = self.decrypt_stream(
+            source,
+            provider,
+            encryption_context=encryption_context,
+            signature_policy=signature_policy,
+            limits=limits,
+        )
+        async with stream:
+            return DecryptResult(await stream.read(), stream.header)
+
+    def decrypt_stream(
+        self,
+        source: Source,
+        provider: Provider,
+        *,
+        encryption_context: Mapping[str, str] | None = None,
+        signature_policy: SignaturePolicy = SignaturePolicy.ALLOW,
+        limits: Limits | None = None,
+        release: Release = Release.STREAM,
+    ) -> DecryptStream:
+        """Return a stream of the plaintext of a message; enter it with `async with`.
+
+        `encryption_context`: pairs that the message must have been written with; one that the header
+        has with another value is an `EncryptionContextMismatchError`, one that it lacks is
+        authenticated. `limits`: instead of the client's.
+
+        Raises `ValueError` and `TypeError` for wrong arguments here; `MessageError`, `PolicyError` and
+        `ProviderError` on entry; `MessageError` and `LimitError` from reads.
+        """
+        options = self._decrypt_options(provider, encryption_context, signature_policy, limits, release)
+        return DecryptStream(open_source(source), options)
+
+    @overload
+    def open(
+        self,
+        path: PathLike,
+        mode: Literal["rb"],
+        *,
+        provider: Provider,
+        encryption_context: Mapping[str, str] | None = None,
+        signature_policy: SignaturePolicy = SignaturePolicy.ALLOW,
+        limits: Limits | None = None,
+        release: Release = Release.STREAM,
+    ) -> DecryptStream: ...
+
+    @overload
+    def open(
+        self,
+        path: PathLike,
+        mode: Literal["wb"],
+        *,
+        provider: Provider,
+        encryption_context: Mapping[str, str] | None = None,
+        algorithm_suite: AlgorithmSuite | None = None,
+        frame_length: int = DEFAULT_FRAME_LENGTH,
+        plaintext_length: int | None = None,
+        plaintext_length_bound: int | None = None,
+    ) -> EncryptWriter: ...
+
+    def open(
+        self,
+        path: PathLike,
+        mode: Literal["rb", "wb"],
+        *,
+        provider: Provider,
+        encryption_context: Mapping[str, str] | None = None,
+        algorithm_suite: AlgorithmSuite | None = None,
+        frame_length: int = DEFAULT_FRAME_LENGTH,
+        plaintext_length: int | None = None,
+        plaintext_length_bound: int | None = None,
+        signature_policy: SignaturePolicy = SignaturePolicy.ALLOW,
+        limits: Limits | None = None,
+        release: Release = Release.STREAM,
+    ) -> DecryptStream | EncryptWriter:
+        """Open an encrypted file: ``"rb"`` gives a `DecryptStream`, ``"wb"`` an `EncryptWriter`.
+
+        Enter either with `async with`. The writer puts the file in its place at the end, whole, or
+        not at all. Other arguments: `decrypt_stream` and `encrypt_stream`. Raises `OSError` on entry.
+        """
+        if mode == "rb":
+            reading = self._decrypt_options(provider, encryption_context, signature_policy, limits, release)
+            return FileDecryptStream(path, reading)
+        if mode == "wb":
+            writing = self._encrypt_options(
+                provider,
+                encryption_context,
+                algorithm_suite,
+                frame_length,
+                plaintext_length,
+                plaintext_length_bound,
+            )
+            return EncryptWriter(path, writing)
+        raise ValueError(f"mode is {mode!r}; it must be 'rb' or 'wb'")
+
+    def _encrypt_options(
+        self,
+        provider: Provider,
+        encryption_context: Mapping[str, str] | None,
+        algorithm_suite: AlgorithmSuite | None,
+        frame_length: int,
+        plaintext_length: int | None,
+        plaintext_length_bound: int | None,
+    ) -> EncryptOptions:
+        if not 1 <= frame_length <= MAX_FRAME_LENGTH:
+            raise ValueError(f"frame_length is {frame_length}; it must be 1 to {MAX_FRAME_LENGTH}")
+        for name, value in (
+            ("plaintext_length", plaintext_length),
+            ("plaintext_length_bound", plaintext_length_bound),
+        ):
+            if value is not None and value < 0:
+                raise ValueError(f"{name} is {value}; it must be 0 or more")
+        if algorithm_suite is not None:
+            check_encrypt_policy(self._commitment_policy, algorithm_suite)
+        return EncryptOptions(
+            cmm=_manager(provider),
+            commitment_policy=self._commitment_policy,
+            max_encrypted_data_keys=self._max_encrypted_data_keys,
+            encryption_context=validate_context(encryption_context or {}),
+            algorithm_suite=algorithm_suite,
+            frame_length=frame_length,
+            plaintext_length=plaintext_length,
+            plaintext_length_bound=plaintext_length_bound,
+            offload=self._offload,
+        )
+
+    def _decrypt_options(
+        self,
+        provider: Provider,
+        encryption_context: Mapping[str, str] | None,
+        signature_policy: SignaturePolicy,
+        limits: Limits | None,
+        release: Release,
+    ) -> DecryptOptions:
+        return DecryptOptions(
+            cmm=_manager(provider),
+            commitment_policy=self._commitment_policy,
+            max_encrypted_data_keys=self._max_encrypted_data_keys,
+            # The context of a header may be handed back as it is, with the reserved pairs in it.
+            encryption_context=validate_context(encryption_context or {}, reserved=True),
+            signature_policy=SignaturePolicy(signature_policy),
+            release=Release(release),
+            limits=self._limits if limits is None else limits,
+            offload=self._offload,
+        )
+
+
+def _manager(provider: Provider) -> CryptographicMaterialsManager:
+    if isinstance(provider, MasterKeyProvider):
+        return DefaultCMM(provider)
+    if isinstance(provider, CryptographicMaterialsManager) and not isinstance(provider, type):
+        return provider
+    raise TypeError(f"{provider!r} is neither a master key, nor a provider, nor a CMM")
+
+
+_default = EncryptionClient()
+
+encrypt = _default.encrypt
+encrypt_stream = _default.encrypt_stream
+decrypt = _default.decrypt
+decrypt_stream = _default.decrypt_stream
+open = _default.open  # noqa: A001

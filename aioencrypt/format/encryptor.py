@@ -1,0 +1,170 @@
+"""The machine that writes a message. It does no I/O; sealing is a `SealWork` that it hands out.
+
+Specification: client-apis/encrypt.md.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping, Sequence
+
+from aioencrypt.errors import LimitError, PlaintextLengthError, PolicyError
+from aioencrypt.format import body
+from aioencrypt.format.body import BodyCipher
+from aioencrypt.format.derivation import derive_message_key
+from aioencrypt.format.header import (
+    MAX_FRAME_LENGTH,
+    ContentType,
+    EncryptedDataKey,
+    MessageHeader,
+    authenticate_header,
+)
+from aioencrypt.format.signing import RunningDigest, Signer, sign_static_length
+from aioencrypt.format.suites import AlgorithmSuite
+from aioencrypt.format.wire import ByteQueue
+from aioencrypt.format.work import SealWork
+
+
+class MessageEncryptor:
+    """Writes one framed message: `start`, then `seal` until `last`, then `finish`.
+
+    Raises `ValueError` for a frame length outside 1 to 2**32 - 1, a message id of the wrong length,
+    or a signer where the suite has none (or the reverse), and `PolicyError` where the plaintext
+    needs more than 2**32 - 1 frames. `plaintext_length` is the exact length in bytes,
+    `plaintext_length_bound` an upper bound; `authenticated_context` is the serialization of pairs
+    that are authenticated but not stored.
+    """
+
+    def __init__(
+        self,
+        algorithm_suite: AlgorithmSuite,
+        data_key: bytes,
+        *,
+        message_id: bytes,
+        encryption_context: Mapping[str, str],
+        encrypted_data_keys: Sequence[EncryptedDataKey],
+        frame_length: int = 4096,
+        plaintext_length: int | None = None,
+        plaintext_length_bound: int | None = None,
+        authenticated_context: bytes = b"",
+        signer: Signer | None = None,
+    ) -> None:
+        if not 1 <= frame_length <= MAX_FRAME_LENGTH:
+            raise ValueError(f"frame_length is {frame_length}; it must be 1 to {MAX_FRAME_LENGTH}")
+        if len(message_id) != algorithm_suite.message_id_length:
+            raise ValueError(
+                f"message_id has {len(message_id)} bytes, not {algorithm_suite.message_id_length}"
+            )
+        if (signer is None) is algorithm_suite.signed:
+            raise ValueError(
+                f"{algorithm_suite.name} and the signer do not fit: a signed suite has one, others none"
+            )
+        if plaintext_length is not None:
+            _check_frames(body.frame_count(plaintext_length, frame_length), frame_length)
+        key = derive_message_key(algorithm_suite, data_key, message_id)
+        self._cipher = BodyCipher(key, message_id, frame_length)
+        self.header = MessageHeader(
+            algorithm_suite.version,
+            algorithm_suite,
+            message_id,
+            encryption_context,
+            tuple(encrypted_data_keys),
+            ContentType.FRAMED,
+            frame_length,
+            key.commitment or b"",
+        )
+        header_body = self.header.serialize_body()
+        authentication = authenticate_header(header_body, self.header.version, key, authenticated_context)
+        self._header = header_body + authentication
+        self._signer = signer
+        self._running = RunningDigest(algorithm_suite.signature) if algorithm_suite.signature else None
+        self._unsigned: tuple[bytes, ...] = (self._header,)
+        self._plaintext_length = plaintext_length
+        self._bound = plaintext_length_bound
+        self._pending = ByteQueue()
+        self._length = 0
+        self._sequence = 1
+        self._unsettled: deque[SealWork] = deque()
+        self._ended = False
+
+    @property
+    def ciphertext_length(self) -> int | None:
+        """The exact length of the message in bytes, None where the plaintext length is not known."""
+        if self._plaintext_length is None:
+            return None
+        length = body.body_length(self._plaintext_length, self.header.frame_length)
+        return len(self._header) + length + self.header.algorithm_suite.footer_length
+
+    @property
+    def batch_length(self) -> int:
+        """The number of bytes to give to one `seal`, so that its work stays short."""
+        return body.batch_frames(self.header.frame_length) * self.header.frame_length
+
+    def start(self) -> bytes:
+        """Return the serialized header."""
+        return self._header
+
+    def seal(self, plaintext: bytes | memoryview, last: bool = False) -> SealWork:
+        """Take plaintext and return the work for every frame that is complete now.
+
+        A full frame waits for the next byte or the end, because the last frame of a message is the
+        final frame also when it is full. Raises `PlaintextLengthError`, or `LimitError` for the bound
+        and `PolicyError` for too many frames, before any of this plaintext is sealed.
+        """
+        if self._ended:
+            raise ValueError("seal() after the last plaintext")
+        self._check_length(self._length + len(plaintext), last)
+        self._length += len(plaintext)
+        self._pending.append(plaintext)
+        frame_length = self.header.frame_length
+        count = max(0, len(self._pending) - 1) // frame_length
+        final_length = len(self._pending) - count * frame_length if last else None
+        _check_frames(self._sequence + count, frame_length)
+        work = SealWork(
+            self._cipher,
+            self._sequence,
+            self._pending.take_pieces(count * frame_length),
+            count,
+            self._pending.take_pieces(final_length or 0),
+            final_length,
+            self._running,
+            self._unsigned,
+        )
+        self._unsigned = () if work.output_length else self._unsigned
+        self._sequence += count
+        self._ended = last
+        self._unsettled.append(work)
+        return work
+
+    def _check_length(self, length: int, last: bool) -> None:
+        expected = self._plaintext_length
+        if expected is not None and (length > expected or (last and length < expected)):
+            raise PlaintextLengthError(expected=expected, actual=length)
+        if expected is None and self._bound is not None and length > self._bound:
+            raise LimitError(
+                "plaintext_length_bound", limit=self._bound, actual=length, what="the length of the plaintext"
+            )
+
+    def settle(self, work: SealWork) -> None:
+        """Say that the result of the oldest work is there and, for a signed suite, in the digest."""
+        if not self._unsettled or self._unsettled[0] is not work:
+            raise ValueError("work is settled in the order in which it was handed out")
+        self._unsettled.popleft()
+
+    def finish(self) -> bytes:
+        """Return the footer: empty for an unsigned suite; signing takes a fraction of a millisecond."""
+        if not self._ended or self._unsettled:
+            raise ValueError("finish() before the last work is settled")
+        algorithm = self.header.algorithm_suite.signature
+        if algorithm is None or self._signer is None or self._running is None:
+            return b""
+        signature = sign_static_length(algorithm, self._signer, self._running.finish())
+        return len(signature).to_bytes(2, "big") + signature
+
+
+def _check_frames(count: int, frame_length: int) -> None:
+    if count > body.MAX_FRAMES:
+        raise PolicyError(
+            f"the plaintext needs {count} frames of {frame_length} bytes, above the {body.MAX_FRAMES} "
+            "of the message format; raise frame_length"
+        )

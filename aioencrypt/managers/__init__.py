@@ -1,0 +1,1 @@
+"""Cryptographic materials managers (CMMs)."""

@@ -1,0 +1,139 @@
+"""The CMM that a client makes of a provider.
+
+Specification: framework/default-cmm.md.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from types import TracebackType
+from typing import Self
+
+from aioencrypt.errors import (
+    CommitmentPolicyError,
+    EncryptionContextMismatchError,
+    MalformedMessageError,
+    SignatureError,
+)
+from aioencrypt.format import AlgorithmSuite, CommitmentPolicy
+from aioencrypt.format.context import PUBLIC_KEY_NAME
+from aioencrypt.format.signing import compressed_point, generate_signing_key, signer
+from aioencrypt.materials import (
+    DataKeyRequest,
+    DecryptionMaterials,
+    DecryptionMaterialsRequest,
+    EncryptionMaterials,
+    EncryptionMaterialsRequest,
+)
+from aioencrypt.offload import run
+from aioencrypt.providers.base import MasterKeyProvider, make_data_key
+
+# Microseconds for a P-384 key pair and its compressed point.
+_KEY_PAIR_COST = 200
+
+
+class DefaultCMM:
+    """Asks the provider for every message anew. `async with` enters the provider."""
+
+    def __init__(self, provider: MasterKeyProvider) -> None:
+        if not isinstance(provider, MasterKeyProvider):
+            raise TypeError(f"DefaultCMM takes a master key or a provider, not {type(provider).__name__}")
+        self._provider = provider
+
+    def __repr__(self) -> str:
+        return f"DefaultCMM({self._provider!r})"
+
+    async def __aenter__(self) -> Self:
+        await self._provider.__aenter__()
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self._provider.__aexit__(exc_type, exc, traceback)
+
+    async def get_encryption_materials(self, request: EncryptionMaterialsRequest) -> EncryptionMaterials:
+        """Generate a data key, and a signing key where the suite signs."""
+        suite = request.algorithm_suite or request.commitment_policy.default_suite
+        check_encrypt_policy(request.commitment_policy, suite)
+        context = dict(request.encryption_context)
+        if PUBLIC_KEY_NAME in context:
+            raise ValueError(f"the encryption context already has the reserved key {PUBLIC_KEY_NAME!r}")
+        sign = None
+        if suite.signature:
+            algorithm = suite.signature
+            key = await run(lambda: generate_signing_key(algorithm), _KEY_PAIR_COST)
+            context[PUBLIC_KEY_NAME] = base64.b64encode(compressed_point(key)).decode()
+            sign = signer(algorithm, key)
+        data_key, encrypted_data_keys = await make_data_key(
+            self._provider, DataKeyRequest(algorithm_suite=suite, encryption_context=context)
+        )
+        return EncryptionMaterials(
+            algorithm_suite=suite,
+            data_key=data_key,
+            encrypted_data_keys=encrypted_data_keys,
+            encryption_context=context,
+            required_encryption_context_keys=request.required_encryption_context_keys,
+            signer=sign,
+        )
+
+    async def decrypt_materials(self, request: DecryptionMaterialsRequest) -> DecryptionMaterials:
+        """Decrypt the data key. Pairs that the header lacks are taken as authenticated only."""
+        suite = request.algorithm_suite
+        check_decrypt_policy(request.commitment_policy, suite)
+        stored, reproduced = request.encryption_context, request.reproduced_encryption_context
+        different = [key for key, value in reproduced.items() if stored.get(key, value) != value]
+        if different:
+            raise EncryptionContextMismatchError(different)
+        verification_key = _verification_key(request)
+        context = {**stored, **reproduced}
+        opened = await self._provider.decrypt_data_key(
+            DataKeyRequest(
+                algorithm_suite=suite,
+                encryption_context=context,
+                encrypted_data_keys=request.encrypted_data_keys,
+            )
+        )
+        return DecryptionMaterials(
+            algorithm_suite=suite,
+            data_key=opened.data_key,
+            encryption_context=context,
+            required_encryption_context_keys=frozenset(reproduced.keys() - stored.keys()),
+            verification_key=verification_key,
+        )
+
+
+def _verification_key(request: DecryptionMaterialsRequest) -> bytes | None:
+    encoded = request.encryption_context.get(PUBLIC_KEY_NAME)
+    if not request.algorithm_suite.signed:
+        if encoded is not None:
+            raise MalformedMessageError(
+                "the header has a verification key, but the algorithm suite does not sign"
+            )
+        return None
+    if encoded is None:
+        raise SignatureError("the algorithm suite signs, but the header has no verification key")
+    try:
+        return base64.b64decode(encoded, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise SignatureError("the verification key in the header is not base64") from error
+
+
+def check_encrypt_policy(policy: CommitmentPolicy, suite: AlgorithmSuite) -> None:
+    """Refuse a suite that the policy does not let us write; raises `CommitmentPolicyError`."""
+    if not policy.allows_encrypt(suite):
+        raise CommitmentPolicyError(
+            f"commitment policy {policy.name} does not allow encrypting with {suite.name}; "
+            f"leave algorithm_suite out to get {policy.default_suite.name}"
+        )
+
+
+def check_decrypt_policy(policy: CommitmentPolicy, suite: AlgorithmSuite) -> None:
+    """Refuse a suite that the policy does not let us read; raises `CommitmentPolicyError`."""
+    if not policy.allows_decrypt(suite):
+        raise CommitmentPolicyError(
+            f"commitment policy {policy.name} does not allow decrypting {suite.name}, "
+            "which does not commit to its "
+            "key; REQUIRE_ENCRYPT_ALLOW_DECRYPT reads them"
+        )

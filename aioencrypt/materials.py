@@ -1,0 +1,109 @@
+"""The values that go between client, cryptographic materials manager (CMM), provider and master key.
+
+Specification: framework/structures.md, framework/cmm-interface.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+import attrs
+
+from aioencrypt.format import AlgorithmSuite, CommitmentPolicy, EncryptedDataKey
+from aioencrypt.format.signing import Signer
+
+
+def read_only(context: Mapping[str, str]) -> Mapping[str, str]:
+    """Return a read-only copy of an encryption context."""
+    return MappingProxyType(dict(context))
+
+
+def _pairs(context: Mapping[str, str]) -> str:
+    # Values, and in some systems keys too, say more than a log should hold.
+    return f"<{len(context)} pairs>"
+
+
+def _context(**changes: Any) -> Any:
+    return attrs.field(converter=read_only, repr=_pairs, **changes)
+
+
+@attrs.frozen
+class DataKey:
+    """A plaintext data key. Its bytes never show in a repr."""
+
+    plaintext: bytes = attrs.field(repr=False)
+
+    def __reduce__(self) -> Any:
+        raise TypeError("a data key cannot be pickled or copied: decrypt it where it is needed")
+
+
+@attrs.frozen(kw_only=True)
+class DataKeyRequest:
+    """What a master key gets to know. `encrypted_data_keys` is empty when encrypting."""
+
+    algorithm_suite: AlgorithmSuite
+    encryption_context: Mapping[str, str] = _context(factory=dict)
+    encrypted_data_keys: tuple[EncryptedDataKey, ...] = ()
+
+
+@attrs.frozen(kw_only=True)
+class EncryptionMaterialsRequest:
+    """Asks a CMM for encryption materials.
+
+    `algorithm_suite` None leaves the choice to the CMM, by the commitment policy. `plaintext_length`
+    is the length of the plaintext in bytes, or an upper bound of it; None where neither is known.
+    """
+
+    commitment_policy: CommitmentPolicy
+    encryption_context: Mapping[str, str] = _context(factory=dict)
+    algorithm_suite: AlgorithmSuite | None = None
+    plaintext_length: int | None = None
+    required_encryption_context_keys: frozenset[str] = frozenset()
+
+
+@attrs.frozen(kw_only=True)
+class EncryptionMaterials:
+    """What is needed to write one message.
+
+    `signer` signs digests with the private key whose public half stands in the encryption context.
+    Pairs named by `required_encryption_context_keys` are authenticated but not stored.
+    """
+
+    algorithm_suite: AlgorithmSuite
+    data_key: DataKey
+    encrypted_data_keys: tuple[EncryptedDataKey, ...]
+    encryption_context: Mapping[str, str] = _context()
+    required_encryption_context_keys: frozenset[str] = frozenset()
+    signer: Signer | None = attrs.field(default=None, repr=False)
+
+
+@attrs.frozen(kw_only=True)
+class DecryptionMaterialsRequest:
+    """Asks a CMM for decryption materials.
+
+    `encryption_context` holds the pairs of the header, which are not verified yet;
+    `reproduced_encryption_context` those that the caller gave.
+    """
+
+    algorithm_suite: AlgorithmSuite
+    commitment_policy: CommitmentPolicy
+    encrypted_data_keys: tuple[EncryptedDataKey, ...]
+    encryption_context: Mapping[str, str] = _context(factory=dict)
+    reproduced_encryption_context: Mapping[str, str] = _context(factory=dict)
+
+
+@attrs.frozen(kw_only=True)
+class DecryptionMaterials:
+    """What is needed to read one message.
+
+    `encryption_context` holds all pairs; those named by `required_encryption_context_keys` are
+    authenticated but not stored. `verification_key` is a compressed point.
+    """
+
+    algorithm_suite: AlgorithmSuite
+    data_key: DataKey
+    encryption_context: Mapping[str, str] = _context()
+    required_encryption_context_keys: frozenset[str] = frozenset()
+    verification_key: bytes | None = None

@@ -1,0 +1,217 @@
+"""Where work runs: in the loop, a little at a time, or in a worker thread. Nothing else decides that.
+
+Inline work goes through the lane: at most `LANE_MICROSECONDS` in one turn of the loop, over all
+streams of the loop, first come first served. A hop to a thread and back takes 100 to 200
+microseconds, more than sealing fifty frames of 4 KiB, so threads are for work that cannot be cut
+short (ECDSA, RSA, large frames) and for digests, which take the longest of all in a signed message
+and run beside everything else.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+from threading import Lock as ThreadLock
+from time import perf_counter
+from typing import TypeVar
+
+import anyio
+from anyio import CapacityLimiter, Event, Lock, to_thread
+from anyio.lowlevel import RunVar, checkpoint
+
+from aioencrypt.background import loop_caller
+from aioencrypt.policies import Offload
+
+T = TypeVar("T")
+
+# A delay seen by others is up to three of these: timer noticed, future set, task woken.
+LANE_MICROSECONDS = 250
+# Below this a hop costs more than the work.
+_WORTH_A_HOP = 150
+# Signed bytes that may wait for their digest: enough to keep the worker busy, no more, for memory.
+_PENDING_DIGEST = 2 * 1024 * 1024
+# Up to this many bytes a digest is done at once: 50 microseconds.
+_INLINE_DIGEST = 32 * 1024
+
+_CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+# More workers than free cores make everything slower: they fight for the interpreter.
+_WORKERS = max(1, _CORES - 1)
+
+
+class _Lane:
+    """Takes turns with the event loop."""
+
+    def __init__(self) -> None:
+        self._lock = Lock(fast_acquire=True)
+        self._spent = 0.0
+
+    @property
+    def busy(self) -> bool:
+        return self._lock.statistics().tasks_waiting > 0
+
+    async def run(self, function: Callable[[], T], cost: float) -> T:
+        # Whoever waits is woken by the one before in the turn after his: a new budget. That one task
+        # waits for the next turn on behalf of all is what bounds the sum over all streams.
+        waits = self._lock.locked()
+        async with self._lock:
+            if waits:
+                self._spent = 0.0
+            elif self._spent + cost > LANE_MICROSECONDS:
+                await checkpoint()
+                self._spent = 0.0
+            start = perf_counter()
+            try:
+                return function()
+            finally:
+                self._spent += (perf_counter() - start) * 1e6
+
+
+class _LoopState:
+    """What belongs to one event loop: limiters of several loops would hang."""
+
+    def __init__(self) -> None:
+        self.lane = _Lane()
+        self.cryptography = CapacityLimiter(_WORKERS)
+        self.files = CapacityLimiter(40)
+
+
+_states: RunVar[_LoopState] = RunVar("aioencrypt.offload")
+
+
+def _state() -> _LoopState:
+    try:
+        return _states.get()
+    except LookupError:
+        state = _LoopState()
+        _states.set(state)
+        return state
+
+
+async def run(function: Callable[[], T], cost: float, offload: Offload = Offload.AUTO) -> T:
+    """Run a function whose `cost` is an estimate in microseconds, in the lane or in a thread."""
+    state = _state()
+    inline = cost <= LANE_MICROSECONDS
+    if inline and cost >= _WORTH_A_HOP:
+        spare = offload is Offload.AUTO and _CORES > 2 and state.cryptography.available_tokens > 0
+        inline = not (offload is Offload.THREADS or (spare and state.lane.busy))
+    if inline:
+        return await state.lane.run(function, cost)
+    return await outlast(lambda: to_thread.run_sync(function, limiter=state.cryptography))
+
+
+async def in_file_thread(function: Callable[[], T]) -> T:
+    """Run a blocking operation on a file that is ours; cancellation waits for it."""
+    state = _state()
+    return await outlast(lambda: to_thread.run_sync(function, limiter=state.files))
+
+
+async def read_in_thread(function: Callable[[], T]) -> T:
+    """Run a blocking read of a caller's file; cancellation leaves it behind and drops its result."""
+    return await to_thread.run_sync(function, limiter=_state().files, abandon_on_cancel=True)
+
+
+async def outlast(function: Callable[[], Awaitable[T]]) -> T:
+    """Await something to its end, also when this task is cancelled meanwhile.
+
+    A bare `to_thread.run_sync` returns at once under asyncio's own cancellation, while the thread
+    goes on with the buffers. A child task of a group is waited for.
+    """
+    outcome: list[T] = []
+    failure: list[Exception] = []
+
+    async def child() -> None:
+        try:
+            with anyio.CancelScope(shield=True):
+                outcome.append(await function())
+        except Exception as error:  # raised below, outside the group, which would wrap it
+            failure.append(error)
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(child)
+    if failure:
+        raise failure[0]
+    return outcome[0]
+
+
+@lru_cache
+def _digest_workers() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(_WORKERS, thread_name_prefix="aioencrypt-digest")
+
+
+# The threads of a pool do not survive a fork.
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_digest_workers.cache_clear)
+
+
+class DigestQueue:
+    """The digests of one stream: in order, in a worker thread, beside whatever else happens."""
+
+    def __init__(self) -> None:
+        self._lock = ThreadLock()
+        self._waiting: deque[tuple[Callable[[], None], int]] = deque()
+        self._pending = 0
+        self._wake: Callable[[], None] | None = None
+        self._wake_below = 0
+        self._failure: BaseException | None = None
+
+    async def add(self, digest: Callable[[], None], length: int) -> None:
+        """Queue a digest over `length` bytes; waits while too many bytes wait already."""
+        with self._lock:
+            idle = not self._pending
+            if not idle or length > _INLINE_DIGEST:
+                self._waiting.append((digest, length))
+                self._pending += length
+                if idle:
+                    _digest_workers().submit(self._drain)
+                idle = False
+        if idle:
+            await run(digest, length / 600)
+        elif self._pending > _PENDING_DIGEST:
+            await self._wait(_PENDING_DIGEST)
+
+    async def join(self) -> None:
+        """Wait until all digests are done; raises what one of them raised."""
+        if self._pending:
+            await self._wait(0)
+        if self._failure:
+            raise self._failure
+
+    async def aclose(self) -> None:
+        """Drop what waits, and wait for what runs, whatever happens."""
+        with self._lock:
+            for _, length in self._waiting:
+                self._pending -= length
+            self._waiting.clear()
+        if self._pending:
+            await outlast(lambda: self._wait(0))
+
+    async def _wait(self, below: int) -> None:
+        event = Event()
+        call = loop_caller()
+        with self._lock:
+            if self._pending <= below:
+                return
+            self._wake_below = below
+            self._wake = lambda: call(event.set)
+        await event.wait()
+
+    def _drain(self) -> None:
+        while True:
+            with self._lock:
+                if not self._waiting:
+                    return
+                digest, length = self._waiting.popleft()
+            try:
+                digest()
+            except BaseException as error:
+                self._failure = self._failure or error
+            with self._lock:
+                self._pending -= length
+                if self._wake and self._pending <= self._wake_below:
+                    self._wake()
+                    self._wake = None
+                if not self._pending:
+                    return

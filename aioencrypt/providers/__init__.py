@@ -1,0 +1,1 @@
+"""Master keys and master key providers."""

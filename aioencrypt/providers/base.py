@@ -1,0 +1,197 @@
+"""Master keys and master key providers: the interfaces, and what they share.
+
+Specification: framework/keyring-interface.md; what it calls a keyring is a master key or a provider
+here.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Self
+
+import anyio
+import attrs
+
+from aioencrypt.errors import Attempt, Operation, ProviderClosedError, ProviderError
+from aioencrypt.format import EncryptedDataKey
+from aioencrypt.materials import DataKey, DataKeyRequest
+
+
+@attrs.frozen
+class DecryptedDataKey:
+    """A data key, the encrypted form it came from, and the master key that opened it."""
+
+    data_key: DataKey
+    encrypted_data_key: EncryptedDataKey
+    master_key: MasterKey
+
+
+class MasterKeyProvider(ABC):
+    """Gives master keys.
+
+    `async with` is for providers that hold something open; by default it does nothing.
+    """
+
+    @abstractmethod
+    async def encryption_keys(self, request: DataKeyRequest) -> Sequence[MasterKey]:
+        """Return the keys to encrypt with: the first generates the data key, the others encrypt it.
+
+        Raises `ProviderError` where this provider only decrypts.
+        """
+
+    @abstractmethod
+    async def decrypt_data_key(self, request: DataKeyRequest) -> DecryptedDataKey:
+        """Try the encrypted data keys of the request, in order, and return the first that opens.
+
+        Raises `ProviderError` with every attempt.
+        """
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Leave `async with`. By default there is nothing to close."""
+
+    async def warm_up(self) -> None:
+        """Make what the first request would have to make. By default there is nothing."""
+
+
+class MasterKey(MasterKeyProvider):
+    """A key that generates, encrypts and decrypts data keys. As a provider it supplies itself."""
+
+    @property
+    @abstractmethod
+    def provider_id(self) -> str:
+        """The provider id of the encrypted data keys of this key."""
+
+    @property
+    @abstractmethod
+    def key_id(self) -> str:
+        """The name of this key, for messages to people."""
+
+    @abstractmethod
+    def owns_data_key(self, encrypted_data_key: EncryptedDataKey) -> bool:
+        """Tell whether this key made the encrypted data key, as far as that shows. Does no I/O."""
+
+    @abstractmethod
+    async def generate_data_key(self, request: DataKeyRequest) -> tuple[DataKey, EncryptedDataKey]:
+        """Make a new data key of the suite's length, and encrypt it."""
+
+    @abstractmethod
+    async def encrypt_data_key(self, data_key: DataKey, request: DataKeyRequest) -> EncryptedDataKey:
+        """Encrypt a data key that another key made."""
+
+    @abstractmethod
+    async def decrypt_one(self, encrypted_data_key: EncryptedDataKey, request: DataKeyRequest) -> DataKey:
+        """Decrypt one encrypted data key that this key owns: one attempt. Any exception is its failure."""
+
+    async def encryption_keys(self, request: DataKeyRequest) -> Sequence[MasterKey]:
+        return (self,)
+
+    async def decrypt_data_key(self, request: DataKeyRequest) -> DecryptedDataKey:
+        attempts: list[Attempt] = []
+        for encrypted_data_key in request.encrypted_data_keys:
+            if self.owns_data_key(encrypted_data_key):
+                opened = await try_decrypt(self, encrypted_data_key, request, attempts)
+                if opened:
+                    return opened
+        raise no_data_key(request, attempts)
+
+
+async def try_decrypt(
+    key: MasterKey, encrypted_data_key: EncryptedDataKey, request: DataKeyRequest, attempts: list[Attempt]
+) -> DecryptedDataKey | None:
+    """Make one attempt; a failure goes to `attempts`, and None is returned."""
+    try:
+        data_key = await key.decrypt_one(encrypted_data_key, request)
+        check_length(data_key, request)
+    except ProviderClosedError:
+        raise
+    except Exception as error:
+        attempts.append(attempt("decrypt", key, error))
+        return None
+    return DecryptedDataKey(data_key, encrypted_data_key, key)
+
+
+def attempt(operation: Operation, key: MasterKey, error: Exception) -> Attempt:
+    """Return the record of a failed attempt."""
+    return Attempt(operation, key.provider_id, key.key_id, error)
+
+
+def no_data_key(request: DataKeyRequest, attempts: Sequence[Attempt]) -> ProviderError:
+    """Return the error for a message of which no data key could be decrypted."""
+    count = len(request.encrypted_data_keys)
+    if attempts:
+        return ProviderError(
+            f"none of the {count} encrypted data keys of the message could be decrypted", attempts
+        )
+    writers = sorted({key.provider_id for key in request.encrypted_data_keys})
+    return ProviderError(
+        f"none of the {count} encrypted data keys of the message belongs to a master key given here; "
+        f"they come from the providers {', '.join(map(repr, writers))}"
+    )
+
+
+def check_length(data_key: DataKey, request: DataKeyRequest) -> None:
+    """Check the length of a data key against the suite; raises `ProviderError`."""
+    expected = request.algorithm_suite.data_key_length
+    if len(data_key.plaintext) != expected:
+        raise ProviderError(f"the data key has {len(data_key.plaintext)} bytes; the suite needs {expected}")
+
+
+async def make_data_key(
+    provider: MasterKeyProvider, request: DataKeyRequest
+) -> tuple[DataKey, tuple[EncryptedDataKey, ...]]:
+    """Generate a data key with the provider's first key and encrypt it with all others at once.
+
+    The encrypted data keys are in the order of the keys. Every key must succeed: the first failure
+    cancels the others and is one `ProviderError`.
+    """
+    keys = await provider.encryption_keys(request)
+    if not keys:
+        raise ProviderError("the provider gave no master key to encrypt with")
+    try:
+        data_key, first = await keys[0].generate_data_key(request)
+        check_length(data_key, request)
+    except ProviderClosedError:
+        raise
+    except Exception as error:
+        raise _could_not("generate", keys[0], error) from error
+    if len(keys) == 1:
+        return data_key, (first,)
+    return data_key, (first, *await _encrypt_with_all(keys[1:], data_key, request))
+
+
+async def _encrypt_with_all(
+    keys: Sequence[MasterKey], data_key: DataKey, request: DataKeyRequest
+) -> list[EncryptedDataKey]:
+    encrypted: dict[int, EncryptedDataKey] = {}
+    failures: list[tuple[MasterKey, Exception]] = []
+
+    async def encrypt(index: int, key: MasterKey) -> None:
+        try:
+            encrypted[index] = await key.encrypt_data_key(data_key, request)
+        except Exception as error:
+            failures.append((key, error))
+            group.cancel_scope.cancel()
+
+    async with anyio.create_task_group() as group:
+        for index, key in enumerate(keys):
+            group.start_soon(encrypt, index, key)
+    if failures:
+        key, error = failures[0]
+        if isinstance(error, ProviderClosedError):
+            raise error
+        raise _could_not("encrypt", key, error) from error
+    return [encrypted[index] for index in range(len(keys))]
+
+
+def _could_not(operation: Operation, key: MasterKey, error: Exception) -> ProviderError:
+    return ProviderError(f"could not {operation} a data key", [attempt(operation, key, error)])

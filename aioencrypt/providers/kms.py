@@ -1,0 +1,366 @@
+"""Symmetric AWS KMS keys.
+
+Specification: framework/aws-kms/aws-kms-keyring.md, aws-kms-mrk-keyring.md,
+aws-kms-discovery-keyring.md, aws-kms-mrk-discovery-keyring.md and the multi-keyrings over them.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+import attrs
+
+from aioencrypt.aws import ClientSupplier, KMSClient, KMSClients, call_service
+from aioencrypt.errors import Attempt, ProviderError
+from aioencrypt.format import EncryptedDataKey
+from aioencrypt.materials import DataKey, DataKeyRequest
+from aioencrypt.providers.arn import (
+    KeyArn,
+    check_identifier,
+    check_unrelated,
+    matches_for_decrypt,
+    parse_arn,
+    parse_key_arn,
+)
+from aioencrypt.providers.base import DecryptedDataKey, MasterKey, MasterKeyProvider, no_data_key, try_decrypt
+from aioencrypt.providers.wrapping import KMS_PROVIDER_ID
+
+if TYPE_CHECKING:
+    from aiobotocore.config import AioConfig
+    from aiobotocore.session import AioSession
+
+
+class MultiRegion(enum.Enum):
+    """How multi-Region keys are matched on decrypt.
+
+    MATCH: a replica opens what another replica of the same key encrypted. EXACT: only the key named
+    in the message does.
+    """
+
+    MATCH = "match"
+    EXACT = "exact"
+
+
+def _account_set(accounts: Sequence[str]) -> frozenset[str]:
+    if isinstance(accounts, str):
+        raise TypeError("accounts is a sequence of account ids, not one str")
+    return frozenset(accounts)
+
+
+@attrs.frozen
+class DiscoveryFilter:
+    """The accounts, and the partition (``aws``, ``aws-cn``, ...), whose keys discovery may call."""
+
+    accounts: frozenset[str] = attrs.field(converter=_account_set)
+    partition: str = "aws"
+
+    def __attrs_post_init__(self) -> None:
+        if not self.accounts or not all(self.accounts) or not self.partition:
+            raise ValueError("a discovery filter needs at least one account id, and a partition")
+
+    def allows(self, arn: KeyArn) -> bool:
+        """Tell whether a key may be called."""
+        return arn.partition == self.partition and arn.account in self.accounts
+
+
+class KMSMasterKey(MasterKey):
+    """One KMS key. `KMSMasterKeyProvider` makes these."""
+
+    def __init__(
+        self,
+        key_id: str,
+        clients: KMSClients,
+        *,
+        multi_region: MultiRegion,
+        grant_tokens: Sequence[str],
+        timeout: float | None,
+    ) -> None:
+        arn = check_identifier(key_id)
+        self._key_id = key_id
+        self._region = arn.region if arn else None
+        self._clients = clients
+        self._multi_region = multi_region
+        self._grant_tokens = list(grant_tokens)
+        self._timeout = timeout
+
+    def __repr__(self) -> str:
+        return f"KMSMasterKey({self._key_id!r})"
+
+    @property
+    def provider_id(self) -> str:
+        return KMS_PROVIDER_ID
+
+    @property
+    def key_id(self) -> str:
+        return self._key_id
+
+    @property
+    def region(self) -> str | None:
+        """The region of the key; None is the default region of the client."""
+        return self._region
+
+    def owns_data_key(self, encrypted_data_key: EncryptedDataKey) -> bool:
+        stored = _stored_arn(encrypted_data_key)
+        if stored is None:
+            return False
+        if self._multi_region is MultiRegion.EXACT:
+            return str(stored) == self._key_id
+        return matches_for_decrypt(self._key_id, str(stored))
+
+    async def generate_data_key(self, request: DataKeyRequest) -> tuple[DataKey, EncryptedDataKey]:
+        async def call() -> Mapping[str, Any]:
+            client = await self._clients.get(self._region)
+            return await client.generate_data_key(
+                KeyId=self._key_id,
+                NumberOfBytes=request.algorithm_suite.data_key_length,
+                EncryptionContext=dict(request.encryption_context),
+                GrantTokens=self._grant_tokens,
+            )
+
+        answer = await call_service(call, self._timeout)
+        return DataKey(_bytes_of(answer, "Plaintext")), _encrypted_data_key(answer)
+
+    async def encrypt_data_key(self, data_key: DataKey, request: DataKeyRequest) -> EncryptedDataKey:
+        async def call() -> Mapping[str, Any]:
+            client = await self._clients.get(self._region)
+            return await client.encrypt(
+                KeyId=self._key_id,
+                Plaintext=data_key.plaintext,
+                EncryptionContext=dict(request.encryption_context),
+                GrantTokens=self._grant_tokens,
+            )
+
+        return _encrypted_data_key(await call_service(call, self._timeout))
+
+    async def decrypt_one(self, encrypted_data_key: EncryptedDataKey, request: DataKeyRequest) -> DataKey:
+        async def call() -> Mapping[str, Any]:
+            client = await self._clients.get(self._region)
+            return await client.decrypt(
+                KeyId=self._key_id,
+                CiphertextBlob=encrypted_data_key.ciphertext,
+                EncryptionContext=dict(request.encryption_context),
+                GrantTokens=self._grant_tokens,
+            )
+
+        answer = await call_service(call, self._timeout)
+        if _text_of(answer, "KeyId") != self._key_id:
+            raise ProviderError(f"KMS answered for the key {answer['KeyId']!r}, not for {self._key_id!r}")
+        return DataKey(_bytes_of(answer, "Plaintext"))
+
+
+def _stored_arn(encrypted_data_key: EncryptedDataKey) -> KeyArn | None:
+    """Return the key ARN in an encrypted data key of KMS, None where there is none."""
+    if encrypted_data_key.provider_id != KMS_PROVIDER_ID:
+        return None
+    return parse_key_arn(encrypted_data_key.provider_info.decode("utf-8", "replace"))
+
+
+def _encrypted_data_key(answer: Mapping[str, Any]) -> EncryptedDataKey:
+    arn = _text_of(answer, "KeyId")
+    if parse_arn(arn) is None:
+        raise ProviderError(f"KMS answered with the key id {arn!r}, which is not a key ARN")
+    return EncryptedDataKey(KMS_PROVIDER_ID, arn.encode(), _bytes_of(answer, "CiphertextBlob"))
+
+
+def _bytes_of(answer: Mapping[str, Any], field: str) -> bytes:
+    value = answer.get(field) if isinstance(answer, Mapping) else None
+    if not isinstance(value, bytes) or not value:
+        raise ProviderError(f"the answer of KMS has no {field}")
+    return value
+
+
+def _text_of(answer: Mapping[str, Any], field: str) -> str:
+    value = answer.get(field) if isinstance(answer, Mapping) else None
+    if not isinstance(value, str):
+        raise ProviderError(f"the answer of KMS has no {field}")
+    return value
+
+
+class _KMSProvider(MasterKeyProvider):
+    """What both KMS providers are: an owner of clients."""
+
+    def __init__(self, clients: KMSClients, grant_tokens: Sequence[str], timeout: float | None) -> None:
+        if isinstance(grant_tokens, str):
+            raise TypeError("grant_tokens is a sequence of tokens, not one str")
+        self._clients = clients
+        self._grant_tokens = tuple(grant_tokens)
+        self._timeout = timeout
+
+    def _master_key(self, key_id: str, multi_region: MultiRegion) -> KMSMasterKey:
+        return KMSMasterKey(
+            key_id,
+            self._clients,
+            multi_region=multi_region,
+            grant_tokens=self._grant_tokens,
+            timeout=self._timeout,
+        )
+
+    def _shared_configuration(self) -> dict[str, object]:
+        return {**self._clients.configuration, "grant_tokens": self._grant_tokens, "timeout": self._timeout}
+
+    async def __aenter__(self) -> Self:
+        await self._clients.enter()
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self._clients.exit()
+
+    async def aclose(self) -> None:
+        await self._clients.exit()
+
+
+class KMSMasterKeyProvider(_KMSProvider):
+    """One or several KMS keys, in one or several regions.
+
+    `key_ids` are key ARNs, alias ARNs, or key ids and alias names in the default region; the first
+    generates data keys. Only keys named by their key ARN decrypt. Related multi-Region keys are
+    refused with `MultiRegion.MATCH`.
+
+    Clients: with none of the other arguments they are made with the standard credentials, inside
+    `async with`; or from an aiobotocore `session`, with a `client_config` over ours, for an
+    `endpoint_url`. `clients` (ready, by region) and `client_supplier` (an async function from region
+    to client) need no `async with`, and stay open. `timeout` is in seconds, for one KMS call with all
+    its retries; a timeout is a failure of that key.
+    """
+
+    def __init__(
+        self,
+        key_ids: Sequence[str],
+        *,
+        multi_region: MultiRegion = MultiRegion.MATCH,
+        session: AioSession | None = None,
+        client_config: AioConfig | None = None,
+        endpoint_url: str | None = None,
+        clients: Mapping[str, KMSClient] | None = None,
+        client_supplier: ClientSupplier | None = None,
+        grant_tokens: Sequence[str] = (),
+        timeout: float | None = 30.0,
+    ) -> None:
+        if isinstance(key_ids, str):
+            raise TypeError("key_ids is a sequence of key ids: write [key_id]")
+        if not key_ids:
+            raise ValueError("key_ids is empty; to decrypt under any key, use KMSDiscoveryMasterKeyProvider")
+        own = KMSClients(
+            session=session,
+            client_config=client_config,
+            endpoint_url=endpoint_url,
+            clients=clients,
+            client_supplier=client_supplier,
+        )
+        super().__init__(own, grant_tokens, timeout)
+        self._multi_region = MultiRegion(multi_region)
+        self._keys = tuple(self._master_key(key_id, self._multi_region) for key_id in key_ids)
+        if self._multi_region is MultiRegion.MATCH:
+            check_unrelated([key.key_id for key in self._keys])
+
+    def __repr__(self) -> str:
+        return f"KMSMasterKeyProvider({[key.key_id for key in self._keys]})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        key_ids = [key.key_id for key in self._keys]
+        return _rebuild, (
+            type(self),
+            (key_ids,),
+            {**self._shared_configuration(), "multi_region": self._multi_region},
+        )
+
+    async def encryption_keys(self, request: DataKeyRequest) -> Sequence[MasterKey]:
+        return self._keys
+
+    async def decrypt_data_key(self, request: DataKeyRequest) -> DecryptedDataKey:
+        attempts: list[Attempt] = []
+        for encrypted_data_key in request.encrypted_data_keys:
+            for key in self._keys:
+                if key.owns_data_key(encrypted_data_key):
+                    opened = await try_decrypt(key, encrypted_data_key, request, attempts)
+                    if opened:
+                        return opened
+        raise no_data_key(request, attempts)
+
+    async def warm_up(self) -> None:
+        await self._clients.warm_up(key.region for key in self._keys)
+
+
+class KMSDiscoveryMasterKeyProvider(_KMSProvider):
+    """Decrypts under whichever KMS keys the message names; it never encrypts.
+
+    `discovery_filter` limits the accounts; None, any account, must be written out. `region` None calls
+    each key in its own region. With a `region`, only that region is called: for its own keys, and for
+    its replicas of the multi-Region keys that the message names. The other arguments are those of
+    `KMSMasterKeyProvider`.
+    """
+
+    def __init__(
+        self,
+        *,
+        discovery_filter: DiscoveryFilter | None,
+        region: str | None = None,
+        session: AioSession | None = None,
+        client_config: AioConfig | None = None,
+        endpoint_url: str | None = None,
+        clients: Mapping[str, KMSClient] | None = None,
+        client_supplier: ClientSupplier | None = None,
+        grant_tokens: Sequence[str] = (),
+        timeout: float | None = 30.0,
+    ) -> None:
+        if region is not None and (not isinstance(region, str) or not region):
+            raise ValueError("region is the name of a region, or None for the region of each key")
+        own = KMSClients(
+            session=session,
+            client_config=client_config,
+            endpoint_url=endpoint_url,
+            clients=clients,
+            client_supplier=client_supplier,
+        )
+        super().__init__(own, grant_tokens, timeout)
+        self._filter = discovery_filter
+        self._region = region
+
+    def __repr__(self) -> str:
+        return f"KMSDiscoveryMasterKeyProvider(discovery_filter={self._filter!r}, region={self._region!r})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        own = {"discovery_filter": self._filter, "region": self._region}
+        return _rebuild, (type(self), (), {**self._shared_configuration(), **own})
+
+    async def encryption_keys(self, request: DataKeyRequest) -> Sequence[MasterKey]:
+        raise ProviderError("a discovery provider only decrypts; encrypt with KMSMasterKeyProvider")
+
+    def _key_for(self, stored: KeyArn) -> KMSMasterKey | None:
+        """Return the key to call for a stored ARN, None for one that is not ours to call."""
+        if self._filter and not self._filter.allows(stored):
+            return None
+        if self._region and stored.region != self._region:
+            if not stored.multi_region:
+                return None
+            stored = attrs.evolve(stored, region=self._region)
+        return self._master_key(str(stored), MultiRegion.EXACT)
+
+    async def decrypt_data_key(self, request: DataKeyRequest) -> DecryptedDataKey:
+        attempts: list[Attempt] = []
+        for encrypted_data_key in request.encrypted_data_keys:
+            if encrypted_data_key.provider_id != KMS_PROVIDER_ID:
+                continue
+            stored = _stored_arn(encrypted_data_key)
+            if stored is None:
+                malformed = ProviderError("the encrypted data key does not name a KMS key ARN")
+                attempts.append(Attempt("decrypt", KMS_PROVIDER_ID, "", malformed))
+                continue
+            key = self._key_for(stored)
+            opened = key and await try_decrypt(key, encrypted_data_key, request, attempts)
+            if opened:
+                return opened
+        raise no_data_key(request, attempts)
+
+    async def warm_up(self) -> None:
+        if self._region:
+            await self._clients.warm_up([self._region])
+
+
+def _rebuild(cls: type[_KMSProvider], args: tuple[Any, ...], kwargs: dict[str, Any]) -> _KMSProvider:
+    return cls(*args, **kwargs)

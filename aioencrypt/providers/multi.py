@@ -1,0 +1,103 @@
+"""Several providers as one.
+
+Specification: framework/multi-keyring.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from types import TracebackType
+from typing import Self
+
+from aioencrypt.errors import Attempt, ProviderClosedError, ProviderError
+from aioencrypt.materials import DataKeyRequest
+from aioencrypt.providers.base import DecryptedDataKey, MasterKey, MasterKeyProvider, no_data_key
+
+
+class MultiMasterKeyProvider(MasterKeyProvider):
+    """A generator and children; children may be multi providers themselves, as deep as you like.
+
+    Encrypting, the generator makes the data key and all keys of all children encrypt it: each of them
+    alone can decrypt the message. Decrypting, the generator is tried first, then the children in
+    order. With `generator` None this provider decrypts, and encrypts as a child of another.
+    `async with` enters the providers given here, and leaves them.
+    """
+
+    def __init__(self, generator: MasterKeyProvider | None, *children: MasterKeyProvider) -> None:
+        if generator is None and not children:
+            raise ValueError("a multi provider needs a generator or a child")
+        for provider in (*([generator] if generator else []), *children):
+            if not isinstance(provider, MasterKeyProvider):
+                raise TypeError(f"{provider!r} is not a MasterKeyProvider")
+        self._generator = generator
+        self._children = children
+        self._stacks: list[AsyncExitStack] = []
+
+    def __repr__(self) -> str:
+        providers = ", ".join(map(repr, (self._generator, *self._children)))
+        return f"MultiMasterKeyProvider({providers})"
+
+    @property
+    def providers(self) -> tuple[MasterKeyProvider, ...]:
+        """The generator, if any, and the children, in the order in which they are tried."""
+        return (self._generator, *self._children) if self._generator else self._children
+
+    @property
+    def generates(self) -> bool:
+        """Whether there is a generator."""
+        return self._generator is not None
+
+    async def encryption_keys(self, request: DataKeyRequest) -> Sequence[MasterKey]:
+        if self._generator is None:
+            raise ProviderError("this multi provider has no generator, so it cannot make a data key")
+        keys = [*await self._generator.encryption_keys(request)]
+        for child in self._children:
+            keys += await _child_keys(child, request)
+        return keys
+
+    async def decrypt_data_key(self, request: DataKeyRequest) -> DecryptedDataKey:
+        attempts: list[Attempt] = []
+        for provider in self.providers:
+            try:
+                return await provider.decrypt_data_key(request)
+            except ProviderClosedError:
+                raise
+            except Exception as error:
+                attempts += _attempts_of(provider, error)
+        raise no_data_key(request, attempts)
+
+    async def __aenter__(self) -> Self:
+        stack = AsyncExitStack()
+        async with stack:
+            for provider in self.providers:
+                await stack.enter_async_context(provider)
+            self._stacks.append(stack.pop_all())
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self._stacks.pop().__aexit__(exc_type, exc, traceback)
+
+    async def aclose(self) -> None:
+        """Leave everything that `async with` entered."""
+        while self._stacks:
+            await self._stacks.pop().aclose()
+
+    async def warm_up(self) -> None:
+        for provider in self.providers:
+            await provider.warm_up()
+
+
+async def _child_keys(child: MasterKeyProvider, request: DataKeyRequest) -> list[MasterKey]:
+    if isinstance(child, MultiMasterKeyProvider) and not child.generates:
+        return [key for grandchild in child.providers for key in await _child_keys(grandchild, request)]
+    return [*await child.encryption_keys(request)]
+
+
+def _attempts_of(provider: MasterKeyProvider, error: Exception) -> Sequence[Attempt]:
+    if type(error) is ProviderError:
+        # Without an attempt, the provider only had no key for this message.
+        return error.attempts
+    return (Attempt("decrypt", type(provider).__name__, repr(provider), error),)

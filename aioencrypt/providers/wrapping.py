@@ -1,0 +1,42 @@
+"""What the raw keys share: namespaces, and data keys of our own making.
+
+Specification: framework/keyring-interface.md#key-namespace.
+"""
+
+from __future__ import annotations
+
+import os
+
+from aioencrypt.format import AlgorithmSuite
+from aioencrypt.materials import DataKey
+
+KMS_PROVIDER_ID = "aws-kms"
+
+
+def check_names(key_namespace: str, key_name: str) -> None:
+    """Check namespace and name of a raw key; raises `TypeError` and `ValueError`.
+
+    A namespace of KMS would make readers call KMS with what never came from there.
+    """
+    for what, value in (("key_namespace", key_namespace), ("key_name", key_name)):
+        if not isinstance(value, str):
+            raise TypeError(f"{what} is a str, not {type(value).__name__}")
+        if len(value.encode()) > 0xFFFF - 20:
+            raise ValueError(f"{what} is too long for the message format")
+    if key_namespace.startswith(KMS_PROVIDER_ID):
+        raise ValueError(
+            f"key_namespace {key_namespace!r} starts with {KMS_PROVIDER_ID!r}, which is reserved for AWS KMS"
+        )
+
+
+def random_data_key(suite: AlgorithmSuite) -> DataKey:
+    """Return a new data key for a suite."""
+    return DataKey(os.urandom(suite.data_key_length))
+
+
+def refuse_pickling(self: object) -> tuple[object, ...]:
+    """Stand in for `__reduce__` where a copy would carry key bytes along."""
+    raise TypeError(
+        f"{type(self).__name__} holds key bytes and is not pickled or copied; "
+        "build it where it is used, from where the key is kept"
+    )

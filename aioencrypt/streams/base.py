@@ -1,0 +1,235 @@
+"""What both streams are: a reader of bytes that is entered once, used by one task, and fails for good."""
+
+from __future__ import annotations
+
+import enum
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Self
+
+from anyio import EndOfStream
+from anyio.abc import ByteReceiveStream
+from anyio.lowlevel import checkpoint
+
+from aioencrypt.errors import (
+    EncryptionError,
+    StreamBusyError,
+    StreamClosedError,
+    StreamError,
+    StreamNotEnteredError,
+    TruncatedMessageError,
+    UnverifiedStreamError,
+)
+
+# A caller who takes single bytes from a buffer lets the loop go on every so many reads.
+_READS_PER_TURN = 128
+
+
+class _Life(enum.Enum):
+    NEW = enum.auto()
+    OPEN = enum.auto()
+    CLOSED = enum.auto()
+
+
+class ByteStream(ABC):
+    """An asynchronous reader of bytes, as `asyncio.StreamReader` is one, and an iterable of chunks.
+
+    Used once, in `async with`, by one task at a time. Every error is final: the next call raises it
+    again. That includes a cancelled read, because a source that was cut off may look as if it had
+    ended.
+    """
+
+    def __init__(self) -> None:
+        self._life = _Life.NEW
+        self._busy = False
+        self._failure: Exception | None = None
+        self._buffer = memoryview(b"")
+        self._ended = False
+        self._abandoned = False
+        self._reads = 0
+
+    @abstractmethod
+    async def _open(self) -> None:
+        """Do what `async with` does on entry."""
+
+    @abstractmethod
+    async def _next_chunk(self) -> bytes:
+        """Return the next bytes, never empty before the end."""
+
+    @abstractmethod
+    async def _release(self) -> None:
+        """Let go of everything."""
+
+    @property
+    @abstractmethod
+    def _complete(self) -> bool:
+        """Whether everything was verified, or handed out."""
+
+    @property
+    @abstractmethod
+    def _incomplete_reason(self) -> str:
+        """What to say to a caller who leaves before the stream is complete."""
+
+    async def __aenter__(self) -> Self:
+        if self._life is not _Life.NEW:
+            raise StreamError("a stream is entered once: make another one")
+        self._life = _Life.OPEN
+        try:
+            with self._exclusive():
+                await self._open()
+        except BaseException:
+            await self.aclose()
+            raise
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.aclose()
+        if exc is None and not self._complete and not self._abandoned:
+            raise UnverifiedStreamError(self._incomplete_reason) from self._failure
+
+    def abandon(self) -> None:
+        """Declare that the rest is not wanted, so that leaving `async with` raises nothing."""
+        self._abandoned = True
+
+    async def aclose(self) -> None:
+        """Let go of everything; the source stays open. Raises nothing for a stream left early."""
+        if self._life is not _Life.CLOSED:
+            self._life = _Life.CLOSED
+            self._buffer = memoryview(b"")
+            await self._release()
+
+    @contextmanager
+    def _exclusive(self) -> Iterator[None]:
+        """Guard one operation: one task, an open stream, and errors that stay."""
+        if self._life is _Life.NEW:
+            raise StreamNotEnteredError("the stream is not open: use it in `async with`")
+        if self._busy:
+            raise StreamBusyError("another task is using this stream: a stream belongs to one task at a time")
+        if self._failure:
+            raise self._failure
+        if self._life is _Life.CLOSED:
+            raise StreamClosedError("the stream is closed")
+        self._busy = True
+        try:
+            yield
+        except EncryptionError as error:
+            self._failure = error
+            raise
+        except BaseException as error:
+            self._failure = StreamError(f"the stream failed before, with {type(error).__name__}")
+            self._failure.__cause__ = error if isinstance(error, Exception) else None
+            raise
+        finally:
+            self._busy = False
+
+    async def _chunk(self) -> bytes:
+        """Return what is buffered, or the next chunk; empty at the end."""
+        if self._buffer:
+            chunk, self._buffer = bytes(self._buffer), memoryview(b"")
+            return chunk
+        if self._ended:
+            return b""
+        chunk = await self._next_chunk()
+        self._ended = not chunk
+        return chunk
+
+    async def read(self, n: int = -1) -> bytes:
+        """Return up to `n` bytes, and ``b""`` at the end only; all the rest for a negative `n`.
+
+        As with `asyncio.StreamReader`, fewer bytes than asked for are no sign of the end. Raises
+        `MessageError` and `PolicyError` as they come up, and what the source raises.
+        """
+        with self._exclusive():
+            if n < 0:
+                return b"".join(await self._all_chunks())
+            return await self._read_some(n)
+
+    async def _all_chunks(self) -> list[bytes]:
+        chunks = []
+        while chunk := await self._chunk():
+            chunks.append(chunk)
+        return chunks
+
+    async def _read_some(self, n: int) -> bytes:
+        if n == 0:
+            return b""
+        self._reads += 1
+        if self._buffer and self._reads % _READS_PER_TURN == 0:
+            await checkpoint()
+        if not self._buffer:
+            chunk = await self._chunk()
+            if len(chunk) <= n:
+                return chunk
+            self._buffer = memoryview(chunk)
+        taken, self._buffer = self._buffer[:n], self._buffer[n:]
+        return bytes(taken)
+
+    async def readexactly(self, n: int) -> bytes:
+        """Return exactly `n` bytes; raises `TruncatedMessageError` where fewer are left."""
+        if n < 0:
+            raise ValueError(f"n is {n}; it must be 0 or more")
+        with self._exclusive():
+            parts = []
+            missing = n
+            while missing:
+                part = await self._read_some(missing)
+                if not part:
+                    raise TruncatedMessageError(f"the stream ended {missing} bytes before the {n} asked for")
+                parts.append(part)
+                missing -= len(part)
+            return b"".join(parts)
+
+    async def readline(self, limit: int = 65536) -> bytes:
+        r"""Return the bytes up to and with the next ``\n``, or the rest; ``b""`` at the end.
+
+        Raises `ValueError` for a line longer than `limit` bytes, of which nothing is lost.
+        """
+        with self._exclusive():
+            line = bytearray()
+            while True:
+                if not self._buffer:
+                    self._buffer = memoryview(await self._chunk())
+                if not self._buffer:
+                    return bytes(line)
+                found = bytes(self._buffer[: limit + 1]).find(b"\n")
+                end = found + 1 if found >= 0 else len(self._buffer)
+                if len(line) + end > limit:
+                    self._buffer = memoryview(bytes(line) + bytes(self._buffer))
+                    break
+                line += self._buffer[:end]
+                self._buffer = self._buffer[end:]
+                if found >= 0:
+                    return bytes(line)
+        raise ValueError(f"a line is longer than limit={limit} bytes; read() the rest, or raise the limit")
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> bytes:
+        with self._exclusive():
+            chunk = await self._chunk()
+        if not chunk:
+            raise StopAsyncIteration
+        return chunk
+
+    def as_anyio(self) -> ByteReceiveStream:
+        """Return this stream under anyio's contract, where the end is `anyio.EndOfStream`."""
+        return _AnyioStream(self)
+
+
+class _AnyioStream(ByteReceiveStream):
+    def __init__(self, stream: ByteStream) -> None:
+        self._stream = stream
+
+    async def receive(self, max_bytes: int = 65536) -> bytes:
+        data = await self._stream.read(max_bytes)
+        if not data:
+            raise EndOfStream
+        return data
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()

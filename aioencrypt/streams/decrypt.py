@@ -1,0 +1,233 @@
+"""Decrypting: one message in from any source, plaintext out.
+
+Specification: client-apis/decrypt.md, client-apis/streaming.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import attrs
+from anyio.lowlevel import checkpoint
+
+from aioencrypt.errors import (
+    EncryptionError,
+    ProviderError,
+    SignaturePolicyError,
+    StreamNotEnteredError,
+    TagError,
+)
+from aioencrypt.format import (
+    CommitmentPolicy,
+    EndOfMessage,
+    HeaderParsed,
+    HeaderVerified,
+    MessageDecryptor,
+    MessageHeader,
+    NeedData,
+    OpenWork,
+    Plaintext,
+    State,
+    VerifyWork,
+    Work,
+)
+from aioencrypt.format.context import serialize_context
+from aioencrypt.managers.base import CryptographicMaterialsManager
+from aioencrypt.managers.default import check_decrypt_policy
+from aioencrypt.materials import DecryptionMaterials, DecryptionMaterialsRequest
+from aioencrypt.offload import DigestQueue, run
+from aioencrypt.policies import Limits, Offload, Release, SignaturePolicy
+from aioencrypt.streams.base import ByteStream
+from aioencrypt.streams.sources import Reader
+from aioencrypt.streams.spool import Spool
+
+# Bytes of a header that are parsed in one turn of the loop: a header made of nothing but tiny data
+# keys takes a millisecond for each of these.
+_HEADER_STEP = 4096
+
+
+@attrs.frozen(kw_only=True)
+class DecryptOptions:
+    """Everything that a client knows about a message it is to read."""
+
+    cmm: CryptographicMaterialsManager
+    commitment_policy: CommitmentPolicy
+    max_encrypted_data_keys: int | None
+    encryption_context: Mapping[str, str] = attrs.field(repr=False)
+    signature_policy: SignaturePolicy
+    release: Release
+    limits: Limits
+    offload: Offload
+
+    def machine(self) -> MessageDecryptor:
+        """Return a machine with these limits."""
+        return MessageDecryptor(
+            max_header_length=self.limits.max_header_length,
+            max_encrypted_data_keys=self.max_encrypted_data_keys,
+            max_frame_length=self.limits.max_frame_length,
+            max_plaintext_length=self.limits.max_plaintext_length,
+        )
+
+    async def unlock(self, machine: MessageDecryptor, header: MessageHeader) -> None:
+        """Check the policies, fetch materials and verify the header."""
+        self._check_policies(header)
+        absent = [key for key in self.encryption_context if key not in header.encryption_context]
+        try:
+            materials = await self._materials(header)
+            required = materials.required_encryption_context_keys
+            machine.unlock(
+                materials.data_key.plaintext,
+                verification_key=materials.verification_key,
+                authenticated_context=serialize_context(
+                    {key: materials.encryption_context[key] for key in required}
+                ),
+            )
+        except (ProviderError, TagError) as error:
+            # Nothing but the tag can tell that a pair was never there, so its failure must say so.
+            if absent:
+                raise _with_absent(error, absent) from error
+            raise
+
+    def _check_policies(self, header: MessageHeader) -> None:
+        """Refuse what needs no key to be refused, before any key service is called."""
+        suite = header.algorithm_suite
+        check_decrypt_policy(self.commitment_policy, suite)
+        if self.signature_policy is SignaturePolicy.FORBID and suite.signed:
+            raise SignaturePolicyError(f"signature_policy=FORBID, and the message is signed ({suite.name})")
+        if self.signature_policy is SignaturePolicy.REQUIRE and not suite.signed:
+            raise SignaturePolicyError(
+                f"signature_policy=REQUIRE, and the message is not signed ({suite.name})"
+            )
+
+    async def _materials(self, header: MessageHeader) -> DecryptionMaterials:
+        materials = await self.cmm.decrypt_materials(
+            DecryptionMaterialsRequest(
+                algorithm_suite=header.algorithm_suite,
+                commitment_policy=self.commitment_policy,
+                encrypted_data_keys=header.encrypted_data_keys,
+                encryption_context=header.encryption_context,
+                reproduced_encryption_context=self.encryption_context,
+            )
+        )
+        # What comes out of a CMM, or of its cache, is checked again (CVE-2026-6550).
+        check_decrypt_policy(self.commitment_policy, materials.algorithm_suite)
+        if materials.algorithm_suite is not header.algorithm_suite:
+            raise ProviderError(
+                f"the materials are for {materials.algorithm_suite.name}, "
+                f"the message has {header.algorithm_suite.name}"
+            )
+        return materials
+
+
+def _with_absent(error: ProviderError | TagError, absent: list[str]) -> EncryptionError:
+    note = (
+        f"the header does not have the encryption context keys {', '.join(map(repr, absent))} that were given"
+    )
+    if isinstance(error, ProviderError):
+        return ProviderError(f"{error.summary}; {note}", error.attempts)
+    return TagError(f"{error}; {note}")
+
+
+class DecryptStream(ByteStream):
+    """A message being read: read its plaintext, or iterate over its chunks.
+
+    Entering `async with` reads the header, fetches the data key and verifies the header: every error
+    of header, policy or key comes from there, and `header` is known after it. Leaving it before the
+    end was verified raises `UnverifiedStreamError`: until then the plaintext may be cut short, and
+    with a signed message it may come from somebody else.
+    """
+
+    def __init__(self, reader: Reader, options: DecryptOptions) -> None:
+        super().__init__()
+        self._reader = reader
+        self._options = options
+        self._machine = options.machine()
+        self._header: MessageHeader | None = None
+        self._digests = DigestQueue()
+        self._received = memoryview(b"")
+        self._verified = False
+        self._spool = Spool() if options.release is Release.VERIFIED else None
+
+    @property
+    def header(self) -> MessageHeader:
+        """The header, verified; raises `StreamNotEnteredError` before `async with`."""
+        if self._header is None:
+            raise StreamNotEnteredError("the stream is not open: use it in `async with`")
+        return self._header
+
+    @property
+    def verified(self) -> bool:
+        """Whether final frame, signature and end of input are verified: all plaintext can be trusted."""
+        return self._verified
+
+    async def _open(self) -> None:
+        await self._advance()
+
+    async def _next_chunk(self) -> bytes:
+        if self._spool is None:
+            return await self._advance()
+        while not self._verified:
+            chunk = await self._advance()
+            if chunk:
+                await self._spool.write(chunk)
+        return await self._spool.read()
+
+    async def _advance(self) -> bytes:
+        """Drive the machine to the next thing that a caller sees: the header, plaintext or the end."""
+        machine = self._machine
+        while True:
+            match machine.next_event():
+                case Plaintext(data):
+                    return data
+                case Work() as work:
+                    await self._work(work)
+                case NeedData():
+                    await self._receive()
+                case HeaderParsed(header):
+                    await self._options.unlock(machine, header)
+                case HeaderVerified(header):
+                    self._header = header
+                    return b""
+                case EndOfMessage():
+                    self._verified = True
+                    return b""
+
+    async def _work(self, work: Work) -> None:
+        if isinstance(work, VerifyWork):
+            await self._digests.join()
+        elif isinstance(work, OpenWork) and work.running:
+            await self._digests.add(work.digest, work.output_length)
+        try:
+            result = await run(work.crypt, work.cost, self._options.offload)
+        except EncryptionError as error:
+            self._machine.fail(error)
+            raise
+        self._machine.settle(work, result)
+
+    async def _receive(self) -> None:
+        if not self._received:
+            self._received = memoryview(await self._reader())
+        in_header = self._machine.state is State.HEADER
+        length = _HEADER_STEP if in_header else len(self._received)
+        taken, self._received = self._received[:length], self._received[length:]
+        self._machine.receive(taken)
+        if in_header and self._received:
+            await checkpoint()
+
+    @property
+    def _complete(self) -> bool:
+        return self._verified
+
+    @property
+    def _incomplete_reason(self) -> str:
+        return (
+            "the stream was left before the end of the message was verified, so its plaintext may be "
+            "cut short or forged; read to the end, or call abandon() first"
+        )
+
+    async def _release(self) -> None:
+        self._received = memoryview(b"")
+        self._machine.close()
+        await self._digests.aclose()
+        if self._spool:
+            await self._spool.aclose()

@@ -1,0 +1,191 @@
+"""Encrypting: plaintext from any source in, one message out.
+
+Specification: client-apis/encrypt.md, client-apis/streaming.md.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+import attrs
+
+from aioencrypt.errors import LimitError, StreamNotEnteredError
+from aioencrypt.format import AlgorithmSuite, CommitmentPolicy, MessageEncryptor, MessageHeader
+from aioencrypt.format.context import serialize_context
+from aioencrypt.format.work import SIGN_COST
+from aioencrypt.managers.base import CryptographicMaterialsManager
+from aioencrypt.managers.default import check_encrypt_policy
+from aioencrypt.materials import EncryptionMaterials, EncryptionMaterialsRequest
+from aioencrypt.offload import DigestQueue, run
+from aioencrypt.policies import Offload
+from aioencrypt.streams.base import ByteStream
+from aioencrypt.streams.sources import Reader
+
+
+@attrs.frozen(kw_only=True)
+class EncryptOptions:
+    """Everything that a client knows about a message it is to write."""
+
+    cmm: CryptographicMaterialsManager
+    commitment_policy: CommitmentPolicy
+    max_encrypted_data_keys: int | None
+    encryption_context: Mapping[str, str] = attrs.field(repr=False)
+    algorithm_suite: AlgorithmSuite | None
+    frame_length: int
+    plaintext_length: int | None
+    plaintext_length_bound: int | None
+    offload: Offload
+
+    async def begin(self) -> Sealer:
+        """Fetch materials and make the header."""
+        known = self.plaintext_length
+        materials = await self.cmm.get_encryption_materials(
+            EncryptionMaterialsRequest(
+                commitment_policy=self.commitment_policy,
+                encryption_context=self.encryption_context,
+                algorithm_suite=self.algorithm_suite,
+                plaintext_length=self.plaintext_length_bound if known is None else known,
+            )
+        )
+        self._check(materials)
+        return Sealer(self._machine(materials), self.offload)
+
+    def _check(self, materials: EncryptionMaterials) -> None:
+        """Check what a CMM gave as strictly as what the caller asked for (CVE-2026-6550)."""
+        check_encrypt_policy(self.commitment_policy, materials.algorithm_suite)
+        count, maximum = len(materials.encrypted_data_keys), self.max_encrypted_data_keys
+        if maximum is not None and count > maximum:
+            raise LimitError(
+                "max_encrypted_data_keys",
+                limit=maximum,
+                actual=count,
+                what="the number of encrypted data keys",
+            )
+
+    def _machine(self, materials: EncryptionMaterials) -> MessageEncryptor:
+        required = materials.required_encryption_context_keys
+        context = materials.encryption_context
+        suite = materials.algorithm_suite
+        return MessageEncryptor(
+            suite,
+            materials.data_key.plaintext,
+            message_id=os.urandom(suite.message_id_length),
+            encryption_context={key: value for key, value in context.items() if key not in required},
+            encrypted_data_keys=materials.encrypted_data_keys,
+            frame_length=self.frame_length,
+            plaintext_length=self.plaintext_length,
+            plaintext_length_bound=self.plaintext_length_bound,
+            authenticated_context=serialize_context({key: context[key] for key in required}),
+            signer=materials.signer,
+        )
+
+
+class Sealer:
+    """Drives the machine: seals plaintext where `offload` says, digests beside it, signs at the end."""
+
+    def __init__(self, machine: MessageEncryptor, offload: Offload) -> None:
+        self.machine = machine
+        self._offload = offload
+        self._signed = machine.header.algorithm_suite.signed
+        self._digests = DigestQueue()
+
+    async def seal(self, plaintext: bytes | memoryview, last: bool = False) -> bytes:
+        """Return the frames that are complete with this plaintext; it may be none."""
+        work = self.machine.seal(plaintext, last)
+        sealed = b""
+        if work.output_length:
+            sealed = await run(work.crypt, work.cost, self._offload)
+            if self._signed:
+                await self._digests.add(lambda: work.digest(sealed), len(sealed))
+        self.machine.settle(work)
+        return sealed
+
+    async def finish(self) -> bytes:
+        """Return the footer, empty for an unsigned suite."""
+        if not self._signed:
+            return self.machine.finish()
+        await self._digests.join()
+        return await run(self.machine.finish, SIGN_COST, self._offload)
+
+    async def aclose(self) -> None:
+        """Drop what is not done."""
+        await self._digests.aclose()
+
+
+class EncryptStream(ByteStream):
+    """A message being written: read it, or iterate over its chunks.
+
+    Entering `async with` fetches the materials; then `header` and `ciphertext_length` are known.
+    Leaving it before the last byte was handed out raises `UnverifiedStreamError`, because what was
+    handed out so far is no message.
+    """
+
+    def __init__(self, reader: Reader, options: EncryptOptions) -> None:
+        super().__init__()
+        self._reader = reader
+        self._options = options
+        self._sealer: Sealer | None = None
+        self._plaintext = memoryview(b"")
+        self._started = False
+        self._sealed = False
+        self._finished = False
+
+    @property
+    def _open_sealer(self) -> Sealer:
+        if self._sealer is None:
+            raise StreamNotEnteredError("the stream is not open: use it in `async with`")
+        return self._sealer
+
+    @property
+    def header(self) -> MessageHeader:
+        """The header of the message; raises `StreamNotEnteredError` before `async with`."""
+        return self._open_sealer.machine.header
+
+    @property
+    def ciphertext_length(self) -> int | None:
+        """The exact length of the message in bytes, None where the plaintext length is not known."""
+        return self._open_sealer.machine.ciphertext_length
+
+    async def _open(self) -> None:
+        self._sealer = await self._options.begin()
+
+    async def _next_chunk(self) -> bytes:
+        sealer = self._open_sealer
+        if not self._started:
+            self._started = True
+            return sealer.machine.start()
+        while not self._sealed:
+            plaintext = await self._next_plaintext(sealer.machine.batch_length)
+            self._sealed = not plaintext
+            sealed = await sealer.seal(plaintext, last=self._sealed)
+            self._finished = self._sealed and not self.header.algorithm_suite.signed
+            if sealed:
+                return sealed
+        if self._finished:
+            return b""
+        footer = await sealer.finish()
+        self._finished = True
+        return footer
+
+    async def _next_plaintext(self, length: int) -> memoryview:
+        if not self._plaintext:
+            self._plaintext = memoryview(await self._reader())
+        taken, self._plaintext = self._plaintext[:length], self._plaintext[length:]
+        return taken
+
+    @property
+    def _complete(self) -> bool:
+        return self._finished and not self._buffer
+
+    @property
+    def _incomplete_reason(self) -> str:
+        return (
+            "the stream was left before its last byte was handed out, so what was written is no message; "
+            "read to the end, or call abandon() first"
+        )
+
+    async def _release(self) -> None:
+        self._plaintext = memoryview(b"")
+        if self._sealer:
+            await self._sealer.aclose()

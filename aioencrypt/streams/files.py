@@ -1,0 +1,183 @@
+"""Files: `open` for reading, and writing that leaves either the whole message or nothing."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Self
+
+from aioencrypt.errors import StreamBusyError, StreamClosedError, StreamError, StreamNotEnteredError
+from aioencrypt.format import MessageHeader
+from aioencrypt.offload import in_file_thread
+from aioencrypt.streams.decrypt import DecryptOptions, DecryptStream
+from aioencrypt.streams.encrypt import EncryptOptions, Sealer
+from aioencrypt.streams.sources import as_bytes
+
+_READ_LENGTH = 1024 * 1024
+
+PathLike = str | os.PathLike[str]
+
+
+class _FileReader:
+    """A file that we open, so that we close it, too."""
+
+    def __init__(self, path: PathLike) -> None:
+        self._path = path
+        self._file: IO[bytes] | None = None
+
+    async def __call__(self) -> bytes:
+        return await in_file_thread(self._read)
+
+    def _read(self) -> bytes:
+        if self._file is None:
+            self._file = open(self._path, "rb", buffering=0)
+        return self._file.read(_READ_LENGTH)
+
+    async def aclose(self) -> None:
+        file, self._file = self._file, None
+        if file is not None:
+            await in_file_thread(file.close)
+
+
+class FileDecryptStream(DecryptStream):
+    """A `DecryptStream` over a file that it opens and closes itself."""
+
+    def __init__(self, path: PathLike, options: DecryptOptions) -> None:
+        self._file_reader = _FileReader(path)
+        super().__init__(self._file_reader, options)
+
+    async def _release(self) -> None:
+        try:
+            await super()._release()
+        finally:
+            await self._file_reader.aclose()
+
+
+class EncryptWriter:
+    """A file that is written encrypted.
+
+    The message is written to a temporary file in the same folder; leaving `async with` without an
+    exception writes the end, syncs, and renames it to its place. On an exception, or `abort`, the
+    file that was there before stays as it is.
+    """
+
+    def __init__(self, path: PathLike, options: EncryptOptions) -> None:
+        self._path = Path(path)
+        self._options = options
+        self._sealer: Sealer | None = None
+        self._file: IO[bytes] | None = None
+        self._temporary = Path()
+        self._entered = False
+        self._busy = False
+        self._failure: BaseException | None = None
+
+    @property
+    def header(self) -> MessageHeader:
+        """The header of the message; raises `StreamNotEnteredError` before `async with`."""
+        if self._sealer is None:
+            raise StreamNotEnteredError("the writer is not open: use it in `async with`")
+        return self._sealer.machine.header
+
+    async def __aenter__(self) -> Self:
+        if self._entered:
+            raise StreamError("a writer is entered once: make another one")
+        self._entered = True
+        self._sealer = await self._options.begin()
+        try:
+            await in_file_thread(self._create)
+            await self._put(self._sealer.machine.start())
+        except BaseException:
+            await self.abort()
+            raise
+        return self
+
+    def _create(self) -> None:
+        # In the same folder, because a rename is atomic within one file system only.
+        file = tempfile.NamedTemporaryFile(
+            dir=self._path.parent, prefix=f".{self._path.name}.", suffix=".partial", delete=False
+        )
+        self._file, self._temporary = file.file, Path(file.name)
+        file.delete = False
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if exc is None:
+            await self.aclose()
+        else:
+            await self.abort()
+
+    async def write(self, data: bytes | bytearray | memoryview) -> int:
+        """Encrypt and write bytes; returns how many, which is all of them.
+
+        Raises `TypeError` for `str`, `PlaintextLengthError` for more than `plaintext_length`.
+        """
+        plaintext = memoryview(as_bytes(data))
+        sealer = self._start()
+        try:
+            step = sealer.machine.batch_length
+            for start in range(0, len(plaintext), step):
+                await self._put(await sealer.seal(plaintext[start : start + step]))
+        except BaseException as error:
+            self._failure = error
+            raise
+        finally:
+            self._busy = False
+        return len(plaintext)
+
+    def _start(self) -> Sealer:
+        if self._sealer is None:
+            raise StreamNotEnteredError("the writer is not open: use it in `async with`")
+        if self._busy:
+            raise StreamBusyError("another task is using this writer: it belongs to one task at a time")
+        if self._failure:
+            raise StreamError("the writer failed before; what it wrote is dropped") from self._failure
+        if self._file is None:
+            raise StreamClosedError("the writer is closed")
+        self._busy = True
+        return self._sealer
+
+    async def _put(self, data: bytes) -> None:
+        file = self._file
+        if data and file is not None:
+            await in_file_thread(lambda: file.write(data))
+
+    async def aclose(self) -> None:
+        """Write the end and put the file in its place; after an error, drop it and raise that."""
+        if self._sealer is None or (self._file is None and self._failure is None):
+            return
+        try:
+            sealer = self._start()
+            await self._put(await sealer.seal(b"", last=True))
+            await self._put(await sealer.finish())
+            await in_file_thread(self._commit)
+        except BaseException:
+            self._busy = False
+            await self.abort()
+            raise
+        self._busy = False
+        await sealer.aclose()
+
+    def _commit(self) -> None:
+        if self._file is None:
+            return
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+        os.replace(self._temporary, self._path)
+        self._file = None
+
+    async def abort(self) -> None:
+        """Drop what was written; the file that was there before stays."""
+        self._failure = self._failure or StreamError("the writer was aborted")
+        await in_file_thread(self._drop)
+        if self._sealer:
+            await self._sealer.aclose()
+
+    def _drop(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._temporary.unlink(missing_ok=True)
+            self._file = None

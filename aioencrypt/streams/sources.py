@@ -1,0 +1,217 @@
+"""Anything readable as one kind of reader.
+
+Most readers iterate *lines*, some hand out short reads, some say the end with an exception: what is
+known about each stands here, and nowhere else.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterator
+from typing import Any, BinaryIO, Protocol
+
+import anyio
+from anyio.abc import ByteReceiveStream, ObjectReceiveStream
+
+from aioencrypt.offload import read_in_thread
+
+_READ_LENGTH = 256 * 1024
+# One hop for each read of a file: a larger one pays.
+_FILE_READ_LENGTH = 1024 * 1024
+
+
+class AsyncReader(Protocol):
+    """An object with a coroutine method `read(n)`, as most have."""
+
+    def read(self, n: int, /) -> Awaitable[bytes]: ...
+
+
+class _HasIterAny(Protocol):
+    def iter_any(self) -> AsyncIterable[bytes]: ...
+
+
+class _HasReadChunk(Protocol):
+    def read_chunk(self, size: int = ..., /) -> Awaitable[bytes | bytearray]: ...
+
+
+class _HasAiterBytes(Protocol):
+    def aiter_bytes(self) -> AsyncIterable[bytes]: ...
+
+
+class _HasStream(Protocol):
+    def stream(self) -> AsyncIterable[bytes]: ...
+
+
+Source = (
+    bytes
+    | bytearray
+    | memoryview
+    | ByteReceiveStream
+    | ObjectReceiveStream[bytes]
+    | _HasIterAny
+    | _HasReadChunk
+    | _HasAiterBytes
+    | _HasStream
+    | AsyncReader
+    | AsyncIterable[bytes]
+    | BinaryIO
+)
+"""What can be encrypted and decrypted."""
+
+Reader = Callable[[], Awaitable[bytes]]
+"""Returns the next bytes, and ``b""`` at the end. Must not be called again after the end."""
+
+
+def known_length(source: object) -> int | None:
+    """Return the length in bytes of a source that has one."""
+    if isinstance(source, bytes | bytearray | memoryview):
+        return memoryview(source).nbytes
+    return None
+
+
+def open_source(source: object) -> Reader:
+    """Return the reader of a source; raises `TypeError` with advice for what is none.
+
+    Nothing is read yet, and the source is never closed: whoever opened it does that.
+    """
+    if isinstance(source, bytes | bytearray | memoryview):
+        return _from_bytes(source)
+    if isinstance(source, str):
+        raise TypeError(
+            "a str is not a source of bytes: encode text, or give open(path) for the content of a file"
+        )
+    if isinstance(source, ByteReceiveStream | ObjectReceiveStream):
+        return _from_receive_stream(source)
+    # An aiohttp request or response, whose own read() takes no size, and older StreamingBody.
+    content = inspect.getattr_static(source, "content", None) is not None and _content_of(source)
+    return _known_method(content or source) or _from_read_or_iterator(source)
+
+
+def _content_of(source: Any) -> Any:
+    """Return the aiohttp stream in a request or response, or None."""
+    if callable(getattr(source, "aiter_bytes", None)):
+        return None  # httpx: its `content` is the whole body, and raises before it is read
+    content = source.content
+    return content if callable(getattr(content, "iter_any", None)) else None
+
+
+def _known_method(source: Any) -> Reader | None:
+    """Return a reader by a method that gives better pieces than `read` or iteration."""
+    # aiohttp StreamReader: whatever is buffered, instead of lines
+    if callable(getattr(source, "iter_any", None)):
+        return _from_iterator(source.iter_any())
+    # aiohttp BodyPartReader: iterating gives the whole part at once
+    if callable(getattr(source, "read_chunk", None)):
+        return _from_read_chunk(source.read_chunk)
+    # httpx Response
+    if callable(getattr(source, "aiter_bytes", None)):
+        return _from_iterator(source.aiter_bytes())
+    # aiobotocore StreamingBody: iterating gives pieces of 1 KiB
+    if callable(getattr(source, "iter_chunks", None)):
+        return _from_iterator(source.iter_chunks(_READ_LENGTH))
+    # Starlette Request
+    if inspect.isasyncgenfunction(getattr(source, "stream", None)):
+        return _from_iterator(source.stream())
+    return None
+
+
+def _from_read_or_iterator(source: Any) -> Reader:
+    read = getattr(source, "read", None)
+    if inspect.iscoroutinefunction(read):
+        return _from_coroutine_read(read)
+    if hasattr(source, "__aiter__"):
+        return _from_iterator(source)
+    if callable(read):
+        return _from_file(read)
+    raise TypeError(
+        f"{type(source).__name__} is not a source of bytes: give bytes, an async reader, "
+        "an async iterable of bytes or a binary file object"
+    )
+
+
+def as_bytes(chunk: Any) -> bytes:
+    """Return a chunk as immutable bytes; raises `TypeError` for what is not bytes-like.
+
+    What can change later is copied: the caller of a generator may reuse its buffer.
+    """
+    if isinstance(chunk, bytes):
+        return chunk
+    if isinstance(chunk, str):
+        raise TypeError("the source gives str: open the file in binary mode, or encode the text")
+    try:
+        return bytes(memoryview(chunk))
+    except TypeError:
+        raise TypeError(f"the source gives {type(chunk).__name__}, which is not bytes-like") from None
+
+
+def _from_bytes(source: bytes | bytearray | memoryview) -> Reader:
+    whole = [source] if isinstance(source, bytes) else _copies(memoryview(source).cast("B"))
+    pieces = iter(whole)
+
+    async def read() -> bytes:
+        return next(pieces, b"")
+
+    return read
+
+
+def _copies(view: memoryview) -> Iterator[bytes]:
+    for start in range(0, len(view), _FILE_READ_LENGTH):
+        yield bytes(view[start : start + _FILE_READ_LENGTH])
+
+
+def _from_receive_stream(stream: ByteReceiveStream | ObjectReceiveStream[Any]) -> Reader:
+    async def read() -> bytes:
+        while True:
+            try:
+                if isinstance(stream, ByteReceiveStream):
+                    chunk = as_bytes(await stream.receive(_READ_LENGTH))
+                else:
+                    chunk = as_bytes(await stream.receive())
+            except anyio.EndOfStream:
+                return b""
+            if chunk:
+                return chunk
+
+    return read
+
+
+def _from_iterator(iterable: AsyncIterable[Any]) -> Reader:
+    iterator: AsyncIterator[Any] = aiter(iterable)
+
+    async def read() -> bytes:
+        while True:
+            try:
+                chunk = as_bytes(await anext(iterator))
+            except StopAsyncIteration:
+                return b""
+            # Starlette ends a body with an empty chunk, others have them in between: not the end.
+            if chunk:
+                return chunk
+
+    return read
+
+
+def _from_read_chunk(read_chunk: Callable[[int], Awaitable[Any]]) -> Reader:
+    async def read() -> bytes:
+        return as_bytes(await read_chunk(_READ_LENGTH))
+
+    return read
+
+
+def _from_coroutine_read(read_some: Callable[[int], Awaitable[Any]]) -> Reader:
+    async def read() -> bytes:
+        return as_bytes(await read_some(_READ_LENGTH))
+
+    return read
+
+
+def _from_file(read_some: Callable[[int], Any]) -> Reader:
+    async def read() -> bytes:
+        chunk = await read_in_thread(lambda: read_some(_FILE_READ_LENGTH))
+        if inspect.isawaitable(chunk):
+            chunk = await chunk
+        if chunk is None:
+            raise TypeError("the file is in non-blocking mode and has no bytes now; give an async reader")
+        return as_bytes(chunk)
+
+    return read

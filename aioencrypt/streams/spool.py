@@ -1,0 +1,74 @@
+"""Plaintext that waits until the whole message is verified."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections import deque
+from typing import IO
+
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from aioencrypt.format.suites import IV_LENGTH
+from aioencrypt.offload import in_file_thread
+
+SPOOL_LENGTH = 8 * 1024 * 1024
+"""The number of bytes that wait in memory; what comes after them goes to the temporary file."""
+
+
+class Spool:
+    """A queue of chunks: in memory first, then in a temporary file that has no name.
+
+    What is on disk is encrypted under a key that exists in this object only, so that neither a crash
+    nor a copy of the disk shows plaintext.
+    """
+
+    def __init__(self) -> None:
+        self._memory: deque[bytes] = deque()
+        self._length = 0
+        self._file: IO[bytes] | None = None
+        self._aead = AESGCM(os.urandom(32))
+        self._lengths: deque[int] = deque()
+        self._written = 0
+        self._read = 0
+
+    async def write(self, chunk: bytes) -> None:
+        """Add a chunk at the end."""
+        if self._file is None and self._length + len(chunk) <= SPOOL_LENGTH:
+            self._memory.append(chunk)
+            self._length += len(chunk)
+            return
+        await in_file_thread(lambda: self._write_file(chunk))
+
+    def _write_file(self, chunk: bytes) -> None:
+        if self._file is None:
+            self._file = tempfile.TemporaryFile(prefix="aioencrypt-")
+        sealed = self._aead.encrypt(self._written.to_bytes(IV_LENGTH, "big"), chunk, None)
+        self._file.write(sealed)
+        self._lengths.append(len(sealed))
+        self._written += 1
+
+    async def read(self) -> bytes:
+        """Take the next chunk; empty at the end. Nothing is written any more."""
+        if self._memory:
+            return self._memory.popleft()
+        if self._file is None or not self._lengths:
+            return b""
+        return await in_file_thread(self._read_file)
+
+    def _read_file(self) -> bytes:
+        if self._file is None:
+            return b""
+        if self._read == 0:
+            self._file.seek(0)
+        sealed = self._file.read(self._lengths.popleft())
+        chunk = self._aead.decrypt(self._read.to_bytes(IV_LENGTH, "big"), sealed, None)
+        self._read += 1
+        return chunk
+
+    async def aclose(self) -> None:
+        """Drop everything."""
+        self._memory.clear()
+        file, self._file = self._file, None
+        if file is not None:
+            await in_file_thread(file.close)

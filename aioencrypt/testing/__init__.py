@@ -1,0 +1,39 @@
+"""Tools for the tests of programs that use this library: AWS KMS in memory.
+
+`InMemoryKMS` needs neither network nor account. It encrypts for real, and says no where AWS says no: the
+wrong region, context or key, a key that is disabled, denied or about to be deleted. Its clients go where
+ready clients of aiobotocore would::
+
+    from aioencrypt.testing import InMemoryKMS
+
+    kms = InMemoryKMS()
+    here = kms.create_key(region="us-east-1")
+    there = kms.create_key(region="eu-west-1")
+    provider = KMSMasterKeyProvider([here, there], clients=kms.clients("us-east-1", "eu-west-1"))
+
+Keys are of other accounts, of several regions (`multi_region=True`, `replicate_key`), and have names
+(`create_alias`). To see what a program does when things go wrong::
+
+    kms.disable_key(here)                                # DisabledException; enable_key() undoes it
+    kms.schedule_key_deletion(here)                      # KMSInvalidStateException
+    kms.deny(here, "Decrypt")                            # AccessDeniedException; allow() undoes it
+    kms.expire_credentials()                             # ExpiredTokenException
+    kms.fail_next("ThrottlingException", times=2)        # the next two requests
+    kms.outage("eu-west-1")                              # ConnectionError; recover() undoes it
+    kms.latency = 0.2                                    # seconds; waiting can be cancelled
+    kms.answer_next("Decrypt", {"Plaintext": b"short"})  # a service that is not what it seems
+
+and to see what it asked for::
+
+    assert kms.call_count("GenerateDataKey") == 1
+    assert all(call.key_id is not None for call in kms.calls if call.operation == "Decrypt")
+
+For programs that make their own clients, in any language, `aioencrypt.testing.kms` serves the same over
+HTTP; it needs aiohttp (`pip install 'aioencrypt[testing]'`).
+"""
+
+from __future__ import annotations
+
+from aioencrypt.testing.memory_kms import InMemoryKMS, InMemoryKMSClient, InMemoryKMSError, KMSCall
+
+__all__ = ["InMemoryKMS", "InMemoryKMSClient", "InMemoryKMSError", "KMSCall"]
