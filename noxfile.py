@@ -1,0 +1,63 @@
+"""Everything that a contributor does: ``nox -l`` lists it."""
+
+from __future__ import annotations
+
+import nox
+
+nox.needs_version = ">=2024.10.9"
+nox.options.default_venv_backend = "uv|virtualenv"
+nox.options.sessions = ["tests", "lint", "types"]
+
+PYPROJECT = nox.project.load_toml("pyproject.toml")
+
+
+def install(session: nox.Session, *groups: str, extras: str = "aws,testing") -> None:
+    """Install the package and groups of dependencies."""
+    needed = [
+        requirement for group in groups for requirement in nox.project.dependency_groups(PYPROJECT, group)
+    ]
+    session.install("-e", f".[{extras}]", *needed)
+
+
+@nox.session
+def demo(session: nox.Session) -> None:
+    """Encrypt an upload and decrypt a download, end to end: nox -s demo -- [FILE] [--size MIB]."""
+    install(session, "demo")
+    session.run("python", "examples/demo.py", *session.posargs)
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """Run the tests, with branch coverage."""
+    install(session, "tests", "demo")
+    session.run("coverage", "erase")
+    session.run("coverage", "run", "-m", "pytest", *session.posargs)
+    session.run("coverage", "combine")
+    # A part of the tests covers a part of the code.
+    session.run("coverage", "report", *(["--fail-under=0"] if session.posargs else []))
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Check style and format."""
+    install(session, "lint", extras="")
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Check types, and that the public API is completely typed."""
+    install(session, "types", "tests", "demo")
+    session.run("mypy")
+    session.run("pyright", "--ignoreexternal", "--verifytypes", "aioencrypt")
+
+
+@nox.session
+def lowest(session: nox.Session) -> None:
+    """Run the tests with the oldest dependencies that pyproject.toml allows."""
+    install(session, "tests", "demo")
+    session.install(
+        "anyio==4.6.0", "attrs==23.2.0", "cryptography==47.0.0", "aiobotocore==2.25.1", "boto3==1.40.61"
+    )
+    session.run("pytest", *session.posargs)
