@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal, overload
+from typing import Final, Literal, overload
 
 from aioencrypt.format import AlgorithmSuite, CommitmentPolicy, MessageHeader
 from aioencrypt.format.context import validate_context
@@ -329,8 +329,8 @@ def _manager(provider: Provider) -> CryptographicMaterialsManager:
 
 _default = EncryptionClient()
 
-encrypt = _default.encrypt
-encrypt_stream = _default.encrypt_stream
-decrypt = _default.decrypt
-decrypt_stream = _default.decrypt_stream
-open = _default.open  # noqa: A001
+encrypt: Final = _default.encrypt
+encrypt_stream: Final = _default.encrypt_stream
+decrypt: Final = _default.decrypt
+decrypt_stream: Final = _default.decrypt_stream
+open: Final = _default.open  # noqa: A001

@@ -94,9 +94,9 @@ class LimitError(PolicyError):
         super().__init__(
             f"{what} is {actual}, above {parameter}={limit}; raise {parameter} if this is expected"
         )
-        self.parameter = parameter
-        self.limit = limit
-        self.actual = actual
+        self.parameter: str = parameter
+        self.limit: int = limit
+        self.actual: int = actual
 
 
 class PlaintextLengthError(PolicyError):
@@ -105,15 +105,15 @@ class PlaintextLengthError(PolicyError):
     def __init__(self, *, expected: int, actual: int) -> None:
         relation = "has more bytes than" if actual > expected else f"ended after {actual} bytes, not at"
         super().__init__(f"the source {relation} plaintext_length={expected}")
-        self.expected = expected
-        self.actual = actual
+        self.expected: int = expected
+        self.actual: int = actual
 
 
 class EncryptionContextMismatchError(PolicyError):
     """Pairs that the caller gave on decrypt differ from those in the header. `keys` names them."""
 
     def __init__(self, keys: Sequence[str]) -> None:
-        self.keys = tuple(keys)
+        self.keys: tuple[str, ...] = tuple(keys)
         names = ", ".join(repr(key) for key in self.keys)
         super().__init__(
             f"the header has another value than the caller for the encryption context keys {names}"
@@ -140,8 +140,8 @@ class ProviderError(EncryptionError):
     """No data key could be had. `attempts` holds every attempt with its key and its error."""
 
     def __init__(self, message: str, attempts: Sequence[Attempt] = ()) -> None:
-        self.attempts = tuple(attempts)
-        self.summary = message
+        self.attempts: tuple[Attempt, ...] = tuple(attempts)
+        self.summary: str = message
         super().__init__("; ".join([message, *map(str, self.attempts)]))
 
 
@@ -156,10 +156,10 @@ class ServiceError(ProviderError):
     def __init__(
         self, message: str, *, code: str | None = None, request_id: str | None = None, retryable: bool = False
     ) -> None:
-        self.message = message
-        self.code = code
-        self.request_id = request_id
-        self.retryable = retryable
+        self.message: str = message
+        self.code: str | None = code
+        self.request_id: str | None = request_id
+        self.retryable: bool = retryable
         text = f"{code}: {message}" if code else message
         super().__init__(f"{text} (request id {request_id})" if request_id else text)
 

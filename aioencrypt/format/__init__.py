@@ -31,17 +31,16 @@ for programs with their own I/O. Everything else of the library builds on them.
 Specification: https://github.com/awslabs/aws-encryption-sdk-specification, data-format/.
 """
 
-from aioencrypt.format.decryptor import (
+from aioencrypt.format.decryptor import MessageDecryptor, State
+from aioencrypt.format.encryptor import MessageEncryptor
+from aioencrypt.format.events import (
     EndOfMessage,
     Event,
     HeaderParsed,
     HeaderVerified,
-    MessageDecryptor,
     NeedData,
     Plaintext,
-    State,
 )
-from aioencrypt.format.encryptor import MessageEncryptor
 from aioencrypt.format.header import ContentType, EncryptedDataKey, MessageHeader
 from aioencrypt.format.suites import AlgorithmSuite, CommitmentPolicy, SignatureAlgorithm
 from aioencrypt.format.work import OpenWork, SealWork, VerifyWork, Work

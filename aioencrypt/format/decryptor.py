@@ -21,8 +21,6 @@ import enum
 from collections import deque
 from functools import partial
 
-import attrs
-
 from aioencrypt.errors import (
     EncryptionError,
     LimitError,
@@ -34,45 +32,19 @@ from aioencrypt.errors import (
 from aioencrypt.format import body
 from aioencrypt.format.body import BodyCipher
 from aioencrypt.format.derivation import derive_message_key
+from aioencrypt.format.events import (
+    EndOfMessage,
+    Event,
+    HeaderParsed,
+    HeaderVerified,
+    NeedData,
+    Plaintext,
+)
 from aioencrypt.format.header import ContentType, MessageHeader, ReceivedHeader, parse_header
 from aioencrypt.format.signing import RunningDigest
 from aioencrypt.format.suites import IV_LENGTH, TAG_LENGTH
 from aioencrypt.format.wire import ByteQueue
 from aioencrypt.format.work import OpenWork, VerifyWork, Work
-
-
-@attrs.frozen
-class NeedData:
-    """More bytes are needed: `receive` them, or ``b""`` at the end of input."""
-
-
-@attrs.frozen
-class HeaderParsed:
-    """The header is complete but not verified: for the materials request only. Answer with `unlock`."""
-
-    header: MessageHeader
-
-
-@attrs.frozen
-class HeaderVerified:
-    """Commitment and tag of the header are right."""
-
-    header: MessageHeader
-
-
-@attrs.frozen
-class Plaintext:
-    """Plaintext that may be released."""
-
-    data: bytes = attrs.field(repr=False)
-
-
-@attrs.frozen
-class EndOfMessage:
-    """Everything is verified, and the input has ended."""
-
-
-Event = NeedData | HeaderParsed | HeaderVerified | Work | Plaintext | EndOfMessage
 
 
 class State(enum.Enum):
@@ -114,7 +86,7 @@ class MessageDecryptor:
         max_frame_length: int | None = None,
         max_plaintext_length: int | None = None,
     ) -> None:
-        self.state = State.HEADER
+        self.state: State = State.HEADER
         self._queue = ByteQueue()
         self._wanted = 0
         self._input_ended = False

@@ -63,7 +63,7 @@ class MessageEncryptor:
             _check_frames(body.frame_count(plaintext_length, frame_length), frame_length)
         key = derive_message_key(algorithm_suite, data_key, message_id)
         self._cipher = BodyCipher(key, message_id, frame_length)
-        self.header = MessageHeader(
+        self.header: MessageHeader = MessageHeader(
             algorithm_suite.version,
             algorithm_suite,
             message_id,

@@ -32,11 +32,11 @@ class SignatureAlgorithm(enum.Enum):
         max_signature_length: int,
         public_key_length: int,
     ) -> None:
-        self.curve = curve
-        self.hash_name = hash_name
-        self.signature_length = signature_length
-        self.max_signature_length = max_signature_length
-        self.public_key_length = public_key_length
+        self.curve: str = curve
+        self.hash_name: str = hash_name
+        self.signature_length: int = signature_length
+        self.max_signature_length: int = max_signature_length
+        self.public_key_length: int = public_key_length
 
 
 @attrs.frozen
@@ -89,14 +89,14 @@ class AlgorithmSuite(enum.Enum):
 
     def __init__(self, suite_id: int) -> None:
         row = _ROWS[suite_id]
-        self.id_bytes = suite_id.to_bytes(2, "big")
-        self.version = row.version
-        self.data_key_length = row.data_key_length
-        self.kdf_hash = row.kdf_hash
-        self.signature = row.signature
-        self.committing = row.committing
-        self.message_id_length = 16 if row.version == 1 else 32
-        self.suite_data_length = 32 if row.committing else 0
+        self.id_bytes: bytes = suite_id.to_bytes(2, "big")
+        self.version: int = row.version
+        self.data_key_length: int = row.data_key_length
+        self.kdf_hash: str | None = row.kdf_hash
+        self.signature: SignatureAlgorithm | None = row.signature
+        self.committing: bool = row.committing
+        self.message_id_length: int = 16 if row.version == 1 else 32
+        self.suite_data_length: int = 32 if row.committing else 0
 
     @property
     def signed(self) -> bool:

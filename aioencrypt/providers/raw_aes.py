@@ -6,6 +6,7 @@ Specification: framework/raw-aes-keyring.md.
 from __future__ import annotations
 
 import os
+from typing import NoReturn
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -16,7 +17,7 @@ from aioencrypt.format.context import serialize_context
 from aioencrypt.format.suites import IV_LENGTH, TAG_LENGTH
 from aioencrypt.materials import DataKey, DataKeyRequest
 from aioencrypt.providers.base import MasterKey
-from aioencrypt.providers.wrapping import check_names, random_data_key, refuse_pickling
+from aioencrypt.providers.wrapping import check_names, random_data_key, not_copied
 
 
 class RawAESMasterKey(MasterKey):
@@ -44,7 +45,8 @@ class RawAESMasterKey(MasterKey):
     def __repr__(self) -> str:
         return f"RawAESMasterKey({self._namespace!r}, {self._name!r})"
 
-    __reduce__ = refuse_pickling
+    def __reduce__(self) -> NoReturn:
+        raise not_copied(self)
 
     @property
     def provider_id(self) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import enum
 from functools import partial
+from typing import NoReturn
 
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding as rsa_padding
@@ -18,7 +19,7 @@ from aioencrypt.format import EncryptedDataKey
 from aioencrypt.materials import DataKey, DataKeyRequest
 from aioencrypt.offload import run
 from aioencrypt.providers.base import MasterKey
-from aioencrypt.providers.wrapping import check_names, random_data_key, refuse_pickling
+from aioencrypt.providers.wrapping import check_names, random_data_key, not_copied
 
 # Microseconds for a key of 4096 bits: the private operation goes to a thread, the public one does not.
 _DECRYPT_COST = 1500
@@ -97,7 +98,8 @@ class RawRSAMasterKey(MasterKey):
     def __repr__(self) -> str:
         return f"RawRSAMasterKey({self._namespace!r}, {self._name!r})"
 
-    __reduce__ = refuse_pickling
+    def __reduce__(self) -> NoReturn:
+        raise not_copied(self)
 
     @property
     def provider_id(self) -> str:

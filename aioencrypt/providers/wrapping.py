@@ -34,9 +34,9 @@ def random_data_key(suite: AlgorithmSuite) -> DataKey:
     return DataKey(os.urandom(suite.data_key_length))
 
 
-def refuse_pickling(self: object) -> tuple[object, ...]:
-    """Stand in for `__reduce__` where a copy would carry key bytes along."""
-    raise TypeError(
-        f"{type(self).__name__} holds key bytes and is not pickled or copied; "
+def not_copied(key: object) -> TypeError:
+    """Return the error for pickling or copying a key: the copy would carry key bytes along."""
+    return TypeError(
+        f"{type(key).__name__} holds key bytes and is not pickled or copied; "
         "build it where it is used, from where the key is kept"
     )
