@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
-import tempfile
+import secrets
+import shutil
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
@@ -94,12 +96,15 @@ class EncryptWriter:
         return self
 
     def _create(self) -> None:
+        self._path = self._path.resolve()
+        if self._path.exists() and not self._path.is_file():
+            # A rename would put a file in the place of a device or a pipe.
+            raise OSError(errno.EINVAL, "not a regular file", str(self._path))
         # In the same folder, because a rename is atomic within one file system only.
-        file = tempfile.NamedTemporaryFile(
-            dir=self._path.parent, prefix=f".{self._path.name}.", suffix=".partial", delete=False
-        )
-        self._file, self._temporary = file.file, Path(file.name)
-        file.delete = False
+        self._temporary = self._path.with_name(f".aioencrypt-{secrets.token_hex(8)}.partial")
+        self._file = open(self._temporary, "xb")
+        if self._path.exists():
+            shutil.copymode(self._path, self._temporary)
 
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
