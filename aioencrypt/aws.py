@@ -6,9 +6,11 @@ errors are known by their shape, so that other SDKs and tests need no botocore.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
+from time import perf_counter
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import anyio
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
     from aiobotocore.session import AioSession
 
 T = TypeVar("T")
+
+_logger = logging.getLogger("aioencrypt")
 
 
 class KMSClient(Protocol):
@@ -74,6 +78,8 @@ _ADVICE = {
     "IncorrectKeyException": "the data key was encrypted under another key",
     "InvalidCiphertextException": "the encrypted data key or the encryption context was changed",
     "KMSInvalidStateException": "check the state of the key; it may be pending deletion",
+    "NoCredentialsError": "set up AWS credentials, or pass session= or clients=",
+    "NoRegionError": "set AWS_DEFAULT_REGION, or name the key by its ARN",
     "NotFoundException": "check key id, account and region",
     "UnrecognizedClientException": "check the credentials",
 }
@@ -83,7 +89,10 @@ def service_error(error: Exception) -> ServiceError:
     """Return what an exception of a client means, by its shape."""
     response = getattr(error, "response", None)
     if not isinstance(response, Mapping) or not isinstance(response.get("Error"), Mapping):
-        return ServiceError(describe(error), retryable=_is_connection_error(error))
+        message = describe(error)
+        if type(error).__name__ in _ADVICE:
+            message = f"{message}; {_ADVICE[type(error).__name__]}"
+        return ServiceError(message, retryable=_is_connection_error(error))
     code = str(response["Error"].get("Code") or "unknown")
     message = str(response["Error"].get("Message") or "no message")
     if code in _ADVICE:
@@ -100,20 +109,25 @@ def _is_connection_error(error: Exception) -> bool:
     return isinstance(error, OSError) or not names.isdisjoint({"HTTPClientError", "ConnectionError"})
 
 
-async def call_service(call: Callable[[], Awaitable[T]], timeout: float | None) -> T:
+async def call_service(what: str, call: Callable[[], Awaitable[T]], timeout: float | None) -> T:
     """Await a call to a service within a time in seconds, retries of the client included.
 
-    Raises `ServiceError` with the cause.
+    `what` names it in the log. Raises `ServiceError` with the cause.
     """
+    start = perf_counter()
     try:
         with anyio.fail_after(timeout):
-            return await call()
+            answer = await call()
     except EncryptionError:
         raise
-    except TimeoutError as error:
-        raise ServiceError(f"no answer within {timeout} seconds", retryable=True) from error
     except Exception as error:
-        raise service_error(error) from error
+        failure = service_error(error)
+        if isinstance(error, TimeoutError) and timeout is not None and perf_counter() - start >= timeout:
+            failure = ServiceError(f"no answer within {timeout} seconds", retryable=True)
+        _logger.debug("%s failed after %.3f s: %s", what, perf_counter() - start, failure)
+        raise failure from error
+    _logger.debug("%s took %.3f s", what, perf_counter() - start)
+    return answer
 
 
 _loop_marker: RunVar[object] = RunVar("aioencrypt.aws.loop")
@@ -200,12 +214,12 @@ class KMSClients:
     async def enter(self) -> None:
         if not self._makes_clients:
             return
-        if self._entries:
-            self._check_owner()
-        else:
+        if self._open is None:
             session, config = await in_file_thread(lambda: _load_aiobotocore(self._session))
             merged = config.merge(self._config) if self._config else config
-            self._open = _OpenClients(session, merged, self._endpoint_url)
+            # Another task may have entered meanwhile.
+            self._open = self._open or _OpenClients(session, merged, self._endpoint_url)
+        self._check_owner()
         self._entries += 1
 
     async def exit(self) -> None:
@@ -214,7 +228,8 @@ class KMSClients:
         self._entries -= 1
         if not self._entries and self._open:
             opened, self._open = self._open, None
-            await opened.aclose()
+            with anyio.CancelScope(shield=True):
+                await opened.aclose()
 
     def _check_owner(self) -> _OpenClients:
         if self._open is None:
@@ -276,5 +291,7 @@ class _OpenClients:
             return self._clients[region]
 
     async def aclose(self) -> None:
+        # The connections belong to the parent process, which closes them.
         if os.getpid() == self._process:
+            self.check_owner()
             await self._stack.aclose()

@@ -14,7 +14,7 @@ from aioencrypt.policies import Limits, Offload, Release, SignaturePolicy
 from aioencrypt.providers.base import MasterKeyProvider
 from aioencrypt.streams.decrypt import DecryptOptions, DecryptStream
 from aioencrypt.streams.encrypt import EncryptOptions, EncryptStream
-from aioencrypt.streams.files import EncryptWriter, FileDecryptStream, PathLike
+from aioencrypt.streams.files import EncryptWriter, FileReader, PathLike
 from aioencrypt.streams.sources import Source, known_length, open_source
 
 DEFAULT_FRAME_LENGTH = 4096
@@ -254,7 +254,7 @@ class EncryptionClient:
         """
         if mode == "rb":
             reading = self._decrypt_options(provider, encryption_context, signature_policy, limits, release)
-            return FileDecryptStream(path, reading)
+            return DecryptStream(FileReader(path), reading)
         if mode == "wb":
             writing = self._encrypt_options(
                 provider,

@@ -7,7 +7,7 @@ aws-kms-discovery-keyring.md, aws-kms-mrk-discovery-keyring.md and the multi-key
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -110,6 +110,11 @@ class KMSMasterKey(MasterKey):
             return str(stored) == self._key_id
         return matches_for_decrypt(self._key_id, str(stored))
 
+    async def _call(
+        self, operation: str, call: Callable[[], Awaitable[Mapping[str, Any]]]
+    ) -> Mapping[str, Any]:
+        return await call_service(f"KMS {operation} under {self._key_id}", call, self._timeout)
+
     async def generate_data_key(self, request: DataKeyRequest) -> tuple[DataKey, EncryptedDataKey]:
         async def call() -> Mapping[str, Any]:
             client = await self._clients.get(self._region)
@@ -120,7 +125,7 @@ class KMSMasterKey(MasterKey):
                 GrantTokens=self._grant_tokens,
             )
 
-        answer = await call_service(call, self._timeout)
+        answer = await self._call("GenerateDataKey", call)
         return DataKey(_bytes_of(answer, "Plaintext")), _encrypted_data_key(answer)
 
     async def encrypt_data_key(self, data_key: DataKey, request: DataKeyRequest) -> EncryptedDataKey:
@@ -133,7 +138,7 @@ class KMSMasterKey(MasterKey):
                 GrantTokens=self._grant_tokens,
             )
 
-        return _encrypted_data_key(await call_service(call, self._timeout))
+        return _encrypted_data_key(await self._call("Encrypt", call))
 
     async def decrypt_one(self, encrypted_data_key: EncryptedDataKey, request: DataKeyRequest) -> DataKey:
         async def call() -> Mapping[str, Any]:
@@ -145,7 +150,7 @@ class KMSMasterKey(MasterKey):
                 GrantTokens=self._grant_tokens,
             )
 
-        answer = await call_service(call, self._timeout)
+        answer = await self._call("Decrypt", call)
         if _text_of(answer, "KeyId") != self._key_id:
             raise ProviderError(f"KMS answered for the key {answer['KeyId']!r}, not for {self._key_id!r}")
         return DataKey(_bytes_of(answer, "Plaintext"))

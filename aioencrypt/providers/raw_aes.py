@@ -17,7 +17,7 @@ from aioencrypt.format.context import serialize_context
 from aioencrypt.format.suites import IV_LENGTH, TAG_LENGTH
 from aioencrypt.materials import DataKey, DataKeyRequest
 from aioencrypt.providers.base import MasterKey
-from aioencrypt.providers.wrapping import check_names, random_data_key, not_copied
+from aioencrypt.providers.wrapping import check_names, not_copied, random_data_key
 
 
 class RawAESMasterKey(MasterKey):

@@ -19,7 +19,7 @@ from aioencrypt.format import EncryptedDataKey
 from aioencrypt.materials import DataKey, DataKeyRequest
 from aioencrypt.offload import run
 from aioencrypt.providers.base import MasterKey
-from aioencrypt.providers.wrapping import check_names, random_data_key, not_copied
+from aioencrypt.providers.wrapping import check_names, not_copied, random_data_key
 
 # Microseconds for a key of 4096 bits: the private operation goes to a thread, the public one does not.
 _DECRYPT_COST = 1500

@@ -206,7 +206,7 @@ class DecryptStream(ByteStream):
 
     async def _receive(self) -> None:
         if not self._received:
-            self._received = memoryview(await self._reader())
+            self._received = memoryview(await self._reader.read())
         in_header = self._machine.state is State.HEADER
         length = _HEADER_STEP if in_header else len(self._received)
         taken, self._received = self._received[:length], self._received[length:]
@@ -231,3 +231,4 @@ class DecryptStream(ByteStream):
         await self._digests.aclose()
         if self._spool:
             await self._spool.aclose()
+        await self._reader.aclose()

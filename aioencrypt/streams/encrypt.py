@@ -170,7 +170,7 @@ class EncryptStream(ByteStream):
 
     async def _next_plaintext(self, length: int) -> memoryview:
         if not self._plaintext:
-            self._plaintext = memoryview(await self._reader())
+            self._plaintext = memoryview(await self._reader.read())
         taken, self._plaintext = self._plaintext[:length], self._plaintext[length:]
         return taken
 
@@ -189,3 +189,4 @@ class EncryptStream(ByteStream):
         self._plaintext = memoryview(b"")
         if self._sealer:
             await self._sealer.aclose()
+        await self._reader.aclose()

@@ -13,7 +13,6 @@ from typing import IO, Self
 from aioencrypt.errors import StreamBusyError, StreamClosedError, StreamError, StreamNotEnteredError
 from aioencrypt.format import MessageHeader
 from aioencrypt.offload import in_file_thread
-from aioencrypt.streams.decrypt import DecryptOptions, DecryptStream
 from aioencrypt.streams.encrypt import EncryptOptions, Sealer
 from aioencrypt.streams.sources import as_bytes
 
@@ -22,14 +21,14 @@ _READ_LENGTH = 1024 * 1024
 PathLike = str | os.PathLike[str]
 
 
-class _FileReader:
-    """A file that we open, so that we close it, too."""
+class FileReader:
+    """A file that we open, when it is first read, so that we close it, too."""
 
     def __init__(self, path: PathLike) -> None:
         self._path = path
         self._file: IO[bytes] | None = None
 
-    async def __call__(self) -> bytes:
+    async def read(self) -> bytes:
         return await in_file_thread(self._read)
 
     def _read(self) -> bytes:
@@ -41,20 +40,6 @@ class _FileReader:
         file, self._file = self._file, None
         if file is not None:
             await in_file_thread(file.close)
-
-
-class FileDecryptStream(DecryptStream):
-    """A `DecryptStream` over a file that it opens and closes itself."""
-
-    def __init__(self, path: PathLike, options: DecryptOptions) -> None:
-        self._file_reader = _FileReader(path)
-        super().__init__(self._file_reader, options)
-
-    async def _release(self) -> None:
-        try:
-            await super()._release()
-        finally:
-            await self._file_reader.aclose()
 
 
 class EncryptWriter:

@@ -7,7 +7,7 @@ known about each stands here, and nowhere else.
 from __future__ import annotations
 
 import inspect
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any, BinaryIO, Protocol
 
 import anyio
@@ -58,8 +58,35 @@ Source = (
 )
 """What can be encrypted and decrypted."""
 
-Reader = Callable[[], Awaitable[bytes]]
-"""Returns the next bytes, and ``b""`` at the end. Must not be called again after the end."""
+
+class Reader(Protocol):
+    """What streams read from."""
+
+    async def read(self) -> bytes:
+        """Return the next bytes, and ``b""`` at the end. Not called again after the end."""
+        ...
+
+    async def aclose(self) -> None:
+        """Let go of what the reader itself opened; the source stays open."""
+        ...
+
+
+class _Reader:
+    """A function that reads, and the iterator that we made for it, if we did."""
+
+    def __init__(
+        self, read: Callable[[], Awaitable[bytes]], iterator: AsyncIterator[Any] | None = None
+    ) -> None:
+        self._read = read
+        self._iterator = iterator
+
+    async def read(self) -> bytes:
+        return await self._read()
+
+    async def aclose(self) -> None:
+        # A generator that is dropped half-way would be finished by the loop, some time later.
+        if isinstance(self._iterator, AsyncGenerator):
+            await self._iterator.aclose()
 
 
 def known_length(source: object) -> int | None:
@@ -99,28 +126,28 @@ def _known_method(source: Any) -> Reader | None:
     """Return a reader by a method that gives better pieces than `read` or iteration."""
     # aiohttp StreamReader: whatever is buffered, instead of lines
     if callable(getattr(source, "iter_any", None)):
-        return _from_iterator(source.iter_any())
+        return _from_iterator(source.iter_any(), ours=True)
     # aiohttp BodyPartReader: iterating gives the whole part at once
     if callable(getattr(source, "read_chunk", None)):
-        return _from_read_chunk(source.read_chunk)
+        return _from_sized_read(source.read_chunk)
     # httpx Response
     if callable(getattr(source, "aiter_bytes", None)):
-        return _from_iterator(source.aiter_bytes())
+        return _from_iterator(source.aiter_bytes(), ours=True)
     # aiobotocore StreamingBody: iterating gives pieces of 1 KiB
     if callable(getattr(source, "iter_chunks", None)):
-        return _from_iterator(source.iter_chunks(_READ_LENGTH))
+        return _from_iterator(source.iter_chunks(_READ_LENGTH), ours=True)
     # Starlette Request
     if inspect.isasyncgenfunction(getattr(source, "stream", None)):
-        return _from_iterator(source.stream())
+        return _from_iterator(source.stream(), ours=True)
     return None
 
 
 def _from_read_or_iterator(source: Any) -> Reader:
     read = getattr(source, "read", None)
     if inspect.iscoroutinefunction(read):
-        return _from_coroutine_read(read)
+        return _from_sized_read(read)
     if hasattr(source, "__aiter__"):
-        return _from_iterator(source)
+        return _from_iterator(source, ours=False)
     if callable(read):
         return _from_file(read)
     raise TypeError(
@@ -151,7 +178,7 @@ def _from_bytes(source: bytes | bytearray | memoryview) -> Reader:
     async def read() -> bytes:
         return next(pieces, b"")
 
-    return read
+    return _Reader(read)
 
 
 def _copies(view: memoryview) -> Iterator[bytes]:
@@ -172,10 +199,10 @@ def _from_receive_stream(stream: ByteReceiveStream | ObjectReceiveStream[Any]) -
             if chunk:
                 return chunk
 
-    return read
+    return _Reader(read)
 
 
-def _from_iterator(iterable: AsyncIterable[Any]) -> Reader:
+def _from_iterator(iterable: AsyncIterable[Any], *, ours: bool) -> Reader:
     iterator: AsyncIterator[Any] = aiter(iterable)
 
     async def read() -> bytes:
@@ -188,21 +215,14 @@ def _from_iterator(iterable: AsyncIterable[Any]) -> Reader:
             if chunk:
                 return chunk
 
-    return read
+    return _Reader(read, iterator if ours else None)
 
 
-def _from_read_chunk(read_chunk: Callable[[int], Awaitable[Any]]) -> Reader:
-    async def read() -> bytes:
-        return as_bytes(await read_chunk(_READ_LENGTH))
-
-    return read
-
-
-def _from_coroutine_read(read_some: Callable[[int], Awaitable[Any]]) -> Reader:
+def _from_sized_read(read_some: Callable[[int], Awaitable[Any]]) -> Reader:
     async def read() -> bytes:
         return as_bytes(await read_some(_READ_LENGTH))
 
-    return read
+    return _Reader(read)
 
 
 def _from_file(read_some: Callable[[int], Any]) -> Reader:
@@ -214,4 +234,4 @@ def _from_file(read_some: Callable[[int], Any]) -> Reader:
             raise TypeError("the file is in non-blocking mode and has no bytes now; give an async reader")
         return as_bytes(chunk)
 
-    return read
+    return _Reader(read)
