@@ -12,8 +12,8 @@ from aioencrypt.managers.base import CryptographicMaterialsManager
 from aioencrypt.managers.default import DefaultCMM, check_encrypt_policy
 from aioencrypt.policies import Limits, Offload, Release, SignaturePolicy
 from aioencrypt.providers.base import MasterKeyProvider
-from aioencrypt.streams.decrypt import DecryptOptions, DecryptStream
-from aioencrypt.streams.encrypt import EncryptOptions, EncryptStream
+from aioencrypt.streams.decrypt import DecryptOptions, DecryptStream, decrypt_whole
+from aioencrypt.streams.encrypt import EncryptOptions, EncryptStream, encrypt_whole
 from aioencrypt.streams.files import EncryptWriter, FileReader, PathLike
 from aioencrypt.streams.sources import Source, known_length, open_source
 
@@ -116,16 +116,18 @@ class EncryptionClient:
         plaintext_length_bound: int | None = None,
     ) -> EncryptResult:
         """Encrypt all of a source and return the message. Arguments and errors: `encrypt_stream`."""
-        stream = self.encrypt_stream(
-            source,
+        known = known_length(source)
+        options = self._encrypt_options(
             provider,
-            encryption_context=encryption_context,
-            algorithm_suite=algorithm_suite,
-            frame_length=frame_length,
-            plaintext_length=plaintext_length,
-            plaintext_length_bound=plaintext_length_bound,
+            encryption_context,
+            algorithm_suite,
+            frame_length,
+            known if plaintext_length is None else plaintext_length,
+            plaintext_length_bound,
         )
-        async with stream:
+        if isinstance(source, bytes):
+            return EncryptResult(*await encrypt_whole(source, options))
+        async with EncryptStream(open_source(source), options) as stream:
             return EncryptResult(await stream.read(), stream.header)
 
     def encrypt_stream(
@@ -173,14 +175,12 @@ class EncryptionClient:
 
         Arguments and errors: `decrypt_stream`.
         """
-        stream = self.decrypt_stream(
-            source,
-            provider,
-            encryption_context=encryption_context,
-            signature_policy=signature_policy,
-            limits=limits,
+        options = self._decrypt_options(
+            provider, encryption_context, signature_policy, limits, Release.STREAM
         )
-        async with stream:
+        if isinstance(source, bytes):
+            return DecryptResult(*await decrypt_whole(source, options))
+        async with DecryptStream(open_source(source), options) as stream:
             return DecryptResult(await stream.read(), stream.header)
 
     def decrypt_stream(

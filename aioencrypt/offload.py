@@ -53,6 +53,8 @@ class _Lane:
         return self._lock.statistics().tasks_waiting > 0
 
     async def run(self, function: Callable[[], T], cost: float) -> T:
+        if not self._lock.locked() and self._spent + cost <= LANE_MICROSECONDS:
+            return self._timed(function)
         # Whoever waits is woken by the one before in the turn after his: a new budget. That one task
         # waits for the next turn on behalf of all is what bounds the sum over all streams.
         waits = self._lock.locked()
@@ -62,11 +64,14 @@ class _Lane:
             elif self._spent + cost > LANE_MICROSECONDS:
                 await checkpoint()
                 self._spent = 0.0
-            start = perf_counter()
-            try:
-                return function()
-            finally:
-                self._spent += (perf_counter() - start) * 1e6
+            return self._timed(function)
+
+    def _timed(self, function: Callable[[], T]) -> T:
+        start = perf_counter()
+        try:
+            return function()
+        finally:
+            self._spent += (perf_counter() - start) * 1e6
 
 
 class _LoopState:

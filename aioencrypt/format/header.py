@@ -6,8 +6,9 @@ Specification: data-format/message-header.md.
 from __future__ import annotations
 
 import enum
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from types import MappingProxyType
+from typing import TypeVar
 
 import attrs
 from cryptography.exceptions import InvalidTag
@@ -16,7 +17,9 @@ from aioencrypt.errors import LimitError, MalformedMessageError, TagError
 from aioencrypt.format.context import parse_context, serialize_context
 from aioencrypt.format.derivation import MessageKey
 from aioencrypt.format.suites import IV_LENGTH, TAG_LENGTH, AlgorithmSuite
-from aioencrypt.format.wire import ByteQueue
+from aioencrypt.format.wire import ByteQueue, Cursor, Short
+
+T = TypeVar("T")
 
 MAX_FRAME_LENGTH = 0xFFFFFFFF
 
@@ -131,95 +134,68 @@ def authenticate_header(body: bytes, version: int, key: MessageKey, authenticate
     return (_HEADER_IV if version == 1 else b"") + tag
 
 
-Wanted = Generator[int, None, bytes]
-
-
-class _HeaderCursor:
-    """Takes fields off a queue and keeps what it took, within the length limit.
-
-    Its methods are generators: they yield the number of bytes that must be in the queue before it
-    makes sense to go on, so that a header that comes byte by byte is still parsed in one pass.
-    """
-
-    def __init__(self, queue: ByteQueue, max_length: int | None) -> None:
-        self._queue = queue
-        self._max_length = max_length
-        self._taken: list[bytes] = []
-        self._length = 0
-
-    def take(self, length: int) -> Wanted:
-        self._length += length
-        if self._max_length is not None and self._length > self._max_length:
-            raise LimitError(
-                "max_header_length",
-                limit=self._max_length,
-                actual=self._length,
-                what="the length of the header",
-            )
-        while len(self._queue) < length:
-            yield length
-        data = self._queue.take(length)
-        self._taken.append(data)
-        return data
-
-    def number(self, length: int) -> Generator[int, None, int]:
-        return int.from_bytes((yield from self.take(length)), "big")
-
-    def sized(self) -> Wanted:
-        """Take a field that follows its own length in 2 bytes."""
-        return (yield from self.take((yield from self.number(2))))
-
-    def taken(self) -> bytes:
-        return b"".join(self._taken)
-
-
 def parse_header(
     queue: ByteQueue, *, max_length: int | None = None, max_encrypted_data_keys: int | None = None
 ) -> Generator[int, None, ReceivedHeader]:
     """Parse a header off a queue: yields the bytes it waits for, returns the header, unverified.
 
-    Raises `MalformedMessageError`, or `LimitError` from the length field, before the bytes arrive.
+    What is parsed is committed entry by entry, so that a header that comes byte by byte costs no more
+    than one that comes whole. Raises `MalformedMessageError`, or `LimitError` from the length field,
+    before the bytes arrive.
     """
-    cursor = _HeaderCursor(queue, max_length)
-    version = yield from _parse_version(cursor, queue)
-    suite = yield from _parse_suite(cursor, version)
-    message_id = yield from cursor.take(suite.message_id_length)
-    context = parse_context((yield from cursor.sized()))
-    keys = yield from _parse_encrypted_data_keys(cursor, max_encrypted_data_keys)
-    content_type = yield from _parse_content_type(cursor)
-    if version == 1:
-        yield from _parse_reserved(cursor)
-    frame_length = yield from cursor.number(4)
-    if (frame_length == 0) is not (content_type is ContentType.NON_FRAMED):
-        raise MalformedMessageError(
-            f"the frame length {frame_length} does not fit content type {content_type:d}"
-        )
-    commitment = yield from cursor.take(suite.suite_data_length)
+    cursor = Cursor(queue, max_length, "max_header_length", "the length of the header")
+    version, suite, message_id, context = yield from _step(cursor, _parse_start)
+    count = yield from _step(cursor, lambda cursor: _parse_count(cursor, max_encrypted_data_keys))
+    keys = []
+    for _ in range(count):
+        key = yield from _step(cursor, _parse_encrypted_data_key)
+        keys.append(key)
+    content_type, frame_length, commitment = yield from _step(
+        cursor, lambda cursor: _parse_end(cursor, suite)
+    )
     body = cursor.taken()
-    iv = (yield from cursor.take(IV_LENGTH)) if version == 1 else _HEADER_IV
-    tag = yield from cursor.take(TAG_LENGTH)
-    header = MessageHeader(version, suite, message_id, context, keys, content_type, frame_length, commitment)
+    iv, tag = yield from _step(cursor, lambda cursor: _parse_authentication(cursor, version))
+    cursor.finish()
+    header = MessageHeader(
+        version, suite, message_id, context, tuple(keys), content_type, frame_length, commitment
+    )
     return ReceivedHeader(header, body, iv, tag)
 
 
-def _parse_version(cursor: _HeaderCursor, queue: ByteQueue) -> Generator[int, None, int]:
-    version = yield from cursor.number(1)
-    if version == _BASE64_STARTS[0][0]:
-        while len(queue) < 1:
-            yield 1
-        if bytes([version]) + queue.peek(1) in _BASE64_STARTS:
-            raise MalformedMessageError("this looks like a message encoded in base64: decode it first")
+def _step(cursor: Cursor, parse: Callable[[Cursor], T]) -> Generator[int, None, T]:
+    """Parse one part of the header whole, or start again with it when more bytes are there."""
+    while True:
+        try:
+            part = parse(cursor)
+        except Short as short:
+            cursor.roll_back()
+            yield short.missing
+        else:
+            cursor.commit()
+            return part
+
+
+def _parse_start(cursor: Cursor) -> tuple[int, AlgorithmSuite, bytes, Mapping[str, str]]:
+    version = _parse_version(cursor)
+    suite = _parse_suite(cursor, version)
+    return version, suite, cursor.take(suite.message_id_length), parse_context(cursor.sized())
+
+
+def _parse_version(cursor: Cursor) -> int:
+    version = cursor.number(1)
+    if version == _BASE64_STARTS[0][0] and bytes([version]) + cursor.take(1) in _BASE64_STARTS:
+        raise MalformedMessageError("this looks like a message encoded in base64: decode it first")
     if version not in (1, 2):
         raise MalformedMessageError(
             f"this is no message: it starts with {version:#04x}, not with version 1 or 2"
         )
-    if version == 1 and (message_type := (yield from cursor.number(1))) != _TYPE_CUSTOMER_AED:
+    if version == 1 and (message_type := cursor.number(1)) != _TYPE_CUSTOMER_AED:
         raise MalformedMessageError(f"message type {message_type:#04x} is unknown; only 0x80 is")
     return version
 
 
-def _parse_suite(cursor: _HeaderCursor, version: int) -> Generator[int, None, AlgorithmSuite]:
-    suite_id = yield from cursor.number(2)
+def _parse_suite(cursor: Cursor, version: int) -> AlgorithmSuite:
+    suite_id = cursor.number(2)
     try:
         suite = AlgorithmSuite(suite_id)
     except ValueError:
@@ -231,37 +207,49 @@ def _parse_suite(cursor: _HeaderCursor, version: int) -> Generator[int, None, Al
     return suite
 
 
-def _parse_encrypted_data_keys(
-    cursor: _HeaderCursor, maximum: int | None
-) -> Generator[int, None, tuple[EncryptedDataKey, ...]]:
-    count = yield from cursor.number(2)
+def _parse_count(cursor: Cursor, maximum: int | None) -> int:
+    count = cursor.number(2)
     if count == 0:
         raise MalformedMessageError("the header has no encrypted data key")
     if maximum is not None and count > maximum:
         raise LimitError(
             "max_encrypted_data_keys", limit=maximum, actual=count, what="the number of encrypted data keys"
         )
-    keys = []
-    for _ in range(count):
-        provider_id = yield from cursor.sized()
-        provider_info = yield from cursor.sized()
-        ciphertext = yield from cursor.sized()
-        keys.append(
-            EncryptedDataKey(provider_id.decode("utf-8", "surrogateescape"), provider_info, ciphertext)
+    return count
+
+
+def _parse_encrypted_data_key(cursor: Cursor) -> EncryptedDataKey:
+    provider_id = cursor.sized().decode("utf-8", "surrogateescape")
+    return EncryptedDataKey(provider_id, cursor.sized(), cursor.sized())
+
+
+def _parse_end(cursor: Cursor, suite: AlgorithmSuite) -> tuple[ContentType, int, bytes]:
+    content_type = _parse_content_type(cursor)
+    if suite.version == 1:
+        _parse_reserved(cursor)
+    frame_length = cursor.number(4)
+    if (frame_length == 0) is not (content_type is ContentType.NON_FRAMED):
+        raise MalformedMessageError(
+            f"the frame length {frame_length} does not fit content type {content_type:d}"
         )
-    return tuple(keys)
+    return content_type, frame_length, cursor.take(suite.suite_data_length)
 
 
-def _parse_content_type(cursor: _HeaderCursor) -> Generator[int, None, ContentType]:
-    value = yield from cursor.number(1)
+def _parse_content_type(cursor: Cursor) -> ContentType:
+    value = cursor.number(1)
     try:
         return ContentType(value)
     except ValueError:
         raise MalformedMessageError(f"content type {value} is unknown") from None
 
 
-def _parse_reserved(cursor: _HeaderCursor) -> Generator[int, None, None]:
-    if (yield from cursor.take(len(_RESERVED))) != _RESERVED:
+def _parse_reserved(cursor: Cursor) -> None:
+    if cursor.take(len(_RESERVED)) != _RESERVED:
         raise MalformedMessageError("the reserved bytes of the header are not zero")
-    if (iv_length := (yield from cursor.number(1))) != IV_LENGTH:
+    if (iv_length := cursor.number(1)) != IV_LENGTH:
         raise MalformedMessageError(f"the IV length is {iv_length}; the suite has {IV_LENGTH}")
+
+
+def _parse_authentication(cursor: Cursor, version: int) -> tuple[bytes, bytes]:
+    iv = cursor.take(IV_LENGTH) if version == 1 else _HEADER_IV
+    return iv, cursor.take(TAG_LENGTH)

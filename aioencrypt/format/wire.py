@@ -1,8 +1,10 @@
-"""The bytes that have arrived and are not consumed yet."""
+"""The bytes that have arrived and are not consumed yet, and the cursor that takes fields off them."""
 
 from __future__ import annotations
 
 from collections import deque
+
+from aioencrypt.errors import LimitError
 
 # Pieces below this are gathered, so that a peer who sends single bytes costs no object for each.
 _SMALL = 4 * 1024
@@ -61,6 +63,12 @@ class ByteQueue:
 
     def take(self, length: int) -> bytes:
         """Take the first `length` bytes, all of which must be there."""
+        front = self.front()
+        if len(front) > length:
+            # What nearly every field of a header is: a few bytes of a longer piece.
+            self._pieces[0] = front[length:]
+            self._length -= length
+            return bytes(front[:length])
         return b"".join(self.take_pieces(length))
 
     def take_pieces(self, length: int) -> tuple[memoryview, ...]:
@@ -77,8 +85,83 @@ class ByteQueue:
             length -= len(front)
         return tuple(taken)
 
+    def put_back(self, data: bytes) -> None:
+        """Put immutable bytes that were taken to the front again."""
+        if data:
+            self._pieces.appendleft(memoryview(data))
+            self._length += len(data)
+
     def clear(self) -> None:
         """Drop everything."""
         self._pieces.clear()
         self._tail.clear()
         self._length = 0
+
+
+class Short(Exception):
+    """More bytes are needed; `missing` says how many at least."""
+
+    def __init__(self, missing: int) -> None:
+        super().__init__(missing)
+        self.missing: int = missing
+
+
+class Cursor:
+    """Takes fields off a queue, part by part: a part is committed whole or rolled back.
+
+    `max_length` limits what may be taken in all; `parameter` and `what` name it in the error.
+    """
+
+    def __init__(self, queue: ByteQueue, max_length: int | None, parameter: str, what: str) -> None:
+        self._queue = queue
+        self._max_length = max_length
+        self._parameter = parameter
+        self._what = what
+        self._data = bytearray()
+        self._position = 0
+        self._committed = 0
+
+    def take(self, length: int) -> bytes:
+        """Take bytes; raises `Short`, and `LimitError` before the bytes are there."""
+        end = self._position + length
+        if end > len(self._data):
+            self._pull(end)
+        elif self._max_length is not None and end > self._max_length:
+            self._refuse(end)
+        data = bytes(self._data[self._position : end])
+        self._position = end
+        return data
+
+    def _pull(self, end: int) -> None:
+        if self._max_length is not None and end > self._max_length:
+            self._refuse(end)
+        self._data += self._queue.take(min(len(self._queue), max(end - len(self._data), _SMALL)))
+        if end > len(self._data):
+            raise Short(end - len(self._data))
+
+    def _refuse(self, end: int) -> None:
+        raise LimitError(self._parameter, limit=self._max_length or 0, actual=end, what=self._what)
+
+    def number(self, length: int) -> int:
+        """Take an unsigned number in this many bytes."""
+        return int.from_bytes(self.take(length), "big")
+
+    def sized(self) -> bytes:
+        """Take a field that follows its own length in 2 bytes."""
+        return self.take(int.from_bytes(self.take(2), "big"))
+
+    def commit(self) -> None:
+        """Keep what was taken."""
+        self._committed = self._position
+
+    def roll_back(self) -> None:
+        """Return to the last commit."""
+        self._position = self._committed
+
+    def taken(self) -> bytes:
+        """Return everything that was taken."""
+        return bytes(self._data[: self._position])
+
+    def finish(self) -> None:
+        """Give what was not taken back to the queue."""
+        self._queue.put_back(bytes(self._data[self._position :]))

@@ -35,20 +35,36 @@ class Work(ABC):
         """Do the cryptography. Raises `MessageError`, and then nothing of the result exists."""
 
 
-def _filled(length: int, fill: Callable[[memoryview], None]) -> bytes:
-    """Return `bytes` that `fill` wrote, without a second copy.
+class Output:
+    """A buffer that is written in place and becomes `bytes` without a second copy.
 
-    `BytesIO` hands its inner object out as it is while no view on it is open. On failure the buffer
-    is wiped: AES-GCM writes plaintext before it knows whether the tag is right.
+    `BytesIO` hands its inner object out as it is while no view on it is open.
     """
-    store = BytesIO(bytes(length))
-    with store.getbuffer() as view:
-        try:
-            fill(view)
-        except BaseException:
-            view[:] = bytes(length)
-            raise
-    return store.getvalue()
+
+    def __init__(self, length: int) -> None:
+        self._store = BytesIO(bytes(length))
+        self.view = self._store.getbuffer()
+
+    def finish(self, length: int) -> bytes:
+        """Return the first `length` bytes; no other view on the buffer may be left."""
+        self.view.release()
+        self._store.truncate(length)
+        return self._store.getvalue()
+
+    def wipe(self) -> None:
+        """Overwrite everything: AES-GCM writes plaintext before it knows whether the tag is right."""
+        self.view[:] = bytes(len(self.view))
+
+
+def _filled(length: int, fill: Callable[[memoryview], None]) -> bytes:
+    """Return `bytes` that `fill` wrote; on failure the buffer is wiped."""
+    output = Output(length)
+    try:
+        fill(output.view)
+    except BaseException:
+        output.wipe()
+        raise
+    return output.finish(length)
 
 
 @attrs.frozen

@@ -6,6 +6,7 @@ Specification: client-apis/decrypt.md, client-apis/streaming.md.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 
 import attrs
 from anyio.lowlevel import checkpoint
@@ -32,6 +33,7 @@ from aioencrypt.format import (
     Work,
 )
 from aioencrypt.format.context import serialize_context
+from aioencrypt.format.work import Output
 from aioencrypt.managers.base import CryptographicMaterialsManager
 from aioencrypt.managers.default import check_decrypt_policy
 from aioencrypt.materials import DecryptionMaterials, DecryptionMaterialsRequest
@@ -126,6 +128,54 @@ def _with_absent(error: ProviderError | TagError, absent: list[str]) -> Encrypti
     if isinstance(error, ProviderError):
         return ProviderError(f"{error.summary}; {note}", error.attempts)
     return TagError(f"{error}; {note}")
+
+
+async def decrypt_whole(message: bytes, options: DecryptOptions) -> tuple[bytes, MessageHeader]:
+    """Decrypt a message that is there as a whole; nothing leaves before all of it is verified."""
+    machine = options.machine()
+    digests = DigestQueue()
+    output = Output(len(message))
+    try:
+        start = memoryview(message)[:_HEADER_STEP]
+        machine.receive(start)
+        header, length = await _open_whole(
+            machine, memoryview(message)[len(start) :], options, digests, output
+        )
+        return output.finish(length), header
+    except BaseException:
+        output.wipe()
+        raise
+    finally:
+        await digests.aclose()
+
+
+async def _open_whole(
+    machine: MessageDecryptor, rest: memoryview, options: DecryptOptions, digests: DigestQueue, output: Output
+) -> tuple[MessageHeader, int]:
+    """Drive the machine to the end, and write plaintext in place instead of releasing it."""
+    length = 0
+    while True:
+        match machine.next_event():
+            case OpenWork() as work:
+                if work.running:
+                    await digests.add(work.digest, work.output_length)
+                target = output.view[length : length + work.output_length]
+                await run(partial(work.open_into, target), work.cost, options.offload)
+                machine.settle(work, b"")
+                length += len(target)
+            case VerifyWork() as work:
+                await digests.join()
+                machine.settle(work, await run(work.crypt, work.cost, options.offload))
+            case NeedData():
+                step = len(rest) if machine.state is not State.HEADER else _HEADER_STEP
+                machine.receive(rest[:step])
+                rest = rest[step:]
+            case HeaderParsed(parsed):
+                await options.unlock(machine, parsed)
+            case HeaderVerified(verified):
+                header = verified
+            case EndOfMessage():
+                return header, length
 
 
 class DecryptStream(ByteStream):

@@ -12,8 +12,9 @@ import attrs
 
 from aioencrypt.errors import LimitError, StreamNotEnteredError
 from aioencrypt.format import AlgorithmSuite, CommitmentPolicy, MessageEncryptor, MessageHeader
+from aioencrypt.format.body import body_length
 from aioencrypt.format.context import serialize_context
-from aioencrypt.format.work import SIGN_COST
+from aioencrypt.format.work import SIGN_COST, Output, SealWork
 from aioencrypt.managers.base import CryptographicMaterialsManager
 from aioencrypt.managers.default import check_encrypt_policy
 from aioencrypt.materials import EncryptionMaterials, EncryptionMaterialsRequest
@@ -101,6 +102,30 @@ class Sealer:
         self.machine.settle(work)
         return sealed
 
+    async def seal_whole(self, plaintext: bytes) -> bytes:
+        """Return the whole message of a plaintext that is there, written in place."""
+        start = self.machine.start()
+        frames = body_length(len(plaintext), self.machine.header.frame_length)
+        output = Output(len(start) + frames + self.machine.header.algorithm_suite.footer_length)
+        output.view[: len(start)] = start
+        position = len(start)
+        pieces, batch = memoryview(plaintext), self.machine.batch_length
+        for offset in range(0, max(1, len(pieces)), batch):
+            last = offset + batch >= len(pieces)
+            work = self.machine.seal(pieces[offset : offset + batch], last)
+            position += await self._seal_into(work, output.view[position : position + work.output_length])
+        footer = await self.finish()
+        output.view[position:] = footer
+        return output.finish(position + len(footer))
+
+    async def _seal_into(self, work: SealWork, target: memoryview) -> int:
+        if target:
+            await run(lambda: work.crypt_into(target), work.cost, self._offload)
+            if self._signed:
+                await self._digests.add(lambda: work.digest(target), len(target))
+        self.machine.settle(work)
+        return len(target)
+
     async def finish(self) -> bytes:
         """Return the footer, empty for an unsigned suite."""
         if not self._signed:
@@ -111,6 +136,15 @@ class Sealer:
     async def aclose(self) -> None:
         """Drop what is not done."""
         await self._digests.aclose()
+
+
+async def encrypt_whole(plaintext: bytes, options: EncryptOptions) -> tuple[bytes, MessageHeader]:
+    """Encrypt a plaintext that is there as a whole."""
+    sealer = await options.begin()
+    try:
+        return await sealer.seal_whole(plaintext), sealer.machine.header
+    finally:
+        await sealer.aclose()
 
 
 class EncryptStream(ByteStream):

@@ -1,7 +1,5 @@
 """The client of the in-memory KMS: AWS's methods, spelled out."""
 
-# ruff: noqa: N803 (AWS's names of the parameters)
-
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence

@@ -168,9 +168,7 @@ class KeyStore:
         records = [
             other
             for other in self._keys.values()
-            if (other.account, other.key_id) == (record.account, record.key_id)
-            and other.primary_region is not None
-            and not self._is_gone(other)
+            if (other.account, other.key_id) == (record.account, record.key_id) and not self._is_gone(other)
         ]
         return sorted(records, key=lambda other: (other.region != other.primary_region, other.region))
 

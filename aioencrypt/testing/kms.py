@@ -50,8 +50,8 @@ from aioencrypt.testing.memory_kms import InMemoryKMS, InMemoryKMSError
 
 try:
     from aiohttp import web
-except ModuleNotFoundError as error:
-    raise ImportError("aioencrypt.testing.kms needs aiohttp: pip install 'aioencrypt[testing]'") from error
+except ModuleNotFoundError as _missing:
+    raise ImportError("aioencrypt.testing.kms needs aiohttp: pip install 'aioencrypt[testing]'") from _missing
 
 _CONTENT_TYPE = "application/x-amz-json-1.1"
 _TARGET_PREFIX = "TrentService."

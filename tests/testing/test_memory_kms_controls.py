@@ -95,7 +95,7 @@ async def sealed(client: InMemoryKMSClient, key: str) -> bytes:
     ],
 )
 def test_keys_that_aws_would_not_have(kms: InMemoryKMS, arguments: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="unlike|not the name"):
+    with pytest.raises(ValueError, match=r"unlike|not the name"):
         kms.create_key(**arguments)
 
 
@@ -160,7 +160,9 @@ async def test_pending_deletion() -> None:
         kms.create_alias("alias/two", key)
 
     kms.cancel_key_deletion(key)
+    clock.now += 7 * DAY
     await assert_unusable(client, key, blob, "DisabledException")
+    assert "DeletionDate" not in (await client.describe_key(KeyId=key))["KeyMetadata"]
     kms.enable_key(key)
     await use(client, key)
     with refused("KMSInvalidStateException"):
@@ -278,7 +280,7 @@ def test_names_of_operations_are_checked(kms: InMemoryKMS, key: str) -> None:
         lambda: kms.fail_next("ThrottlingException", times=0),
         lambda: kms.answer_next("Decrypt", {}, times=0),
     ):
-        with pytest.raises(ValueError, match="none of|at least|not the name"):
+        with pytest.raises(ValueError, match=r"none of|at least|not the name"):
             wrong()
 
 
