@@ -136,11 +136,7 @@ async def decrypt_whole(message: bytes, options: DecryptOptions) -> tuple[bytes,
     digests = DigestQueue()
     output = Output(len(message))
     try:
-        start = memoryview(message)[:_HEADER_STEP]
-        machine.receive(start)
-        header, length = await _open_whole(
-            machine, memoryview(message)[len(start) :], options, digests, output
-        )
+        header, length = await _open_whole(machine, memoryview(message), options, digests, output)
         return output.finish(length), header
     except BaseException:
         output.wipe()
