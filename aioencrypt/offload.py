@@ -29,6 +29,8 @@ T = TypeVar("T")
 
 # A delay seen by others is up to three of these: timer noticed, future set, task woken.
 LANE_MICROSECONDS = 250
+LONG = float("inf")
+"""The cost of work that belongs in a thread, however long it takes."""
 # Below this a hop costs more than the work.
 _WORTH_A_HOP = 150
 # Signed bytes that may wait for their digest: enough to keep the worker busy, no more, for memory.
@@ -213,6 +215,8 @@ class DigestQueue:
                 digest()
             except BaseException as error:
                 self._failure = self._failure or error
+            # Whoever waits may want to finish the buffer that the digest has a view on.
+            del digest
             with self._lock:
                 self._pending -= length
                 if self._wake and self._pending <= self._wake_below:

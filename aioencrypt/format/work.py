@@ -36,35 +36,42 @@ class Work(ABC):
 
 
 class Output:
-    """A buffer that is written in place and becomes `bytes` without a second copy.
+    """A buffer that is written in place, part after part, and becomes `bytes` without a second copy.
 
     `BytesIO` hands its inner object out as it is while no view on it is open.
     """
 
     def __init__(self, length: int) -> None:
         self._store = BytesIO(bytes(length))
-        self.view = self._store.getbuffer()
+        self._view = self._store.getbuffer()
+        self.used: int = 0
 
-    def finish(self, length: int) -> bytes:
-        """Return the first `length` bytes; no other view on the buffer may be left."""
-        self.view.release()
-        self._store.truncate(length)
+    def reserve(self, length: int) -> memoryview:
+        """Return the next part, to be written."""
+        part = self._view[self.used : self.used + length]
+        self.used += length
+        return part
+
+    def finish(self) -> bytes:
+        """Return what was reserved; no view on it may be left."""
+        self._view.release()
+        self._store.truncate(self.used)
         return self._store.getvalue()
 
     def wipe(self) -> None:
-        """Overwrite everything: AES-GCM writes plaintext before it knows whether the tag is right."""
-        self.view[:] = bytes(len(self.view))
+        """Overwrite what was reserved: AES-GCM writes plaintext before it knows whether the tag is right."""
+        self._view[: self.used] = bytes(self.used)
 
 
 def _filled(length: int, fill: Callable[[memoryview], None]) -> bytes:
     """Return `bytes` that `fill` wrote; on failure the buffer is wiped."""
     output = Output(length)
     try:
-        fill(output.view)
+        fill(output.reserve(length))
     except BaseException:
         output.wipe()
         raise
-    return output.finish(length)
+    return output.finish()
 
 
 @attrs.frozen

@@ -37,7 +37,7 @@ from aioencrypt.format.work import Output
 from aioencrypt.managers.base import CryptographicMaterialsManager
 from aioencrypt.managers.default import check_decrypt_policy
 from aioencrypt.materials import DecryptionMaterials, DecryptionMaterialsRequest
-from aioencrypt.offload import DigestQueue, run
+from aioencrypt.offload import LONG, DigestQueue, outlast, run
 from aioencrypt.policies import Limits, Offload, Release, SignaturePolicy
 from aioencrypt.streams.base import ByteStream
 from aioencrypt.streams.sources import Reader
@@ -46,6 +46,8 @@ from aioencrypt.streams.spool import Spool
 # Bytes of a header that are parsed in one turn of the loop: a header made of nothing but tiny data
 # keys takes a millisecond for each of these.
 _HEADER_STEP = 4096
+# Bytes of plaintext that are overwritten in the loop, when a message turns out bad: 100 microseconds.
+_WIPED_AT_ONCE = 1024 * 1024
 
 
 @attrs.frozen(kw_only=True)
@@ -132,33 +134,34 @@ def _with_absent(error: ProviderError | TagError, absent: list[str]) -> Encrypti
 
 async def decrypt_whole(message: bytes, options: DecryptOptions) -> tuple[bytes, MessageHeader]:
     """Decrypt a message that is there as a whole; nothing leaves before all of it is verified."""
-    machine = options.machine()
     digests = DigestQueue()
     output = Output(len(message))
     try:
-        header, length = await _open_whole(machine, memoryview(message), options, digests, output)
-        return output.finish(length), header
+        header = await _open_whole(memoryview(message), options, digests, output)
+        return output.finish(), header
     except BaseException:
-        output.wipe()
+        if output.used <= _WIPED_AT_ONCE:
+            output.wipe()
+        else:
+            await outlast(lambda: run(output.wipe, LONG))
         raise
     finally:
         await digests.aclose()
 
 
 async def _open_whole(
-    machine: MessageDecryptor, rest: memoryview, options: DecryptOptions, digests: DigestQueue, output: Output
-) -> tuple[MessageHeader, int]:
-    """Drive the machine to the end, and write plaintext in place instead of releasing it."""
-    length = 0
+    rest: memoryview, options: DecryptOptions, digests: DigestQueue, output: Output
+) -> MessageHeader:
+    """Drive a machine to the end, and write plaintext in place instead of releasing it."""
+    machine = options.machine()
     while True:
         match machine.next_event():
             case OpenWork() as work:
                 if work.running:
                     await digests.add(work.digest, work.output_length)
-                target = output.view[length : length + work.output_length]
+                target = output.reserve(work.output_length)
                 await run(partial(work.open_into, target), work.cost, options.offload)
                 machine.settle(work, b"")
-                length += len(target)
             case VerifyWork() as work:
                 await digests.join()
                 machine.settle(work, await run(work.crypt, work.cost, options.offload))
@@ -171,7 +174,7 @@ async def _open_whole(
             case HeaderVerified(verified):
                 header = verified
             case EndOfMessage():
-                return header, length
+                return header
 
 
 class DecryptStream(ByteStream):

@@ -107,24 +107,21 @@ class Sealer:
         start = self.machine.start()
         frames = body_length(len(plaintext), self.machine.header.frame_length)
         output = Output(len(start) + frames + self.machine.header.algorithm_suite.footer_length)
-        output.view[: len(start)] = start
-        position = len(start)
+        output.reserve(len(start))[:] = start
         pieces, batch = memoryview(plaintext), self.machine.batch_length
         for offset in range(0, max(1, len(pieces)), batch):
-            last = offset + batch >= len(pieces)
-            work = self.machine.seal(pieces[offset : offset + batch], last)
-            position += await self._seal_into(work, output.view[position : position + work.output_length])
+            work = self.machine.seal(pieces[offset : offset + batch], offset + batch >= len(pieces))
+            if work.output_length:
+                await self._seal_into(work, output.reserve(work.output_length))
+            self.machine.settle(work)
         footer = await self.finish()
-        output.view[position:] = footer
-        return output.finish(position + len(footer))
+        output.reserve(len(footer))[:] = footer
+        return output.finish()
 
-    async def _seal_into(self, work: SealWork, target: memoryview) -> int:
-        if target:
-            await run(lambda: work.crypt_into(target), work.cost, self._offload)
-            if self._signed:
-                await self._digests.add(lambda: work.digest(target), len(target))
-        self.machine.settle(work)
-        return len(target)
+    async def _seal_into(self, work: SealWork, target: memoryview) -> None:
+        await run(lambda: work.crypt_into(target), work.cost, self._offload)
+        if self._signed:
+            await self._digests.add(lambda: work.digest(target), len(target))
 
     async def finish(self) -> bytes:
         """Return the footer, empty for an unsigned suite."""
