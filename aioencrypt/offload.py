@@ -106,7 +106,10 @@ async def run(function: Callable[[], T], cost: float, offload: Offload = Offload
         inline = not (offload is Offload.THREADS or (spare and state.lane.busy))
     if inline:
         return await state.lane.run(function, cost)
-    return await outlast(lambda: to_thread.run_sync(function, limiter=state.cryptography))
+    # An idle worker thread still holds its last function, and with it the buffers of the work: it gets
+    # one that lets go of them.
+    job = [function]
+    return await outlast(lambda: to_thread.run_sync(lambda: job.pop()(), limiter=state.cryptography))
 
 
 async def in_file_thread(function: Callable[[], T]) -> T:

@@ -40,13 +40,16 @@ _NON_FRAMED = b"AWSKMSEncryptionClient Single Block"
 
 # Measured on one core of an AMD EPYC: what a frame costs apart from its length, and what AES-GCM
 # moves in a microsecond. Only the order of magnitude matters: it tells short work from long.
-_FRAME_COST = 1.1
-_BYTES_PER_MICROSECOND = 5500
-# A batch stays below what one turn of an event loop may be held up for.
-_BATCH_COST = 220
+_FRAME_COST = 0.8
+_BYTES_PER_MICROSECOND = 9000
+# Two batches fit into what one turn of an event loop may be held up for. Larger ones are slower: their
+# buffers go back to the operating system each time, and page faults cost more than the cryptography.
+_BATCH_COST = 110
+# A little more than a batch is not worth another one.
+_STRETCH = 1.5
 
-# Frames from here on are sealed and opened in pieces: assembling one whole costs page faults that
-# take six times as long as the cryptography. Smaller frames lose a quarter that way.
+# Longer frames that straddle pieces are sealed and opened piece by piece: assembling one whole costs page
+# faults that take six times as long as the cryptography. Shorter frames lose a quarter that way.
 _INCREMENTAL_LENGTH = 512 * 1024
 # `AESGCM` takes at most 2**31 - 1 bytes; far below it, pieces keep the time between two checks of a
 # thread for the interpreter short.
@@ -60,9 +63,10 @@ def frame_cost(length: int) -> float:
     return _FRAME_COST + length / _BYTES_PER_MICROSECOND
 
 
-def batch_frames(frame_length: int) -> int:
-    """Return the number of frames that make a batch: as many as fit the time, at least one."""
-    return max(1, int(_BATCH_COST / frame_cost(frame_length)))
+def batch_frames(frame_length: int, available: int) -> int:
+    """Return how many of the frames that are there make a batch: what fits the time, at least one."""
+    fitting = _BATCH_COST / frame_cost(frame_length)
+    return available if available <= max(1, _STRETCH * fitting) else max(1, int(fitting))
 
 
 def frame_count(plaintext_length: int, frame_length: int) -> int:
@@ -165,7 +169,7 @@ class BodyCipher:
         for run in _runs(pieces, self.frame_length):
             count = len(run[0]) // self.frame_length if len(run) == 1 else 1
             target, out = out[: count * stride], out[count * stride :]
-            if count >= _MANY and self.frame_length < _INCREMENTAL_LENGTH:
+            if count >= _MANY:
                 self._seal_many(sequence, count, run[0], target)
             else:
                 self._seal_each(sequence, count, run, target)
@@ -218,7 +222,7 @@ class BodyCipher:
 
     def _seal(self, nonce: bytes, pieces: Sequence[memoryview], aad: bytes, out: memoryview) -> None:
         length = len(out) - TAG_LENGTH
-        if length < _INCREMENTAL_LENGTH:
+        if _at_once(pieces, length):
             self.key.aead.encrypt_into(nonce, _joined(pieces), aad, out)
             return
         context = Cipher(AES(self.key.key), GCM(nonce)).encryptor()
@@ -233,7 +237,7 @@ class BodyCipher:
         for run in _runs(pieces, stride):
             count = len(run[0]) // stride if len(run) == 1 else 1
             target, out = out[: count * self.frame_length], out[count * self.frame_length :]
-            if count >= _MANY and self.frame_length < _INCREMENTAL_LENGTH:
+            if count >= _MANY:
                 self._open_many(sequence, count, run[0], target)
             else:
                 self._open_each(sequence, count, run, target)
@@ -277,7 +281,7 @@ class BodyCipher:
     ) -> None:
         """Open one frame. On a bad tag `out` holds plaintext that nobody may see: the caller wipes it."""
         try:
-            if len(out) < _INCREMENTAL_LENGTH:
+            if _at_once(sealed, len(out)):
                 self.key.aead.decrypt_into(nonce, _joined(sealed), aad, out)
                 return
             context = Cipher(AES(self.key.key), GCM(nonce)).decryptor()
@@ -287,6 +291,11 @@ class BodyCipher:
             context.finalize_with_tag(tag)
         except InvalidTag as error:
             raise TagError(f"the {what} fails authentication: it was changed, or is out of place") from error
+
+
+def _at_once(pieces: Sequence[memoryview], length: int) -> bool:
+    """Tell whether one call on contiguous bytes beats a call for each piece."""
+    return length <= (_STEP if len(pieces) == 1 else _INCREMENTAL_LENGTH)
 
 
 def _joined(pieces: Sequence[memoryview]) -> bytes | memoryview:

@@ -250,7 +250,7 @@ class MessageDecryptor:
         length = self._header.frame_length
         stride = length + body.FRAME_OVERHEAD
         front = self._queue.front()
-        count = min(len(front) // stride, body.batch_frames(length), body.MAX_FRAMES - self._sequence)
+        count = min(body.batch_frames(length, len(front) // stride), body.MAX_FRAMES - self._sequence)
         count = count and body.count_regular(front[: count * stride], length, self._sequence)
         if count:
             return self._open_regular(count, stride)

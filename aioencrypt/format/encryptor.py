@@ -95,10 +95,11 @@ class MessageEncryptor:
         length = body.body_length(self._plaintext_length, self.header.frame_length)
         return len(self._header) + length + self.header.algorithm_suite.footer_length
 
-    @property
-    def batch_length(self) -> int:
-        """The number of bytes to give to one `seal`, so that its work stays short."""
-        return body.batch_frames(self.header.frame_length) * self.header.frame_length
+    def batch_length(self, available: int) -> int:
+        """Return how many of the bytes that are there to give to one `seal`, so that its work stays short."""
+        frame_length = self.header.frame_length
+        frames = -(-available // frame_length)
+        return min(available, body.batch_frames(frame_length, frames) * frame_length)
 
     def start(self) -> bytes:
         """Return the serialized header."""

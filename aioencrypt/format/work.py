@@ -53,9 +53,12 @@ class Output:
         return part
 
     def finish(self) -> bytes:
-        """Return what was reserved; no view on it may be left."""
+        """Return what was reserved; a view on it that is left costs a copy, nothing else."""
         self._view.release()
-        self._store.truncate(self.used)
+        try:
+            self._store.truncate(self.used)
+        except BufferError:
+            return bytes(self._store.getbuffer()[: self.used])
         return self._store.getvalue()
 
     def wipe(self) -> None:

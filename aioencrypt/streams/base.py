@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import enum
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
@@ -33,6 +32,22 @@ class _Life(enum.Enum):
     CLOSED = enum.auto()
 
 
+class _Operation:
+    """Brackets one operation; a plain class because it stands around every chunk."""
+
+    def __init__(self, begin: Callable[[], None], end: Callable[[BaseException | None], None]) -> None:
+        self._begin = begin
+        self._end = end
+
+    def __enter__(self) -> None:
+        self._begin()
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._end(exc)
+
+
 class ByteStream(ABC):
     """An asynchronous reader of bytes, as `asyncio.StreamReader` is one, and an iterable of chunks.
 
@@ -49,6 +64,7 @@ class ByteStream(ABC):
         self._ended = False
         self._abandoned = False
         self._reads = 0
+        self._operation = _Operation(self._begin, self._end)
 
     @abstractmethod
     async def _open(self) -> None:
@@ -102,8 +118,7 @@ class ByteStream(ABC):
             self._buffer = memoryview(b"")
             await self._release()
 
-    @contextmanager
-    def _exclusive(self) -> Iterator[None]:
+    def _exclusive(self) -> _Operation:
         """Guard one operation: one task, an open stream, and errors that stay."""
         if self._life is _Life.NEW:
             raise StreamNotEnteredError("the stream is not open: use it in `async with`")
@@ -113,18 +128,18 @@ class ByteStream(ABC):
             raise self._failure
         if self._life is _Life.CLOSED:
             raise StreamClosedError("the stream is closed")
+        return self._operation
+
+    def _begin(self) -> None:
         self._busy = True
-        try:
-            yield
-        except EncryptionError as error:
+
+    def _end(self, error: BaseException | None) -> None:
+        self._busy = False
+        if isinstance(error, EncryptionError):
             self._failure = error
-            raise
-        except BaseException as error:
+        elif error is not None:
             self._failure = StreamError(f"the stream failed before, with {type(error).__name__}")
             self._failure.__cause__ = error if isinstance(error, Exception) else None
-            raise
-        finally:
-            self._busy = False
 
     async def _chunk(self) -> bytes:
         """Return what is buffered, or the next chunk; empty at the end."""

@@ -108,9 +108,12 @@ class Sealer:
         frames = body_length(len(plaintext), self.machine.header.frame_length)
         output = Output(len(start) + frames + self.machine.header.algorithm_suite.footer_length)
         output.reserve(len(start))[:] = start
-        pieces, batch = memoryview(plaintext), self.machine.batch_length
-        for offset in range(0, max(1, len(pieces)), batch):
-            work = self.machine.seal(pieces[offset : offset + batch], offset + batch >= len(pieces))
+        rest, last = memoryview(plaintext), False
+        while not last:
+            length = self.machine.batch_length(len(rest))
+            piece, rest = rest[:length], rest[length:]
+            last = not rest
+            work = self.machine.seal(piece, last)
             if work.output_length:
                 await self._seal_into(work, output.reserve(work.output_length))
             self.machine.settle(work)
@@ -187,7 +190,7 @@ class EncryptStream(ByteStream):
             self._started = True
             return sealer.machine.start()
         while not self._sealed:
-            plaintext = await self._next_plaintext(sealer.machine.batch_length)
+            plaintext = await self._next_plaintext(sealer.machine)
             self._sealed = not plaintext
             sealed = await sealer.seal(plaintext, last=self._sealed)
             self._finished = self._sealed and not self.header.algorithm_suite.signed
@@ -199,9 +202,10 @@ class EncryptStream(ByteStream):
         self._finished = True
         return footer
 
-    async def _next_plaintext(self, length: int) -> memoryview:
+    async def _next_plaintext(self, machine: MessageEncryptor) -> memoryview:
         if not self._plaintext:
             self._plaintext = memoryview(await self._reader.read())
+        length = machine.batch_length(len(self._plaintext))
         taken, self._plaintext = self._plaintext[:length], self._plaintext[length:]
         return taken
 

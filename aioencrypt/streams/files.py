@@ -107,9 +107,11 @@ class EncryptWriter:
         plaintext = memoryview(as_bytes(data))
         sealer = self._start()
         try:
-            step = sealer.machine.batch_length
-            for start in range(0, len(plaintext), step):
-                await self._put(await sealer.seal(plaintext[start : start + step]))
+            rest = plaintext
+            while rest:
+                length = sealer.machine.batch_length(len(rest))
+                await self._put(await sealer.seal(rest[:length]))
+                rest = rest[length:]
         except BaseException as error:
             self._failure = error
             raise

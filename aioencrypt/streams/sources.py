@@ -172,13 +172,18 @@ def as_bytes(chunk: Any) -> bytes:
 
 
 def _from_bytes(source: bytes | bytearray | memoryview) -> Reader:
-    whole = [source] if isinstance(source, bytes) else _copies(memoryview(source).cast("B"))
+    whole = [source] if isinstance(source, bytes) else _copies(_flat(memoryview(source)))
     pieces = iter(whole)
 
     async def read() -> bytes:
         return next(pieces, b"")
 
     return _Reader(read)
+
+
+def _flat(view: memoryview) -> memoryview:
+    # A view with gaps, or with a dimension of length 0, cannot be cast.
+    return view.cast("B") if view.c_contiguous and view.nbytes else memoryview(view.tobytes())
 
 
 def _copies(view: memoryview) -> Iterator[bytes]:
@@ -227,7 +232,8 @@ def _from_sized_read(read_some: Callable[[int], Awaitable[Any]]) -> Reader:
 
 def _from_file(read_some: Callable[[int], Any]) -> Reader:
     async def read() -> bytes:
-        chunk = await read_in_thread(lambda: read_some(_FILE_READ_LENGTH))
+        # In a list, because trio takes a coroutine from a thread for a mistake.
+        (chunk,) = await read_in_thread(lambda: [read_some(_FILE_READ_LENGTH)])
         if inspect.isawaitable(chunk):
             chunk = await chunk
         if chunk is None:
