@@ -14,8 +14,8 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import anyio
-from anyio.lowlevel import RunVar
 
+from aioencrypt.background import running_loop
 from aioencrypt.errors import EncryptionError, ProviderClosedError, ServiceError, describe
 from aioencrypt.offload import in_file_thread
 
@@ -128,19 +128,6 @@ async def call_service(what: str, call: Callable[[], Awaitable[T]], timeout: flo
         raise failure from error
     _logger.debug("%s took %.3f s", what, perf_counter() - start)
     return answer
-
-
-_loop_marker: RunVar[object] = RunVar("aioencrypt.aws.loop")
-
-
-def _current_loop() -> object:
-    """Return an object that stands for the running event loop."""
-    try:
-        return _loop_marker.get()
-    except LookupError:
-        marker = object()
-        _loop_marker.set(marker)
-        return marker
 
 
 def _load_aiobotocore(session: AioSession | None) -> tuple[AioSession, AioConfig]:
@@ -271,14 +258,14 @@ class _OpenClients:
         self._stack = AsyncExitStack()
         self._clients: dict[str | None, KMSClient] = {}
         self._lock = anyio.Lock()
-        self._loop = _current_loop()
+        self._loop = running_loop()
         self._process = os.getpid()
 
     def check_owner(self) -> None:
         """Raise `ProviderClosedError` on another loop or after a fork: connections cannot be shared."""
         if os.getpid() != self._process:
             raise ProviderClosedError("the provider was opened before a fork; open one in this process")
-        if _current_loop() is not self._loop:
+        if running_loop() is not self._loop:
             raise ProviderClosedError("the provider was opened on another event loop; open one on this loop")
 
     async def get(self, region: str | None) -> KMSClient:

@@ -9,6 +9,15 @@ from collections.abc import Callable
 Call = Callable[[], object]
 
 
+def running_loop() -> object:
+    """Return an object that stands for the running event loop, and can be referenced weakly."""
+    trio = sys.modules.get("trio")
+    if trio is not None and trio.lowlevel.in_trio_run():
+        token: object = trio.lowlevel.current_trio_token()
+        return token
+    return asyncio.get_running_loop()
+
+
 def loop_caller() -> Callable[[Call], None]:
     """Return a function that makes the running loop call something soon, callable in any thread.
 

@@ -44,7 +44,7 @@ from aioencrypt.format.header import ContentType, MessageHeader, ReceivedHeader,
 from aioencrypt.format.signing import RunningDigest
 from aioencrypt.format.suites import IV_LENGTH, TAG_LENGTH
 from aioencrypt.format.wire import ByteQueue
-from aioencrypt.format.work import OpenWork, VerifyWork, Work
+from aioencrypt.format.work import OpenWork, VerifyWork
 
 
 class State(enum.Enum):
@@ -88,7 +88,7 @@ class MessageDecryptor:
     ) -> None:
         self.state: State = State.HEADER
         self._queue = ByteQueue()
-        self._wanted = 0
+        self._wanted = 1
         self._input_ended = False
         self._parser = parse_header(
             self._queue, max_length=max_header_length, max_encrypted_data_keys=max_encrypted_data_keys
@@ -97,7 +97,7 @@ class MessageDecryptor:
         self._max_frame_length = max_frame_length
         self._max_plaintext_length = max_plaintext_length
         self._events: deque[Event] = deque()
-        self._unsettled: deque[Work] = deque()
+        self._unsettled: deque[OpenWork | VerifyWork] = deque()
         self._withheld: Plaintext | None = None
         self._failure: EncryptionError | None = None
         self._unsigned: tuple[bytes, ...] = ()
@@ -242,7 +242,7 @@ class MessageDecryptor:
             )
         self._plaintext_length = total
 
-    def _next_frames(self) -> Work | None:
+    def _next_frames(self) -> OpenWork | VerifyWork | None:
         if len(self._queue) < self._wanted:
             return None
         if self._missing(body.SEQUENCE_LENGTH):
@@ -269,7 +269,7 @@ class MessageDecryptor:
         self._add_length(length)
         self._plaintext_length -= length
 
-    def _open_regular(self, count: int, stride: int) -> Work:
+    def _open_regular(self, count: int, stride: int) -> OpenWork:
         length = self._header.frame_length
         self._add_length(count * length)
         pieces = self._queue.take_pieces(count * stride)
@@ -279,7 +279,7 @@ class MessageDecryptor:
         unsigned = self._take_unsigned()
         return OpenWork(pieces, count * length, count, False, open_into, self._running, unsigned)
 
-    def _next_final(self) -> Work | None:
+    def _next_final(self) -> OpenWork | VerifyWork | None:
         if self._missing(body.FINAL_HEADER_LENGTH):
             return None
         header = self._queue.peek(body.FINAL_HEADER_LENGTH)
@@ -298,7 +298,7 @@ class MessageDecryptor:
         open_final = partial(self._cipher.open_final, sequence, nonce)
         return self._open_last(body.FINAL_HEADER_LENGTH, length, open_final)
 
-    def _next_non_framed(self) -> Work | None:
+    def _next_non_framed(self) -> OpenWork | VerifyWork | None:
         if len(self._queue) < self._wanted or self._missing(body.NON_FRAMED_HEADER_LENGTH):
             return None
         header = self._queue.peek(body.NON_FRAMED_HEADER_LENGTH)
@@ -312,7 +312,7 @@ class MessageDecryptor:
         open_body = partial(self._cipher.open_non_framed, header[:IV_LENGTH])
         return self._open_last(body.NON_FRAMED_HEADER_LENGTH, length, open_body)
 
-    def _open_last(self, header_length: int, length: int, open_into: partial[None]) -> Work:
+    def _open_last(self, header_length: int, length: int, open_into: partial[None]) -> OpenWork:
         self._add_length(length)
         header = self._queue.take_pieces(header_length)
         sealed = self._queue.take_pieces(length + TAG_LENGTH)
@@ -327,7 +327,7 @@ class MessageDecryptor:
             self._take_unsigned(),
         )
 
-    def _next_footer(self) -> Work | None:
+    def _next_footer(self) -> OpenWork | VerifyWork | None:
         algorithm = self._header.algorithm_suite.signature
         if algorithm is None or self._running is None or self._verification_key is None:
             raise ValueError("an unsigned message has no footer")
@@ -355,7 +355,7 @@ class MessageDecryptor:
         self._move(State.DONE)
         return EndOfMessage()
 
-    def settle(self, work: Work, result: bytes) -> None:
+    def settle(self, work: OpenWork | VerifyWork, result: bytes) -> None:
         """Bring back the result of the oldest work: here it is decided what is released.
 
         Plaintext of a frame follows its tag; the last frame of a signed message, and a non-framed
@@ -368,7 +368,7 @@ class MessageDecryptor:
             if self._withheld:
                 self._events.append(self._withheld)
             self._withheld = None
-        elif isinstance(work, OpenWork) and work.last and self._running:
+        elif work.last and self._running:
             self._withheld = Plaintext(result) if result else None
         elif result:
             self._events.append(Plaintext(result))

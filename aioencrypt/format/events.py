@@ -5,7 +5,7 @@ from __future__ import annotations
 import attrs
 
 from aioencrypt.format.header import MessageHeader
-from aioencrypt.format.work import Work
+from aioencrypt.format.work import OpenWork, VerifyWork
 
 
 @attrs.frozen
@@ -39,4 +39,4 @@ class EndOfMessage:
     """Everything is verified, and the input has ended."""
 
 
-Event = NeedData | HeaderParsed | HeaderVerified | Work | Plaintext | EndOfMessage
+Event = NeedData | HeaderParsed | HeaderVerified | OpenWork | VerifyWork | Plaintext | EndOfMessage

@@ -1,8 +1,12 @@
-"""The heavy work of a message as values: the machines hand it out, any thread does it."""
+"""The heavy work of a message as values: the machines hand it out, any thread does it.
+
+A work is immutable and shares nothing with its machine but the running digest. `crypt` of several
+works may run in any order and in any thread; `digest` runs in the order in which the machine handed
+the works out, one at a time. `cost` is an estimate of `crypt`, in microseconds.
+"""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from io import BytesIO
 
@@ -15,24 +19,6 @@ from aioencrypt.format.suites import SignatureAlgorithm
 # Microseconds for P-384, the slower of the two curves.
 VERIFY_COST = 570
 SIGN_COST = 280
-
-
-@attrs.frozen
-class Work(ABC):
-    """A piece of work. Immutable, and nothing in it is shared with the machine but the digest.
-
-    `crypt` and `digest` may each run in any thread. `crypt` of several works may run in any order;
-    `digest` runs in the order in which the machine handed the works out, one at a time.
-    """
-
-    @property
-    @abstractmethod
-    def cost(self) -> float:
-        """The microseconds that `crypt` takes, estimated."""
-
-    @abstractmethod
-    def crypt(self) -> bytes:
-        """Do the cryptography. Raises `MessageError`, and then nothing of the result exists."""
 
 
 class Output:
@@ -78,7 +64,7 @@ def _filled(length: int, fill: Callable[[memoryview], None]) -> bytes:
 
 
 @attrs.frozen
-class SealWork(Work):
+class SealWork:
     """Consecutive frames to seal; the last of them is the final frame where `final_length` is given."""
 
     cipher: BodyCipher
@@ -98,10 +84,12 @@ class SealWork(Work):
 
     @property
     def cost(self) -> float:
+        """The microseconds that `crypt` takes, estimated."""
         cost = self.regular_count * frame_cost(self.cipher.frame_length)
         return cost if self.final_length is None else cost + frame_cost(self.final_length)
 
     def crypt(self) -> bytes:
+        """Return the sealed frames."""
         return _filled(self.output_length, self.crypt_into)
 
     def crypt_into(self, out: memoryview) -> None:
@@ -120,7 +108,7 @@ class SealWork(Work):
 
 
 @attrs.frozen
-class OpenWork(Work):
+class OpenWork:
     """Consecutive frames, or a whole non-framed body, to open."""
 
     serialized: tuple[memoryview, ...] = attrs.field(repr=False)
@@ -133,9 +121,11 @@ class OpenWork(Work):
 
     @property
     def cost(self) -> float:
+        """The microseconds that `crypt` takes, estimated."""
         return self.count * frame_cost(self.output_length // self.count)
 
     def crypt(self) -> bytes:
+        """Return the plaintext; raises `TagError`, and then nothing of it exists."""
         return _filled(self.output_length, self.open_into)
 
     def digest(self) -> None:
@@ -146,7 +136,7 @@ class OpenWork(Work):
 
 
 @attrs.frozen
-class VerifyWork(Work):
+class VerifyWork:
     """The signature to verify, after the digests of everything before it."""
 
     algorithm: SignatureAlgorithm
@@ -156,8 +146,13 @@ class VerifyWork(Work):
 
     @property
     def cost(self) -> float:
+        """The microseconds that `crypt` takes, estimated."""
         return VERIFY_COST
 
     def crypt(self) -> bytes:
+        """Return nothing; raises `SignatureError`."""
         verify(self.algorithm, self.verification_key, self.signature, self.running.finish())
         return b""
+
+
+Work = SealWork | OpenWork | VerifyWork

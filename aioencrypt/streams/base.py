@@ -103,7 +103,9 @@ class ByteStream(ABC):
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        await self.aclose()
+        # With an exception in flight nothing else is said, not even that another task still reads.
+        if exc is None or not self._busy:
+            await self.aclose()
         if exc is None and not self._complete and not self._abandoned:
             raise UnverifiedStreamError(self._incomplete_reason) from self._failure
 
@@ -113,6 +115,8 @@ class ByteStream(ABC):
 
     async def aclose(self) -> None:
         """Let go of everything; the source stays open. Raises nothing for a stream left early."""
+        if self._busy:
+            raise StreamBusyError("another task is using this stream: let it end, or cancel it, first")
         if self._life is not _Life.CLOSED:
             self._life = _Life.CLOSED
             self._buffer = memoryview(b"")
@@ -172,9 +176,7 @@ class ByteStream(ABC):
     async def _read_some(self, n: int) -> bytes:
         if n == 0:
             return b""
-        self._reads += 1
-        if self._buffer and self._reads % _READS_PER_TURN == 0:
-            await checkpoint()
+        await self._take_turn()
         if not self._buffer:
             chunk = await self._chunk()
             if len(chunk) <= n:
@@ -182,6 +184,11 @@ class ByteStream(ABC):
             self._buffer = memoryview(chunk)
         taken, self._buffer = self._buffer[:n], self._buffer[n:]
         return bytes(taken)
+
+    async def _take_turn(self) -> None:
+        self._reads += 1
+        if self._buffer and self._reads % _READS_PER_TURN == 0:
+            await checkpoint()
 
     async def readexactly(self, n: int) -> bytes:
         """Return exactly `n` bytes; raises `TruncatedMessageError` where fewer are left."""
@@ -204,20 +211,21 @@ class ByteStream(ABC):
         Raises `ValueError` for a line longer than `limit` bytes, of which nothing is lost.
         """
         with self._exclusive():
+            await self._take_turn()
             line = bytearray()
             while True:
                 if not self._buffer:
                     self._buffer = memoryview(await self._chunk())
                 if not self._buffer:
                     return bytes(line)
-                found = bytes(self._buffer[: limit + 1]).find(b"\n")
-                end = found + 1 if found >= 0 else len(self._buffer)
+                found = _line_length(self._buffer[: limit + 1])
+                end = found or len(self._buffer)
                 if len(line) + end > limit:
                     self._buffer = memoryview(bytes(line) + bytes(self._buffer))
                     break
                 line += self._buffer[:end]
                 self._buffer = self._buffer[end:]
-                if found >= 0:
+                if found:
                     return bytes(line)
         raise ValueError(f"a line is longer than limit={limit} bytes; read() the rest, or raise the limit")
 
@@ -234,6 +242,17 @@ class ByteStream(ABC):
     def as_anyio(self) -> ByteReceiveStream:
         """Return this stream under anyio's contract, where the end is `anyio.EndOfStream`."""
         return _AnyioStream(self)
+
+
+def _line_length(view: memoryview) -> int:
+    """Return the length of the first line, with its end; 0 where there is no end of a line."""
+    start, step = 0, 256
+    while start < len(view):
+        found = bytes(view[start : start + step]).find(b"\n")
+        if found >= 0:
+            return start + found + 1
+        start, step = start + step, step * 2
+    return 0
 
 
 class _AnyioStream(ByteReceiveStream):

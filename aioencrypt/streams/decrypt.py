@@ -30,7 +30,6 @@ from aioencrypt.format import (
     Plaintext,
     State,
     VerifyWork,
-    Work,
 )
 from aioencrypt.format.context import serialize_context
 from aioencrypt.format.work import Output
@@ -228,7 +227,7 @@ class DecryptStream(ByteStream):
             match machine.next_event():
                 case Plaintext(data):
                     return data
-                case Work() as work:
+                case OpenWork() | VerifyWork() as work:
                     await self._work(work)
                 case NeedData():
                     await self._receive()
@@ -241,10 +240,10 @@ class DecryptStream(ByteStream):
                     self._verified = True
                     return b""
 
-    async def _work(self, work: Work) -> None:
+    async def _work(self, work: OpenWork | VerifyWork) -> None:
         if isinstance(work, VerifyWork):
             await self._digests.join()
-        elif isinstance(work, OpenWork) and work.running:
+        elif work.running:
             await self._digests.add(work.digest, work.output_length)
         try:
             result = await run(work.crypt, work.cost, self._options.offload)
@@ -277,7 +276,11 @@ class DecryptStream(ByteStream):
     async def _release(self) -> None:
         self._received = memoryview(b"")
         self._machine.close()
-        await self._digests.aclose()
-        if self._spool:
-            await self._spool.aclose()
-        await self._reader.aclose()
+        try:
+            await self._digests.aclose()
+        finally:  # each of these ends, and then raises, when this task is cancelled
+            try:
+                if self._spool:
+                    await self._spool.aclose()
+            finally:
+                await self._reader.aclose()

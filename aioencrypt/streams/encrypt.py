@@ -222,6 +222,8 @@ class EncryptStream(ByteStream):
 
     async def _release(self) -> None:
         self._plaintext = memoryview(b"")
-        if self._sealer:
-            await self._sealer.aclose()
-        await self._reader.aclose()
+        try:
+            if self._sealer:
+                await self._sealer.aclose()
+        finally:  # each of these ends, and then raises, when this task is cancelled
+            await self._reader.aclose()
