@@ -250,7 +250,7 @@ class MessageDecryptor:
         length = self._header.frame_length
         stride = length + body.FRAME_OVERHEAD
         front = self._queue.front()
-        count = min(body.batch_frames(length, len(front) // stride), body.MAX_FRAMES - self._sequence)
+        count = min(body.batch_frames(length, len(front) // stride), self._frames_allowed(length))
         count = count and body.count_regular(front[: count * stride], length, self._sequence)
         if count:
             return self._open_regular(count, stride)
@@ -263,6 +263,13 @@ class MessageDecryptor:
             )
         self._check_plaintext_limit(length)
         return None if self._missing(stride) else self._open_regular(1, stride)
+
+    def _frames_allowed(self, length: int) -> int:
+        """Return how many regular frames may come: the first one above a limit is refused on its own."""
+        frames = body.MAX_FRAMES - self._sequence
+        if self._max_plaintext_length is None:
+            return frames
+        return min(frames, (self._max_plaintext_length - self._plaintext_length) // length)
 
     def _check_plaintext_limit(self, length: int) -> None:
         """Refuse a frame from its header on, before its bytes are there."""
@@ -364,6 +371,8 @@ class MessageDecryptor:
         if not self._unsettled or self._unsettled[0] is not work:
             raise ValueError("work is settled in the order in which it was handed out")
         self._unsettled.popleft()
+        if self.state is State.FAILED:
+            return
         if isinstance(work, VerifyWork):
             if self._withheld:
                 self._events.append(self._withheld)

@@ -121,6 +121,9 @@ class MessageEncryptor:
         count = max(0, len(self._pending) - 1) // frame_length
         final_length = len(self._pending) - count * frame_length if last else None
         _check_frames(self._sequence + count, frame_length)
+        unsigned: tuple[bytes, ...] = ()
+        if count or last:  # work without a result need not be digested, so the header waits
+            unsigned, self._unsigned = self._unsigned, ()
         work = SealWork(
             self._cipher,
             self._sequence,
@@ -129,9 +132,8 @@ class MessageEncryptor:
             self._pending.take_pieces(final_length or 0),
             final_length,
             self._running,
-            self._unsigned,
+            unsigned,
         )
-        self._unsigned = () if work.output_length else self._unsigned
         self._sequence += count
         self._ended = last
         self._unsettled.append(work)

@@ -118,37 +118,40 @@ class Cursor:
         self._parameter = parameter
         self._what = what
         self._data = bytearray()
+        self._available = 0
         self._position = 0
         self._committed = 0
 
     def take(self, length: int) -> bytes:
         """Take bytes; raises `Short`, and `LimitError` before the bytes are there."""
-        end = self._position + length
-        if end > len(self._data):
+        start = self._position
+        end = start + length
+        if end > self._available:
             self._pull(end)
-        elif self._max_length is not None and end > self._max_length:
-            self._refuse(end)
-        data = bytes(self._data[self._position : end])
         self._position = end
-        return data
+        return bytes(self._data[start:end])
 
     def _pull(self, end: int) -> None:
         if self._max_length is not None and end > self._max_length:
-            self._refuse(end)
+            raise LimitError(self._parameter, limit=self._max_length, actual=end, what=self._what)
         self._data += self._queue.take(min(len(self._queue), max(end - len(self._data), _SMALL)))
         if end > len(self._data):
             raise Short(end - len(self._data))
-
-    def _refuse(self, end: int) -> None:
-        raise LimitError(self._parameter, limit=self._max_length or 0, actual=end, what=self._what)
+        # One comparison in take() then stands for both: is it there, and is it allowed?
+        self._available = min(len(self._data), self._max_length or len(self._data))
 
     def number(self, length: int) -> int:
         """Take an unsigned number in this many bytes."""
-        return int.from_bytes(self.take(length), "big")
+        start = self._position
+        end = start + length
+        if end > self._available:
+            self._pull(end)
+        self._position = end
+        return int.from_bytes(self._data[start:end], "big")
 
     def sized(self) -> bytes:
         """Take a field that follows its own length in 2 bytes."""
-        return self.take(int.from_bytes(self.take(2), "big"))
+        return self.take(self.number(2))
 
     def commit(self) -> None:
         """Keep what was taken."""

@@ -62,6 +62,7 @@ class ByteStream(ABC):
         self._failure: Exception | None = None
         self._buffer = memoryview(b"")
         self._ended = False
+        self._closed_complete = False
         self._abandoned = False
         self._reads = 0
         self._operation = _Operation(self._begin, self._end)
@@ -106,7 +107,7 @@ class ByteStream(ABC):
         # With an exception in flight nothing else is said, not even that another task still reads.
         if exc is None or not self._busy:
             await self.aclose()
-        if exc is None and not self._complete and not self._abandoned:
+        if exc is None and not self._closed_complete and not self._abandoned:
             raise UnverifiedStreamError(self._incomplete_reason) from self._failure
 
     def abandon(self) -> None:
@@ -119,6 +120,8 @@ class ByteStream(ABC):
             raise StreamBusyError("another task is using this stream: let it end, or cancel it, first")
         if self._life is not _Life.CLOSED:
             self._life = _Life.CLOSED
+            # Bytes that wait in the buffer were not handed out.
+            self._closed_complete = self._complete
             self._buffer = memoryview(b"")
             await self._release()
 

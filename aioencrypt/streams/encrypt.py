@@ -211,7 +211,7 @@ class EncryptStream(ByteStream):
 
     @property
     def _complete(self) -> bool:
-        return self._finished and not self._buffer
+        return self._finished and not self._buffer and not self._failure
 
     @property
     def _incomplete_reason(self) -> str:
