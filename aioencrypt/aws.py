@@ -116,13 +116,13 @@ async def call_service(what: str, call: Callable[[], Awaitable[T]], timeout: flo
     """
     start = perf_counter()
     try:
-        with anyio.fail_after(timeout):
+        with anyio.fail_after(timeout) as scope:
             answer = await call()
     except EncryptionError:
         raise
     except Exception as error:
         failure = service_error(error)
-        if isinstance(error, TimeoutError) and timeout is not None and perf_counter() - start >= timeout:
+        if isinstance(error, TimeoutError) and scope.cancelled_caught:
             failure = ServiceError(f"no answer within {timeout} seconds", retryable=True)
         _logger.debug("%s failed after %.3f s: %s", what, perf_counter() - start, failure)
         raise failure from error
