@@ -276,15 +276,14 @@ class EncryptionClient:
         plaintext_length: int | None,
         plaintext_length_bound: int | None,
     ) -> EncryptOptions:
-        if not 1 <= frame_length <= MAX_FRAME_LENGTH:
-            raise ValueError(f"frame_length is {frame_length}; it must be 1 to {MAX_FRAME_LENGTH}")
-        for name, value in (
-            ("plaintext_length", plaintext_length),
-            ("plaintext_length_bound", plaintext_length_bound),
-        ):
-            if value is not None and value < 0:
-                raise ValueError(f"{name} is {value}; it must be 0 or more")
+        _check_number("frame_length", frame_length, 1, MAX_FRAME_LENGTH)
+        if plaintext_length is not None:
+            _check_number("plaintext_length", plaintext_length, 0)
+        if plaintext_length_bound is not None:
+            _check_number("plaintext_length_bound", plaintext_length_bound, 0)
         if algorithm_suite is not None:
+            if not isinstance(algorithm_suite, AlgorithmSuite):
+                raise TypeError(f"algorithm_suite is an AlgorithmSuite, not {type(algorithm_suite).__name__}")
             check_encrypt_policy(self._commitment_policy, algorithm_suite)
         return EncryptOptions(
             cmm=_manager(provider),
@@ -317,6 +316,14 @@ class EncryptionClient:
             limits=self._limits if limits is None else limits,
             offload=self._offload,
         )
+
+
+def _check_number(name: str, value: int, lowest: int, highest: int | None = None) -> None:
+    if not isinstance(value, int):
+        raise TypeError(f"{name} is an int, not {type(value).__name__}")
+    if value < lowest or (highest is not None and value > highest):
+        expected = f"{lowest} or more" if highest is None else f"{lowest} to {highest}"
+        raise ValueError(f"{name} is {value}; it must be {expected}")
 
 
 def _manager(provider: Provider) -> CryptographicMaterialsManager:

@@ -170,6 +170,8 @@ class DigestQueue:
 
     async def add(self, digest: Callable[[], None], length: int) -> None:
         """Queue a digest over `length` bytes; waits while too many bytes wait already."""
+        # What is pending also says whether anything is: a digest of no bytes counts as one.
+        length = max(1, length)
         with self._lock:
             idle = not self._pending
             if not idle or length > _INLINE_DIGEST:

@@ -22,6 +22,8 @@ def validate_context(context: Mapping[str, str], *, reserved: bool = False) -> d
     (client-apis/encrypt.md#encryption-context) unless it is let in, and for what the format cannot
     hold: more than 65,535 bytes in one key, one value or in all, or text that is not valid Unicode.
     """
+    if not isinstance(context, Mapping):
+        raise TypeError(f"an encryption context is a mapping of str to str, not {type(context).__name__}")
     for key, value in context.items():
         if not isinstance(key, str) or not isinstance(value, str):
             raise TypeError(f"keys and values of an encryption context are str, not those of {key!r}")

@@ -120,6 +120,11 @@ class OpenWork:
     unsigned: tuple[bytes, ...] = attrs.field(repr=False)
 
     @property
+    def input_length(self) -> int:
+        """The number of bytes that `digest` covers."""
+        return sum(map(len, self.serialized))
+
+    @property
     def cost(self) -> float:
         """The microseconds that `crypt` takes, estimated."""
         return self.count * frame_cost(self.output_length // self.count)

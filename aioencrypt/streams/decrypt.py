@@ -157,7 +157,7 @@ async def _open_whole(
         match machine.next_event():
             case OpenWork() as work:
                 if work.running:
-                    await digests.add(work.digest, work.output_length)
+                    await digests.add(work.digest, work.input_length)
                 target = output.reserve(work.output_length)
                 await run(partial(work.open_into, target), work.cost, options.offload)
                 machine.settle(work, b"")
@@ -244,7 +244,7 @@ class DecryptStream(ByteStream):
         if isinstance(work, VerifyWork):
             await self._digests.join()
         elif work.running:
-            await self._digests.add(work.digest, work.output_length)
+            await self._digests.add(work.digest, work.input_length)
         try:
             result = await run(work.crypt, work.cost, self._options.offload)
         except EncryptionError as error:

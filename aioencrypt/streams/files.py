@@ -6,6 +6,8 @@ import errno
 import os
 import secrets
 import shutil
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
@@ -57,7 +59,9 @@ class EncryptWriter:
         self._file: IO[bytes] | None = None
         self._temporary = Path()
         self._entered = False
+        self._closed = False
         self._busy = False
+        self._left_while_busy = False
         self._failure: BaseException | None = None
 
     @property
@@ -76,7 +80,7 @@ class EncryptWriter:
             await in_file_thread(self._create)
             await self._put(self._sealer.machine.start())
         except BaseException:
-            await self.abort()
+            await self._discard()
             raise
         return self
 
@@ -96,40 +100,45 @@ class EncryptWriter:
     ) -> None:
         if exc is None:
             await self.aclose()
+        elif self._busy:
+            self._left_while_busy = True
         else:
-            await self.abort()
+            await self._discard()
 
     async def write(self, data: bytes | bytearray | memoryview) -> int:
         """Encrypt and write bytes; returns how many, which is all of them.
 
         Raises `TypeError` for `str`, `PlaintextLengthError` for more than `plaintext_length`.
         """
-        plaintext = memoryview(as_bytes(data))
-        sealer = self._start()
-        try:
-            rest = plaintext
+        rest = plaintext = memoryview(as_bytes(data))
+        async with self._exclusive() as sealer:
             while rest:
                 length = sealer.machine.batch_length(len(rest))
                 await self._put(await sealer.seal(rest[:length]))
                 rest = rest[length:]
-        except BaseException as error:
-            self._failure = error
-            raise
-        finally:
-            self._busy = False
         return len(plaintext)
 
-    def _start(self) -> Sealer:
+    @asynccontextmanager
+    async def _exclusive(self) -> AsyncIterator[Sealer]:
+        """Guard one operation: one task, an open writer, and errors that stay."""
         if self._sealer is None:
             raise StreamNotEnteredError("the writer is not open: use it in `async with`")
         if self._busy:
             raise StreamBusyError("another task is using this writer: it belongs to one task at a time")
         if self._failure:
             raise StreamError("the writer failed before; what it wrote is dropped") from self._failure
-        if self._file is None:
+        if self._closed:
             raise StreamClosedError("the writer is closed")
         self._busy = True
-        return self._sealer
+        try:
+            yield self._sealer
+        except BaseException as error:
+            self._failure = error
+            raise
+        finally:
+            self._busy = False
+            if self._left_while_busy:
+                await self._discard()
 
     async def _put(self, data: bytes) -> None:
         file = self._file
@@ -137,20 +146,21 @@ class EncryptWriter:
             await in_file_thread(lambda: file.write(data))
 
     async def aclose(self) -> None:
-        """Write the end and put the file in its place; after an error, drop it and raise that."""
-        if self._sealer is None or (self._file is None and self._failure is None):
+        """Write the end and put the file in its place; after an error, drop it and raise that.
+
+        Does nothing before `async with`, after `abort`, and the second time.
+        """
+        if self._sealer is None or self._closed:
             return
+        if self._busy:
+            raise StreamBusyError("another task is using this writer: let it end, or cancel it, first")
         try:
-            sealer = self._start()
-            await self._put(await sealer.seal(b"", last=True))
-            await self._put(await sealer.finish())
-            await in_file_thread(self._commit)
-        except BaseException:
-            self._busy = False
-            await self.abort()
-            raise
-        self._busy = False
-        await sealer.aclose()
+            async with self._exclusive() as sealer:
+                await self._put(await sealer.seal(b"", last=True))
+                await self._put(await sealer.finish())
+                await in_file_thread(self._commit)
+        finally:
+            await self._discard()
 
     def _commit(self) -> None:
         if self._file is None:
@@ -163,13 +173,23 @@ class EncryptWriter:
 
     async def abort(self) -> None:
         """Drop what was written; the file that was there before stays."""
-        self._failure = self._failure or StreamError("the writer was aborted")
-        await in_file_thread(self._drop)
-        if self._sealer:
-            await self._sealer.aclose()
+        if self._busy:
+            raise StreamBusyError("another task is using this writer: let it end, or cancel it, first")
+        if self._sealer is not None:
+            await self._discard()
+
+    async def _discard(self) -> None:
+        """Let go of everything, and of the file unless it is in its place."""
+        self._closed = True
+        try:
+            await in_file_thread(self._drop)
+        finally:  # each of these ends, and then raises, when this task is cancelled
+            if self._sealer:
+                await self._sealer.aclose()
 
     def _drop(self) -> None:
-        if self._file is not None:
-            self._file.close()
+        file, self._file = self._file, None
+        if file is not None:
+            with suppress(OSError):  # a full disk refuses once more what is dropped anyway
+                file.close()
             self._temporary.unlink(missing_ok=True)
-            self._file = None

@@ -7,7 +7,15 @@ known about each stands here, and nowhere else.
 from __future__ import annotations
 
 import inspect
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Generator,
+    Iterator,
+)
 from typing import Any, BinaryIO, Protocol
 
 import anyio
@@ -75,18 +83,27 @@ class _Reader:
     """A function that reads, and the iterator that we made for it, if we did."""
 
     def __init__(
-        self, read: Callable[[], Awaitable[bytes]], iterator: AsyncIterator[Any] | None = None
+        self,
+        read: Callable[[], Awaitable[bytes]],
+        iterator: AsyncIterator[Any] | Iterator[bytes] | None = None,
     ) -> None:
         self._read = read
         self._iterator = iterator
 
     async def read(self) -> bytes:
-        return await self._read()
+        try:
+            return await self._read()
+        except (StopAsyncIteration, anyio.EndOfStream) as error:
+            # Whoever reads our stream would take these for its end, as PEP 479 says of generators.
+            raise RuntimeError(f"the source raised {type(error).__name__}") from error
 
     async def aclose(self) -> None:
-        # A generator that is dropped half-way would be finished by the loop, some time later.
+        # A generator that is dropped half-way would be finished by the loop, or hold its buffer, some
+        # time longer.
         if isinstance(self._iterator, AsyncGenerator):
             await self._iterator.aclose()
+        elif isinstance(self._iterator, Generator):
+            self._iterator.close()
 
 
 def known_length(source: object) -> int | None:
@@ -178,7 +195,7 @@ def _from_bytes(source: bytes | bytearray | memoryview) -> Reader:
     async def read() -> bytes:
         return next(pieces, b"")
 
-    return _Reader(read)
+    return _Reader(read, pieces)
 
 
 def _flat(view: memoryview) -> memoryview:

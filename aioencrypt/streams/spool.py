@@ -7,13 +7,18 @@ import tempfile
 from collections import deque
 from typing import IO
 
+from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from aioencrypt.errors import StreamError
 from aioencrypt.format.suites import IV_LENGTH
 from aioencrypt.offload import in_file_thread
 
 SPOOL_LENGTH = 8 * 1024 * 1024
 """The number of bytes that wait in memory; what comes after them goes to the temporary file."""
+
+# `AESGCM` takes at most 2**31 - 1 bytes, and a frame without a limit may have more.
+_PIECE_LENGTH = 64 * 1024 * 1024
 
 
 class Spool:
@@ -43,10 +48,12 @@ class Spool:
     def _write_file(self, chunk: bytes) -> None:
         if self._file is None:
             self._file = tempfile.TemporaryFile(prefix="aioencrypt-")
-        sealed = self._aead.encrypt(self._written.to_bytes(IV_LENGTH, "big"), chunk, None)
-        self._file.write(sealed)
-        self._lengths.append(len(sealed))
-        self._written += 1
+        for start in range(0, len(chunk), _PIECE_LENGTH):
+            piece = memoryview(chunk)[start : start + _PIECE_LENGTH]
+            sealed = self._aead.encrypt(self._written.to_bytes(IV_LENGTH, "big"), piece, None)
+            self._file.write(sealed)
+            self._lengths.append(len(sealed))
+            self._written += 1
 
     async def read(self) -> bytes:
         """Take the next chunk; empty at the end. Nothing is written any more."""
@@ -62,7 +69,10 @@ class Spool:
         if self._read == 0:
             self._file.seek(0)
         sealed = self._file.read(self._lengths.popleft())
-        chunk = self._aead.decrypt(self._read.to_bytes(IV_LENGTH, "big"), sealed, None)
+        try:
+            chunk = self._aead.decrypt(self._read.to_bytes(IV_LENGTH, "big"), sealed, None)
+        except InvalidTag as error:
+            raise StreamError("the temporary file of this stream was changed on disk") from error
         self._read += 1
         return chunk
 
