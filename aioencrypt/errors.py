@@ -34,13 +34,23 @@ caller's own source pass through as they are. No message, and no attribute apart
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import attrs
 
 
 class EncryptionError(Exception):
     """The root of every error of this library."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Constructors differ; what they made is the text and the attributes.
+        return _rebuild, (type(self), self.args, self.__dict__)
+
+
+def _rebuild(cls: type[EncryptionError], args: tuple[Any, ...], state: dict[str, Any]) -> EncryptionError:
+    error = cls.__new__(cls, *args)
+    error.__dict__.update(state)
+    return error
 
 
 class MessageError(EncryptionError):
@@ -137,9 +147,13 @@ class Attempt:
 
 
 class ProviderError(EncryptionError):
-    """No data key could be had. `attempts` holds every attempt with its key and its error."""
+    """No data key could be had. `attempts` holds every attempt with its key and its error.
 
-    def __init__(self, message: str, attempts: Sequence[Attempt] = ()) -> None:
+    `unclaimed` says that there was nothing to try: no encrypted data key belongs to a key given here.
+    """
+
+    def __init__(self, message: str, attempts: Sequence[Attempt] = (), *, unclaimed: bool = False) -> None:
+        self.unclaimed: bool = unclaimed
         self.attempts: tuple[Attempt, ...] = tuple(attempts)
         self.summary: str = message
         super().__init__("; ".join([message, *map(str, self.attempts)]))

@@ -29,6 +29,16 @@ def _context(**changes: Any) -> Any:
     return attrs.field(converter=read_only, repr=_pairs, **changes)
 
 
+def _required() -> Any:
+    return attrs.field(default=frozenset(), converter=frozenset, validator=_check_required)
+
+
+def _check_required(instance: Any, attribute: Any, keys: frozenset[str]) -> None:
+    if missing := keys - instance.encryption_context.keys():
+        names = ", ".join(map(repr, sorted(missing)))
+        raise ValueError(f"required encryption context keys are not in the encryption context: {names}")
+
+
 @attrs.frozen
 class DataKey:
     """A plaintext data key. Its bytes never show in a repr."""
@@ -60,7 +70,7 @@ class EncryptionMaterialsRequest:
     encryption_context: Mapping[str, str] = _context(factory=dict)
     algorithm_suite: AlgorithmSuite | None = None
     plaintext_length: int | None = None
-    required_encryption_context_keys: frozenset[str] = frozenset()
+    required_encryption_context_keys: frozenset[str] = _required()
 
 
 @attrs.frozen(kw_only=True)
@@ -75,7 +85,7 @@ class EncryptionMaterials:
     data_key: DataKey
     encrypted_data_keys: tuple[EncryptedDataKey, ...]
     encryption_context: Mapping[str, str] = _context()
-    required_encryption_context_keys: frozenset[str] = frozenset()
+    required_encryption_context_keys: frozenset[str] = _required()
     signer: Signer | None = attrs.field(default=None, repr=False)
 
 
@@ -105,5 +115,5 @@ class DecryptionMaterials:
     algorithm_suite: AlgorithmSuite
     data_key: DataKey
     encryption_context: Mapping[str, str] = _context()
-    required_encryption_context_keys: frozenset[str] = frozenset()
+    required_encryption_context_keys: frozenset[str] = _required()
     verification_key: bytes | None = None

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from threading import Lock as ThreadLock
@@ -19,9 +19,8 @@ from time import perf_counter
 from typing import TypeVar
 from weakref import WeakKeyDictionary
 
-import anyio
-from anyio import CapacityLimiter, Event, Lock, to_thread
-from anyio.lowlevel import checkpoint
+from anyio import CancelScope, CapacityLimiter, Event, Lock, get_cancelled_exc_class, to_thread
+from anyio.lowlevel import checkpoint, checkpoint_if_cancelled
 
 from aioencrypt.background import loop_caller, running_loop
 from aioencrypt.policies import Offload
@@ -40,8 +39,9 @@ _PENDING_DIGEST = 2 * 1024 * 1024
 _INLINE_DIGEST = 32 * 1024
 
 _CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-# More workers than free cores make everything slower: they fight for the interpreter.
-_WORKERS = max(1, _CORES - 1)
+# More workers than free cores make everything slower: they fight for the interpreter. Threads for files
+# wait for disks.
+_WORKERS = {"cryptography": max(1, _CORES - 1), "digests": max(1, _CORES - 1), "files": 32}
 
 
 class _Lane:
@@ -82,8 +82,8 @@ class _LoopState:
 
     def __init__(self) -> None:
         self.lane = _Lane()
-        self.cryptography = CapacityLimiter(_WORKERS)
-        self.files = CapacityLimiter(40)
+        self.hops = 0
+        self.reads = CapacityLimiter(40)
 
 
 # A `RunVar` does the same in three microseconds, a tenth of what a small message takes.
@@ -98,63 +98,72 @@ def _state() -> _LoopState:
     return state
 
 
+@lru_cache
+def _workers(kind: str) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(_WORKERS[kind], thread_name_prefix=f"aioencrypt-{kind}")
+
+
+# The threads of a pool do not survive a fork.
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_workers.cache_clear)
+
+
 async def run(function: Callable[[], T], cost: float, offload: Offload = Offload.AUTO) -> T:
     """Run a function whose `cost` is an estimate in microseconds, in the lane or in a thread."""
     state = _state()
     inline = cost <= LANE_MICROSECONDS
     if inline and cost >= _WORTH_A_HOP:
-        spare = offload is Offload.AUTO and _CORES > 2 and state.cryptography.available_tokens > 0
+        spare = offload is Offload.AUTO and _CORES > 2 and state.hops < _WORKERS["cryptography"]
         inline = not (offload is Offload.THREADS or (spare and state.lane.busy))
     if inline:
         return await state.lane.run(function, cost)
-    # An idle worker thread still holds its last function, and with it the buffers of the work: it gets
-    # one that lets go of them.
-    job = [function]
-    return await outlast(lambda: to_thread.run_sync(lambda: job.pop()(), limiter=state.cryptography))
+    return await _hop("cryptography", function)
 
 
 async def in_file_thread(function: Callable[[], T]) -> T:
     """Run a blocking operation on a file that is ours; cancellation waits for it."""
-    state = _state()
-    return await outlast(lambda: to_thread.run_sync(function, limiter=state.files))
+    return await _hop("files", function)
 
 
 async def read_in_thread(function: Callable[[], T]) -> T:
     """Run a blocking read of a caller's file; cancellation leaves it behind and drops its result."""
-    return await to_thread.run_sync(function, limiter=_state().files, abandon_on_cancel=True)
+    return await to_thread.run_sync(function, limiter=_state().reads, abandon_on_cancel=True)
 
 
-async def outlast(function: Callable[[], Awaitable[T]]) -> T:
-    """Await something to its end, also when this task is cancelled meanwhile.
+async def _hop(kind: str, function: Callable[[], T]) -> T:
+    """Run a function in a thread, to its end: nobody gets its buffers back before.
 
-    A bare `to_thread.run_sync` returns at once under asyncio's own cancellation, while the thread
-    goes on with the buffers. A child task of a group is waited for.
+    `to_thread.run_sync` would return at once under asyncio's own cancellation, and so would a child
+    task in which it runs, where all tasks of a loop are cancelled.
     """
-    outcome: list[T] = []
-    failure: list[Exception] = []
+    state = _state()
+    done = Event()
+    call = loop_caller()
+    state.hops += 1
+    try:
+        future = _workers(kind).submit(function)
+        future.add_done_callback(lambda _: call(done.set))
+        await outlast(done)
+    finally:
+        state.hops -= 1
+    return future.result()
 
-    async def child() -> None:
+
+async def outlast(done: Event) -> None:
+    """Wait for an event, also when this task is cancelled meanwhile; then the cancellation goes on."""
+    cancellation: BaseException | None = None
+    while not done.is_set():
         try:
-            with anyio.CancelScope(shield=True):
-                outcome.append(await function())
-        except Exception as error:  # raised below, outside the group, which would wrap it
-            failure.append(error)
-
-    async with anyio.create_task_group() as group:
-        group.start_soon(child)
-    if failure:
-        raise failure[0]
-    return outcome[0]
-
-
-@lru_cache
-def _digest_workers() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(_WORKERS, thread_name_prefix="aioencrypt-digest")
-
-
-# The threads of a pool do not survive a fork.
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_digest_workers.cache_clear)
+            with CancelScope(shield=True):
+                await done.wait()
+        except get_cancelled_exc_class() as error:  # asyncio's own passes through a shield
+            cancellation = error
+    if cancellation:
+        try:
+            raise cancellation
+        finally:
+            del cancellation
+    await checkpoint_if_cancelled()
 
 
 class DigestQueue:
@@ -178,17 +187,17 @@ class DigestQueue:
                 self._waiting.append((digest, length))
                 self._pending += length
                 if idle:
-                    _digest_workers().submit(self._drain)
+                    _workers("digests").submit(self._drain)
                 idle = False
         if idle:
             await run(digest, length / 600)
-        elif self._pending > _PENDING_DIGEST:
-            await self._wait(_PENDING_DIGEST)
+        elif event := self._watch(_PENDING_DIGEST):
+            await event.wait()
 
     async def join(self) -> None:
         """Wait until all digests are done; raises what one of them raised."""
-        if self._pending:
-            await self._wait(0)
+        if event := self._watch(0):
+            await event.wait()
         if self._failure:
             raise self._failure
 
@@ -198,18 +207,21 @@ class DigestQueue:
             for _, length in self._waiting:
                 self._pending -= length
             self._waiting.clear()
-        if self._pending:
-            await outlast(lambda: self._wait(0))
+        if event := self._watch(0):
+            await outlast(event)
 
-    async def _wait(self, below: int) -> None:
+    def _watch(self, below: int) -> Event | None:
+        """Return an event that is set when no more than this is pending; None where that is so now."""
+        if self._pending <= below:
+            return None
         event = Event()
         call = loop_caller()
         with self._lock:
             if self._pending <= below:
-                return
+                return None
             self._wake_below = below
             self._wake = lambda: call(event.set)
-        await event.wait()
+        return event
 
     def _drain(self) -> None:
         while True:

@@ -42,8 +42,8 @@ FLOORS = [
     ],
     ["managers.base", "managers.default", "managers"],
     [
-        "streams.base",
         "streams.sources",
+        "streams.base",
         "streams.spool",
         "streams.encrypt",
         "streams.decrypt",

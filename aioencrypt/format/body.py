@@ -187,6 +187,8 @@ class BodyCipher:
     def _seal_many(self, sequence: int, count: int, source: memoryview, out: memoryview) -> None:
         stride = self.frame_length + FRAME_OVERHEAD
         numbers, ivs, aads = self._tables(sequence, count)
+        for i in range(SEQUENCE_LENGTH, FRAME_HEADER_LENGTH - SEQUENCE_LENGTH):
+            out[i::stride] = bytes(count)
         for i in range(SEQUENCE_LENGTH):
             column = numbers[i::SEQUENCE_LENGTH]
             out[i::stride] = column

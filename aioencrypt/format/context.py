@@ -5,7 +5,7 @@ Specification: framework/structures.md#encryption-context.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from aioencrypt.errors import MalformedMessageError
 
@@ -35,14 +35,17 @@ def validate_context(context: Mapping[str, str], *, reserved: bool = False) -> d
     return dict(context)
 
 
-def serialize_context(context: Mapping[str, str]) -> bytes:
+def serialize_context(context: Mapping[str, str], order: Iterable[str] | None = None) -> bytes:
     """Return the canonical bytes: sorted by the UTF-8 bytes of the keys; none for an empty context.
 
-    Raises `ValueError` for a context that the format cannot hold.
+    `order` lists all keys in another order. Raises `ValueError` for a context that the format cannot
+    hold.
     """
     if not context:
         return b""
-    pairs = sorted((_encode(key, key), _encode(value, key)) for key, value in context.items())
+    pairs = [(_encode(key, key), _encode(context[key], key)) for key in order or context]
+    if order is None:
+        pairs.sort()
     parts = [len(pairs).to_bytes(2, "big")] if len(pairs) <= _MAX_LENGTH else []
     for key, value in pairs:
         parts += (len(key).to_bytes(2, "big"), key, len(value).to_bytes(2, "big"), value)

@@ -21,7 +21,7 @@ from aioencrypt.format.header import (
 )
 from aioencrypt.format.signing import RunningDigest, Signer, sign_static_length
 from aioencrypt.format.suites import AlgorithmSuite
-from aioencrypt.format.wire import ByteQueue
+from aioencrypt.format.wire import ByteQueue, flat_view
 from aioencrypt.format.work import SealWork
 
 
@@ -86,6 +86,7 @@ class MessageEncryptor:
         self._sequence = 1
         self._unsettled: deque[SealWork] = deque()
         self._ended = False
+        self._failure: PolicyError | None = None
 
     @property
     def ciphertext_length(self) -> int | None:
@@ -110,17 +111,24 @@ class MessageEncryptor:
 
         A full frame waits for the next byte or the end, because the last frame of a message is the
         final frame also when it is full. Raises `PlaintextLengthError`, or `LimitError` for the bound
-        and `PolicyError` for too many frames, before any of this plaintext is sealed.
+        and `PolicyError` for too many frames, before any of this plaintext is sealed. Errors are sticky.
         """
+        if self._failure:
+            raise self._failure
         if self._ended:
             raise ValueError("seal() after the last plaintext")
-        self._check_length(self._length + len(plaintext), last)
+        plaintext = flat_view(plaintext)
+        frame_length = self.header.frame_length
+        count = max(0, len(self._pending) + len(plaintext) - 1) // frame_length
+        try:
+            self._check_length(self._length + len(plaintext), last)
+            _check_frames(self._sequence + count, frame_length)
+        except PolicyError as error:
+            self._failure = error
+            raise
         self._length += len(plaintext)
         self._pending.append(plaintext)
-        frame_length = self.header.frame_length
-        count = max(0, len(self._pending) - 1) // frame_length
         final_length = len(self._pending) - count * frame_length if last else None
-        _check_frames(self._sequence + count, frame_length)
         unsigned: tuple[bytes, ...] = ()
         if count or last:  # work without a result need not be digested, so the header waits
             unsigned, self._unsigned = self._unsigned, ()
@@ -156,6 +164,8 @@ class MessageEncryptor:
 
     def finish(self) -> bytes:
         """Return the footer: empty for an unsigned suite; signing takes a fraction of a millisecond."""
+        if self._failure:
+            raise self._failure
         if not self._ended or self._unsettled:
             raise ValueError("finish() before the last work is settled")
         algorithm = self.header.algorithm_suite.signature

@@ -11,6 +11,14 @@ _SMALL = 4 * 1024
 _GATHERED = 64 * 1024
 
 
+def flat_view(data: bytes | memoryview) -> bytes | memoryview:
+    """Return a view of numbers, or of several dimensions, as one of its bytes."""
+    if isinstance(data, bytes) or (data.ndim == 1 and data.format == "B" and data.contiguous):
+        return data
+    # A view with gaps, or with a dimension of length 0, cannot be cast.
+    return data.cast("B") if data.c_contiguous and data.nbytes else memoryview(data.tobytes())
+
+
 class ByteQueue:
     """A queue of immutable pieces: bytes go in at the end and are taken from the front.
 

@@ -67,7 +67,11 @@ def check_identifier(key_id: str) -> KeyArn | None:
         if arn is None:
             raise ValueError(f"{key_id!r} is not the ARN of a KMS key or alias")
         return arn
-    if not key_id or ":" in key_id or ("/" in key_id and not key_id.startswith(_ALIAS_PREFIX)):
+    if (
+        key_id in ("", _ALIAS_PREFIX)
+        or ":" in key_id
+        or ("/" in key_id and not key_id.startswith(_ALIAS_PREFIX))
+    ):
         raise ValueError(f"{key_id!r} is not a KMS key id, key ARN, alias name (alias/...) or alias ARN")
     return None
 
@@ -88,13 +92,18 @@ def matches_for_decrypt(configured: str, stored: str) -> bool:
     return attrs.evolve(ours, region=theirs.region) == theirs
 
 
+def _resource_id(identifier: str) -> str:
+    arn = parse_arn(identifier)
+    return arn.resource_id if arn else identifier
+
+
 def check_unrelated(key_ids: Sequence[str]) -> None:
     """Refuse related multi-Region keys, which leave open which region to call; raises `ValueError`."""
-    resources = {key_id: key_id.rpartition("/")[2] for key_id in key_ids if is_multi_region(key_id)}
-    counts = Counter(resources.values())
-    related = [key_id for key_id, resource in resources.items() if counts[resource] > 1]
+    resources = [(key_id, _resource_id(key_id)) for key_id in key_ids if is_multi_region(key_id)]
+    counts = Counter(resource for _, resource in resources)
+    related = [key_id for key_id, resource in resources if counts[resource] > 1]
     if related:
         raise ValueError(
-            f"these multi-Region keys are replicas of each other: {', '.join(related)}; "
+            f"these multi-Region keys are the same, or replicas of each other: {', '.join(related)}; "
             "name one of them, or use MultiRegion.EXACT"
         )

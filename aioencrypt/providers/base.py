@@ -135,7 +135,8 @@ def no_data_key(request: DataKeyRequest, attempts: Sequence[Attempt]) -> Provide
     writers = sorted({key.provider_id for key in request.encrypted_data_keys})
     return ProviderError(
         f"none of the {count} encrypted data keys of the message belongs to a master key given here; "
-        f"they come from the providers {', '.join(map(repr, writers))}"
+        f"they come from the providers {', '.join(map(repr, writers))}",
+        unclaimed=True,
     )
 
 
@@ -173,21 +174,26 @@ async def _encrypt_with_all(
     keys: Sequence[MasterKey], data_key: DataKey, request: DataKeyRequest
 ) -> list[EncryptedDataKey]:
     encrypted: dict[int, EncryptedDataKey] = {}
-    failures: list[tuple[MasterKey, Exception]] = []
+    failures: list[tuple[MasterKey, BaseException]] = []
 
     async def encrypt(index: int, key: MasterKey) -> None:
         try:
             encrypted[index] = await key.encrypt_data_key(data_key, request)
-        except Exception as error:
+        except anyio.get_cancelled_exc_class():
+            raise
+        except BaseException as error:  # raised below, outside the group, which would wrap it
             failures.append((key, error))
             group.cancel_scope.cancel()
 
     async with anyio.create_task_group() as group:
         for index, key in enumerate(keys):
             group.start_soon(encrypt, index, key)
+    for index, key in enumerate(keys):
+        if index not in encrypted and not failures:
+            failures.append((key, ProviderError("the call was cancelled, and not by its caller")))
     if failures:
         key, error = failures[0]
-        if isinstance(error, ProviderClosedError):
+        if isinstance(error, ProviderClosedError) or not isinstance(error, Exception):
             raise error
         raise _could_not("encrypt", key, error) from error
     return [encrypted[index] for index in range(len(keys))]

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from aioencrypt.errors import Attempt, ProviderClosedError, ProviderError
 from aioencrypt.materials import DataKeyRequest
@@ -38,6 +38,10 @@ class MultiMasterKeyProvider(MasterKeyProvider):
         providers = ", ".join(map(repr, (self._generator, *self._children)))
         return f"MultiMasterKeyProvider({providers})"
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A copy is not entered.
+        return type(self), (self._generator, *self._children)
+
     @property
     def providers(self) -> tuple[MasterKeyProvider, ...]:
         """The generator, if any, and the children, in the order in which they are tried."""
@@ -51,7 +55,7 @@ class MultiMasterKeyProvider(MasterKeyProvider):
     async def encryption_keys(self, request: DataKeyRequest) -> Sequence[MasterKey]:
         if self._generator is None:
             raise ProviderError("this multi provider has no generator, so it cannot make a data key")
-        keys = [*await self._generator.encryption_keys(request)]
+        keys = await _keys_of(self._generator, request)
         for child in self._children:
             keys += await _child_keys(child, request)
         return keys
@@ -78,7 +82,8 @@ class MultiMasterKeyProvider(MasterKeyProvider):
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        await self._stacks.pop().__aexit__(exc_type, exc, traceback)
+        if self._stacks:
+            await self._stacks.pop().__aexit__(exc_type, exc, traceback)
 
     async def aclose(self) -> None:
         """Leave everything that `async with` entered."""
@@ -93,11 +98,17 @@ class MultiMasterKeyProvider(MasterKeyProvider):
 async def _child_keys(child: MasterKeyProvider, request: DataKeyRequest) -> list[MasterKey]:
     if isinstance(child, MultiMasterKeyProvider) and not child.generates:
         return [key for grandchild in child.providers for key in await _child_keys(grandchild, request)]
-    return [*await child.encryption_keys(request)]
+    return await _keys_of(child, request)
+
+
+async def _keys_of(provider: MasterKeyProvider, request: DataKeyRequest) -> list[MasterKey]:
+    keys = [*await provider.encryption_keys(request)]
+    if not keys:
+        raise ProviderError(f"{provider!r} gave no master key to encrypt with")
+    return keys
 
 
 def _attempts_of(provider: MasterKeyProvider, error: Exception) -> Sequence[Attempt]:
-    if type(error) is ProviderError:
-        # Without an attempt, the provider only had no key for this message.
+    if isinstance(error, ProviderError) and (error.attempts or error.unclaimed):
         return error.attempts
     return (Attempt("decrypt", type(provider).__name__, repr(provider), error),)

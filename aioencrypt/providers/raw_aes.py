@@ -17,7 +17,7 @@ from aioencrypt.format.context import serialize_context
 from aioencrypt.format.suites import IV_LENGTH, TAG_LENGTH
 from aioencrypt.materials import DataKey, DataKeyRequest
 from aioencrypt.providers.base import MasterKey
-from aioencrypt.providers.wrapping import check_names, not_copied, random_data_key
+from aioencrypt.providers.wrapping import check_names, not_copied, random_data_key, serializations
 
 
 class RawAESMasterKey(MasterKey):
@@ -32,6 +32,9 @@ class RawAESMasterKey(MasterKey):
         self, key_namespace: str, key_name: str, *, wrapping_key: bytes | bytearray | memoryview
     ) -> None:
         check_names(key_namespace, key_name)
+        if not isinstance(wrapping_key, bytes | bytearray | memoryview):
+            # bytes(32) would be a key of zeros.
+            raise TypeError(f"wrapping_key is bytes, not {type(wrapping_key).__name__}")
         key = bytes(wrapping_key)
         if len(key) not in (16, 24, 32):
             raise ValueError(f"wrapping_key has {len(key)} bytes; an AES key has 16, 24 or 32")
@@ -75,10 +78,12 @@ class RawAESMasterKey(MasterKey):
 
     async def decrypt_one(self, encrypted_data_key: EncryptedDataKey, request: DataKeyRequest) -> DataKey:
         iv = encrypted_data_key.provider_info[-IV_LENGTH:]
-        aad = serialize_context(request.encryption_context)
-        try:
-            return DataKey(self._aead.decrypt(iv, encrypted_data_key.ciphertext, aad))
-        except InvalidTag as error:
-            raise ProviderError(
-                "the encrypted data key fails authentication: another wrapping key or encryption context"
-            ) from error
+        failure: InvalidTag | None = None
+        for aad in serializations(request.encryption_context):
+            try:
+                return DataKey(self._aead.decrypt(iv, encrypted_data_key.ciphertext, aad))
+            except InvalidTag as error:
+                failure = error
+        raise ProviderError(
+            "the encrypted data key fails authentication: another wrapping key or encryption context"
+        ) from failure

@@ -9,6 +9,7 @@ import enum
 from functools import partial
 from typing import NoReturn
 
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding as rsa_padding
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, RSAPublicKey
@@ -53,7 +54,10 @@ def _scheme(padding: RSAPadding) -> rsa_padding.AsymmetricPadding:
 
 
 def _load_public(key: RSAPublicKey | bytes) -> RSAPublicKey:
-    loaded = load_pem_public_key(key) if isinstance(key, bytes) else key
+    try:
+        loaded = load_pem_public_key(key) if isinstance(key, bytes) else key
+    except UnsupportedAlgorithm as error:
+        raise TypeError("public_key is PEM of another kind of key, not of an RSA key") from error
     if not isinstance(loaded, RSAPublicKey):
         raise TypeError(
             "public_key is not an RSA public key: give PEM bytes (SubjectPublicKeyInfo) or an RSAPublicKey"
@@ -62,7 +66,15 @@ def _load_public(key: RSAPublicKey | bytes) -> RSAPublicKey:
 
 
 def _load_private(key: RSAPrivateKey | bytes) -> RSAPrivateKey:
-    loaded = load_pem_private_key(key, password=None) if isinstance(key, bytes) else key
+    try:
+        loaded = load_pem_private_key(key, password=None) if isinstance(key, bytes) else key
+    except UnsupportedAlgorithm as error:
+        raise TypeError("private_key is PEM of another kind of key, not of an RSA key") from error
+    except TypeError as error:
+        raise ValueError(
+            "private_key is encrypted PEM: load it with cryptography's load_pem_private_key and a password, "
+            "and give the key object"
+        ) from error
     if not isinstance(loaded, RSAPrivateKey):
         raise TypeError("private_key is not an RSA private key: give PEM bytes (PKCS #8) or an RSAPrivateKey")
     return loaded
@@ -91,7 +103,8 @@ class RawRSAMasterKey(MasterKey):
             raise ValueError("give public_key to encrypt, private_key to decrypt, or both")
         self._namespace = key_namespace
         self._name = key_name
-        self._scheme = _scheme(RSAPadding(padding))
+        self._padding = RSAPadding(padding)
+        self._scheme = _scheme(self._padding)
         self._public_key = None if public_key is None else _load_public(public_key)
         self._private_key = None if private_key is None else _load_private(private_key)
 
@@ -123,15 +136,27 @@ class RawRSAMasterKey(MasterKey):
         if self._public_key is None:
             raise ProviderError("this RSA key has no public_key, so it cannot encrypt")
         wrap = partial(self._public_key.encrypt, data_key.plaintext, self._scheme)
-        return EncryptedDataKey(self._namespace, self._name.encode(), await run(wrap, _ENCRYPT_COST))
+        try:
+            ciphertext = await run(wrap, _ENCRYPT_COST)
+        except ValueError as error:
+            raise ProviderError(
+                f"an RSA key of {self._public_key.key_size} bits is too small to encrypt a data key of "
+                f"{len(data_key.plaintext)} bytes with {self._padding.name}"
+            ) from error
+        return EncryptedDataKey(self._namespace, self._name.encode(), ciphertext)
 
     async def decrypt_one(self, encrypted_data_key: EncryptedDataKey, request: DataKeyRequest) -> DataKey:
         if self._private_key is None:
             raise ProviderError("this RSA key has no private_key, so it cannot decrypt")
         unwrap = partial(self._private_key.decrypt, encrypted_data_key.ciphertext, self._scheme)
+        failure: ValueError | None = None
         try:
-            return DataKey(await run(unwrap, _DECRYPT_COST))
+            data_key = await run(unwrap, _DECRYPT_COST)
+            # With PKCS1 and another key, OpenSSL returns random bytes of any length in place of an error.
+            if len(data_key) == request.algorithm_suite.data_key_length:
+                return DataKey(data_key)
         except ValueError as error:
-            raise ProviderError(
-                "the encrypted data key does not open: another RSA key, or another padding"
-            ) from error
+            failure = error
+        raise ProviderError(
+            "the encrypted data key does not open: another RSA key, or another padding"
+        ) from failure

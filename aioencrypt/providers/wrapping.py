@@ -6,11 +6,16 @@ Specification: framework/keyring-interface.md#key-namespace.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator, Mapping
 
 from aioencrypt.format import AlgorithmSuite
+from aioencrypt.format.context import serialize_context
 from aioencrypt.materials import DataKey
 
 KMS_PROVIDER_ID = "aws-kms"
+
+# Printable ASCII as JavaScript's localeCompare has it, letters of both cases at one place.
+_LOCALE_ORDER = " _-,;:!?.'\"()[]{}@*/\\&#%`^+<=>|~$0123456789abcdefghijklmnopqrstuvwxyz"
 
 
 def check_names(key_namespace: str, key_name: str) -> None:
@@ -27,6 +32,25 @@ def check_names(key_namespace: str, key_name: str) -> None:
         raise ValueError(
             f"key_namespace {key_namespace!r} starts with {KMS_PROVIDER_ID!r}, which is reserved for AWS KMS"
         )
+
+
+def serializations(context: Mapping[str, str]) -> Iterator[bytes]:
+    """Yield the bytes that writers authenticated for a context, those of the specification first.
+
+    The raw AES keys of JavaScript SDKs sort by locale: before 4.2.1 so did their headers, whose order
+    the context of a request keeps; since then the order of ASCII keys can be made again.
+    """
+    orders = (
+        [*context],
+        sorted(context, key=lambda key: ([*map(_LOCALE_ORDER.find, key.lower())], key.swapcase())),
+    )
+    seen = {serialize_context(context)}
+    yield from seen
+    for order in orders:
+        serialized = serialize_context(context, order)
+        if serialized not in seen:
+            seen.add(serialized)
+            yield serialized
 
 
 def random_data_key(suite: AlgorithmSuite) -> DataKey:

@@ -36,7 +36,7 @@ from aioencrypt.format.work import Output
 from aioencrypt.managers.base import CryptographicMaterialsManager
 from aioencrypt.managers.default import check_decrypt_policy
 from aioencrypt.materials import DecryptionMaterials, DecryptionMaterialsRequest
-from aioencrypt.offload import LONG, DigestQueue, outlast, run
+from aioencrypt.offload import LONG, DigestQueue, run
 from aioencrypt.policies import Limits, Offload, Release, SignaturePolicy
 from aioencrypt.streams.base import ByteStream
 from aioencrypt.streams.sources import Reader
@@ -142,7 +142,7 @@ async def decrypt_whole(message: bytes, options: DecryptOptions) -> tuple[bytes,
         if output.used <= _WIPED_AT_ONCE:
             output.wipe()
         else:
-            await outlast(lambda: run(output.wipe, LONG))
+            await run(output.wipe, LONG)
         raise
     finally:
         await digests.aclose()
@@ -186,8 +186,7 @@ class DecryptStream(ByteStream):
     """
 
     def __init__(self, reader: Reader, options: DecryptOptions) -> None:
-        super().__init__()
-        self._reader = reader
+        super().__init__(reader)
         self._options = options
         self._machine = options.machine()
         self._header: MessageHeader | None = None
@@ -254,7 +253,7 @@ class DecryptStream(ByteStream):
 
     async def _receive(self) -> None:
         if not self._received:
-            self._received = memoryview(await self._reader.read())
+            self._received = await self._read_source()
         in_header = self._machine.state is State.HEADER
         length = _HEADER_STEP if in_header else len(self._received)
         taken, self._received = self._received[:length], self._received[length:]

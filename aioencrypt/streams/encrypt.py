@@ -156,8 +156,7 @@ class EncryptStream(ByteStream):
     """
 
     def __init__(self, reader: Reader, options: EncryptOptions) -> None:
-        super().__init__()
-        self._reader = reader
+        super().__init__(reader)
         self._options = options
         self._sealer: Sealer | None = None
         self._plaintext = memoryview(b"")
@@ -204,7 +203,7 @@ class EncryptStream(ByteStream):
 
     async def _next_plaintext(self, machine: MessageEncryptor) -> memoryview:
         if not self._plaintext:
-            self._plaintext = memoryview(await self._reader.read())
+            self._plaintext = await self._read_source()
         length = machine.batch_length(len(self._plaintext))
         taken, self._plaintext = self._plaintext[:length], self._plaintext[length:]
         return taken

@@ -21,6 +21,7 @@ from typing import Any, BinaryIO, Protocol
 import anyio
 from anyio.abc import ByteReceiveStream, ObjectReceiveStream
 
+from aioencrypt.format.wire import flat_view
 from aioencrypt.offload import read_in_thread
 
 _READ_LENGTH = 256 * 1024
@@ -189,18 +190,13 @@ def as_bytes(chunk: Any) -> bytes:
 
 
 def _from_bytes(source: bytes | bytearray | memoryview) -> Reader:
-    whole = [source] if isinstance(source, bytes) else _copies(_flat(memoryview(source)))
+    whole = [source] if isinstance(source, bytes) else _copies(memoryview(flat_view(memoryview(source))))
     pieces = iter(whole)
 
     async def read() -> bytes:
         return next(pieces, b"")
 
     return _Reader(read, pieces)
-
-
-def _flat(view: memoryview) -> memoryview:
-    # A view with gaps, or with a dimension of length 0, cannot be cast.
-    return view.cast("B") if view.c_contiguous and view.nbytes else memoryview(view.tobytes())
 
 
 def _copies(view: memoryview) -> Iterator[bytes]:

@@ -23,6 +23,7 @@ from aioencrypt import (
     encrypt_stream,
 )
 from aioencrypt.streams.base import ByteStream
+from aioencrypt.streams.sources import open_source
 from tests.support.streaming import KEY, Feed, Stalling, client_for, flipped, in_chunks, plaintext_of, sealed
 from tests.support.streaming import SIGNED as SUITE
 
@@ -34,7 +35,7 @@ class Chunks(ByteStream):
     """A stream of given chunks: what is tested is the reading alone."""
 
     def __init__(self, *chunks: bytes) -> None:
-        super().__init__()
+        super().__init__(open_source(b""))
         self.chunks = list(chunks)
         self.released = 0
 

@@ -105,7 +105,7 @@ class Stalling:
 def threads_at_work() -> int:
     """Count the worker threads that this library keeps busy for this loop."""
     state = offload_module._state()
-    return int(state.cryptography.borrowed_tokens + state.files.borrowed_tokens)
+    return int(state.hops + state.reads.borrowed_tokens)
 
 
 def tasks_left() -> list[str]:
