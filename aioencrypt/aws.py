@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
+from functools import partial
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -70,6 +71,7 @@ _RETRYABLE = {
     "RequestTimeout",
     "RequestTimeoutException",
     "ServiceUnavailableException",
+    "TooManyRequestsException",
 }
 _ADVICE = {
     "AccessDeniedException": "allow the caller to use the key, in its key policy or by a grant",
@@ -97,10 +99,13 @@ def service_error(error: Exception) -> ServiceError:
     message = str(response["Error"].get("Message") or "no message")
     if code in _ADVICE:
         message = f"{message}; {_ADVICE[code]}"
-    metadata = response.get("ResponseMetadata") or {}
-    status = metadata.get("HTTPStatusCode") or 0
-    retryable = code in _RETRYABLE or "Throttl" in code or code == "TooManyRequestsException" or status >= 500
-    return ServiceError(message, code=code, request_id=metadata.get("RequestId"), retryable=retryable)
+    metadata = response.get("ResponseMetadata")
+    metadata = metadata if isinstance(metadata, Mapping) else {}
+    status, request_id = metadata.get("HTTPStatusCode"), metadata.get("RequestId")
+    retryable = code in _RETRYABLE or "Throttl" in code or (isinstance(status, int) and status >= 500)
+    return ServiceError(
+        message, code=code, request_id=None if request_id is None else str(request_id), retryable=retryable
+    )
 
 
 def _is_connection_error(error: Exception) -> bool:
@@ -212,6 +217,8 @@ class KMSClients:
     async def exit(self) -> None:
         if not self._makes_clients or not self._entries:
             return
+        if self._open and self._open.ours:
+            self._open.check_owner()
         self._entries -= 1
         if not self._entries and self._open:
             opened, self._open = self._open, None
@@ -224,10 +231,10 @@ class KMSClients:
         self._open.check_owner()
         return self._open
 
-    async def warm_up(self, regions: Iterable[str | None]) -> None:
-        """Make the clients for these regions."""
+    async def warm_up(self, regions: Sequence[str | None], timeout: float | None) -> None:
+        """Make the clients for these regions, each within a time in seconds; raises `ServiceError`."""
         for region in dict.fromkeys(regions):
-            await self.get(region)
+            await call_service(f"a KMS client for {region}", partial(self.get, region), timeout)
 
     async def get(self, region: str | None) -> KMSClient:
         """Return the client for a region, or for the default region; raises `ServiceError`."""
@@ -261,9 +268,14 @@ class _OpenClients:
         self._loop = running_loop()
         self._process = os.getpid()
 
+    @property
+    def ours(self) -> bool:
+        """Whether this process opened them; otherwise they belong to the parent, which closes them."""
+        return os.getpid() == self._process
+
     def check_owner(self) -> None:
         """Raise `ProviderClosedError` on another loop or after a fork: connections cannot be shared."""
-        if os.getpid() != self._process:
+        if not self.ours:
             raise ProviderClosedError("the provider was opened before a fork; open one in this process")
         if running_loop() is not self._loop:
             raise ProviderClosedError("the provider was opened on another event loop; open one on this loop")
@@ -278,7 +290,5 @@ class _OpenClients:
             return self._clients[region]
 
     async def aclose(self) -> None:
-        # The connections belong to the parent process, which closes them.
-        if os.getpid() == self._process:
-            self.check_owner()
+        if self.ours:
             await self._stack.aclose()

@@ -7,9 +7,10 @@ aws-kms-discovery-keyring.md, aws-kms-mrk-discovery-keyring.md and the multi-key
 from __future__ import annotations
 
 import enum
+from abc import abstractmethod
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 import attrs
 
@@ -22,7 +23,6 @@ from aioencrypt.providers.arn import (
     check_identifier,
     check_unrelated,
     matches_for_decrypt,
-    parse_arn,
     parse_key_arn,
 )
 from aioencrypt.providers.base import DecryptedDataKey, MasterKey, MasterKeyProvider, no_data_key, try_decrypt
@@ -47,6 +47,8 @@ class MultiRegion(enum.Enum):
 def _account_set(accounts: Sequence[str]) -> frozenset[str]:
     if isinstance(accounts, str):
         raise TypeError("accounts is a sequence of account ids, not one str")
+    if not all(isinstance(account, str) for account in accounts):
+        raise TypeError("an account id is a str: numbers lose their leading zeros")
     return frozenset(accounts)
 
 
@@ -89,6 +91,11 @@ class KMSMasterKey(MasterKey):
     def __repr__(self) -> str:
         return f"KMSMasterKey({self._key_id!r})"
 
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            "a KMSMasterKey is not pickled or copied, as it shares clients: build its provider where it is used"
+        )
+
     @property
     def provider_id(self) -> str:
         return KMS_PROVIDER_ID
@@ -103,9 +110,13 @@ class KMSMasterKey(MasterKey):
         return self._region
 
     def owns_data_key(self, encrypted_data_key: EncryptedDataKey) -> bool:
-        stored = _stored_arn(encrypted_data_key)
-        if stored is None:
+        if encrypted_data_key.provider_id != KMS_PROVIDER_ID:
             return False
+        stored = _stored_arn(encrypted_data_key)
+        return stored is not None and self.opens(stored)
+
+    def opens(self, stored: KeyArn) -> bool:
+        """Tell whether this key opens what the key of an ARN encrypted."""
         if self._multi_region is MultiRegion.EXACT:
             return str(stored) == self._key_id
         return matches_for_decrypt(self._key_id, str(stored))
@@ -158,16 +169,19 @@ class KMSMasterKey(MasterKey):
 
 def _stored_arn(encrypted_data_key: EncryptedDataKey) -> KeyArn | None:
     """Return the key ARN in an encrypted data key of KMS, None where there is none."""
-    if encrypted_data_key.provider_id != KMS_PROVIDER_ID:
-        return None
     return parse_key_arn(encrypted_data_key.provider_info.decode("utf-8", "replace"))
 
 
 def _encrypted_data_key(answer: Mapping[str, Any]) -> EncryptedDataKey:
     arn = _text_of(answer, "KeyId")
-    if parse_arn(arn) is None:
-        raise ProviderError(f"KMS answered with the key id {arn!r}, which is not a key ARN")
-    return EncryptedDataKey(KMS_PROVIDER_ID, arn.encode(), _bytes_of(answer, "CiphertextBlob"))
+    if parse_key_arn(arn) is None:
+        raise ProviderError(f"KMS answered with the key id {arn[:200]!r}, which is not a key ARN")
+    encrypted = EncryptedDataKey(KMS_PROVIDER_ID, arn.encode(), _bytes_of(answer, "CiphertextBlob"))
+    try:
+        encrypted.serialize()
+    except ValueError as error:
+        raise ProviderError("the answer of KMS does not fit into a message") from error
+    return encrypted
 
 
 def _bytes_of(answer: Mapping[str, Any], field: str) -> bytes:
@@ -190,9 +204,31 @@ class _KMSProvider(MasterKeyProvider):
     def __init__(self, clients: KMSClients, grant_tokens: Sequence[str], timeout: float | None) -> None:
         if isinstance(grant_tokens, str):
             raise TypeError("grant_tokens is a sequence of tokens, not one str")
+        if not isinstance(timeout, int | float | None):
+            raise TypeError(f"timeout is a number of seconds, or None, not {type(timeout).__name__}")
+        if timeout is not None and not timeout > 0:
+            raise ValueError(f"timeout is {timeout}; it must be above 0 seconds, or None")
         self._clients = clients
         self._grant_tokens = tuple(grant_tokens)
         self._timeout = timeout
+
+    @abstractmethod
+    def _keys_for(self, stored: KeyArn) -> Sequence[KMSMasterKey]:
+        """Return the keys to call for a data key that the key of an ARN encrypted."""
+
+    async def decrypt_data_key(self, request: DataKeyRequest) -> DecryptedDataKey:
+        ours = [key for key in request.encrypted_data_keys if key.provider_id == KMS_PROVIDER_ID]
+        arns = [_stored_arn(key) for key in ours]
+        if None in arns:
+            # aws-kms-keyring.md#ondecrypt: such a message fails here, before any call.
+            raise ProviderError("an encrypted data key of KMS does not name a KMS key ARN")
+        attempts: list[Attempt] = []
+        for encrypted_data_key, stored in zip(ours, arns, strict=True):
+            for key in self._keys_for(stored) if stored else ():
+                opened = await try_decrypt(key, encrypted_data_key, request, attempts)
+                if opened:
+                    return opened
+        raise no_data_key(request, attempts)
 
     def _master_key(self, key_id: str, multi_region: MultiRegion) -> KMSMasterKey:
         return KMSMasterKey(
@@ -277,18 +313,11 @@ class KMSMasterKeyProvider(_KMSProvider):
     async def encryption_keys(self, request: DataKeyRequest) -> Sequence[MasterKey]:
         return self._keys
 
-    async def decrypt_data_key(self, request: DataKeyRequest) -> DecryptedDataKey:
-        attempts: list[Attempt] = []
-        for encrypted_data_key in request.encrypted_data_keys:
-            for key in self._keys:
-                if key.owns_data_key(encrypted_data_key):
-                    opened = await try_decrypt(key, encrypted_data_key, request, attempts)
-                    if opened:
-                        return opened
-        raise no_data_key(request, attempts)
+    def _keys_for(self, stored: KeyArn) -> Sequence[KMSMasterKey]:
+        return [key for key in self._keys if key.opens(stored)]
 
     async def warm_up(self) -> None:
-        await self._clients.warm_up(key.region for key in self._keys)
+        await self._clients.warm_up([key.region for key in self._keys], self._timeout)
 
 
 class KMSDiscoveryMasterKeyProvider(_KMSProvider):
@@ -313,6 +342,9 @@ class KMSDiscoveryMasterKeyProvider(_KMSProvider):
         grant_tokens: Sequence[str] = (),
         timeout: float | None = 30.0,
     ) -> None:
+        if not isinstance(discovery_filter, DiscoveryFilter | None):
+            kind = type(discovery_filter).__name__
+            raise TypeError(f"discovery_filter is a DiscoveryFilter, or None for any account, not {kind}")
         if region is not None and (not isinstance(region, str) or not region):
             raise ValueError("region is the name of a region, or None for the region of each key")
         own = KMSClients(
@@ -336,35 +368,18 @@ class KMSDiscoveryMasterKeyProvider(_KMSProvider):
     async def encryption_keys(self, request: DataKeyRequest) -> Sequence[MasterKey]:
         raise ProviderError("a discovery provider only decrypts; encrypt with KMSMasterKeyProvider")
 
-    def _key_for(self, stored: KeyArn) -> KMSMasterKey | None:
-        """Return the key to call for a stored ARN, None for one that is not ours to call."""
-        if self._filter and not self._filter.allows(stored):
-            return None
+    def _keys_for(self, stored: KeyArn) -> Sequence[KMSMasterKey]:
+        if self._filter is not None and not self._filter.allows(stored):
+            return ()
         if self._region and stored.region != self._region:
             if not stored.multi_region:
-                return None
+                return ()
             stored = attrs.evolve(stored, region=self._region)
-        return self._master_key(str(stored), MultiRegion.EXACT)
-
-    async def decrypt_data_key(self, request: DataKeyRequest) -> DecryptedDataKey:
-        attempts: list[Attempt] = []
-        for encrypted_data_key in request.encrypted_data_keys:
-            if encrypted_data_key.provider_id != KMS_PROVIDER_ID:
-                continue
-            stored = _stored_arn(encrypted_data_key)
-            if stored is None:
-                malformed = ProviderError("the encrypted data key does not name a KMS key ARN")
-                attempts.append(Attempt("decrypt", KMS_PROVIDER_ID, "", malformed))
-                continue
-            key = self._key_for(stored)
-            opened = key and await try_decrypt(key, encrypted_data_key, request, attempts)
-            if opened:
-                return opened
-        raise no_data_key(request, attempts)
+        return (self._master_key(str(stored), MultiRegion.EXACT),)
 
     async def warm_up(self) -> None:
         if self._region:
-            await self._clients.warm_up([self._region])
+            await self._clients.warm_up([self._region], self._timeout)
 
 
 def _rebuild(cls: type[_KMSProvider], args: tuple[Any, ...], kwargs: dict[str, Any]) -> _KMSProvider:

@@ -27,7 +27,8 @@ class MultiMasterKeyProvider(MasterKeyProvider):
     def __init__(self, generator: MasterKeyProvider | None, *children: MasterKeyProvider) -> None:
         if generator is None and not children:
             raise ValueError("a multi provider needs a generator or a child")
-        for provider in (*([generator] if generator else []), *children):
+        given = children if generator is None else (generator, *children)
+        for provider in given:
             if not isinstance(provider, MasterKeyProvider):
                 raise TypeError(f"{provider!r} is not a MasterKeyProvider")
         self._generator = generator
@@ -45,7 +46,7 @@ class MultiMasterKeyProvider(MasterKeyProvider):
     @property
     def providers(self) -> tuple[MasterKeyProvider, ...]:
         """The generator, if any, and the children, in the order in which they are tried."""
-        return (self._generator, *self._children) if self._generator else self._children
+        return self._children if self._generator is None else (self._generator, *self._children)
 
     @property
     def generates(self) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections import deque
+from contextlib import suppress
 from typing import IO
 
 from cryptography.exceptions import InvalidTag
@@ -81,4 +82,9 @@ class Spool:
         self._memory.clear()
         file, self._file = self._file, None
         if file is not None:
-            await in_file_thread(file.close)
+            await in_file_thread(lambda: _close(file))
+
+
+def _close(file: IO[bytes]) -> None:
+    with suppress(OSError):  # a full disk refuses once more what is dropped anyway
+        file.close()
