@@ -93,7 +93,7 @@ class KMSMasterKey(MasterKey):
 
     def __reduce__(self) -> NoReturn:
         raise TypeError(
-            "a KMSMasterKey is not pickled or copied, as it shares clients: build its provider where it is used"
+            "a KMSMasterKey is not pickled or copied, it shares clients: build its provider where it is used"
         )
 
     @property
@@ -176,11 +176,12 @@ def _encrypted_data_key(answer: Mapping[str, Any]) -> EncryptedDataKey:
     arn = _text_of(answer, "KeyId")
     if parse_key_arn(arn) is None:
         raise ProviderError(f"KMS answered with the key id {arn[:200]!r}, which is not a key ARN")
-    encrypted = EncryptedDataKey(KMS_PROVIDER_ID, arn.encode(), _bytes_of(answer, "CiphertextBlob"))
+    ciphertext = _bytes_of(answer, "CiphertextBlob")
     try:
+        encrypted = EncryptedDataKey(KMS_PROVIDER_ID, arn.encode(), ciphertext)
         encrypted.serialize()
     except ValueError as error:
-        raise ProviderError("the answer of KMS does not fit into a message") from error
+        raise ProviderError(f"the answer of KMS does not fit into a message: {error}") from error
     return encrypted
 
 
