@@ -139,15 +139,23 @@ async def kms_server() -> AsyncIterator[str]:
         stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL,
     )  # fmt: skip
     try:
-        for _ in range(300):
-            with contextlib.suppress(OSError):
-                socket.create_connection(("127.0.0.1", port), timeout=1).close()
-                break
-            await asyncio.sleep(0.1)
+        await until_it_listens(port, process)
         yield f"http://127.0.0.1:{port}"
     finally:
-        process.terminate()
+        with contextlib.suppress(ProcessLookupError):
+            process.terminate()
         await process.wait()
+
+
+async def until_it_listens(port: int, process: asyncio.subprocess.Process) -> None:
+    for _ in range(300):
+        if process.returncode is not None:
+            raise SystemExit(f"moto's server ended with {process.returncode}")
+        with contextlib.suppress(OSError):
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+            return
+        await asyncio.sleep(0.1)
+    raise SystemExit("moto's server does not answer")
 
 
 def create_keys(endpoint: str) -> list[str]:
@@ -192,8 +200,14 @@ def plaintext_file(given: Path | None, size: int, folder: Path) -> Iterator[Path
     yield path
 
 
+def check_same(*, sent: str, received: str, official: str) -> None:
+    if not sent == received == official:
+        raise SystemExit(f"digests differ: sent {sent}, received {received}, official SDK {official}")
+
+
 def peak_memory() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / MIB
 
 
 async def demo(given: Path | None, size: int) -> None:
@@ -219,8 +233,7 @@ async def demo(given: Path | None, size: int) -> None:
             report(console, length, stored.stat().st_size, (up_seconds, down_seconds), calls, delays, idle)
             os.environ["AWS_ENDPOINT_URL_KMS"] = endpoint
             official = await asyncio.to_thread(official_digest, stored, keys)
-        if not up == down == official:
-            raise SystemExit(f"digests differ: sent {up}, received {down}, official SDK {official}")
+        check_same(sent=up, received=down, official=official)
         console.print(f"sha256 {up}: sent, received and decrypted by the official SDK, all the same.")
 
 
@@ -255,6 +268,8 @@ def main() -> None:
     if arguments.client:
         asyncio.run(client(arguments.client, arguments.url, arguments.file))
         return
+    if arguments.file and not arguments.file.is_file():
+        parser.error(f"{arguments.file} is not a file")
     # The account that moto makes up; nothing leaves this machine.
     os.environ.update(
         AWS_ACCESS_KEY_ID="demo",

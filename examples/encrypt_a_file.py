@@ -2,14 +2,15 @@
 
     python encrypt_a_file.py [FILE]
 
-Without FILE, one of 20 MiB is made. The three files and the key are gone afterwards.
+Without FILE, one of 20 MiB is made. What this program makes is gone afterwards, the key included.
 """
 
 from __future__ import annotations
 
+import argparse
 import asyncio
+import hashlib
 import secrets
-import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -54,6 +55,11 @@ async def decrypt_file(source: Path, target: Path, provider: MasterKeyProvider, 
             await file.write(chunk)
 
 
+def digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 async def main(given: Path | None) -> None:
     provider = RawAESMasterKey("my-backups", "key-2026", wrapping_key=secrets.token_bytes(32))
     with TemporaryDirectory() as name:
@@ -66,10 +72,15 @@ async def main(given: Path | None) -> None:
         await decrypt_file(encrypted, decrypted, provider, plain.name)
         for path in (plain, encrypted, decrypted):
             print(f"{path.name:12} {path.stat().st_size:12,} bytes")
-        if decrypted.read_bytes() != plain.read_bytes():
+        if digest(decrypted) != digest(plain):
             raise SystemExit("the files differ")
         print("the same again")
 
 
 if __name__ == "__main__":
-    asyncio.run(main(Path(sys.argv[1]) if len(sys.argv) > 1 else None))
+    parser = argparse.ArgumentParser(description="Encrypt a file into another one, and back.")
+    parser.add_argument("file", type=Path, nargs="?", help="without it, one is made")
+    file = parser.parse_args().file
+    if file and not file.is_file():
+        parser.error(f"{file} is not a file")
+    asyncio.run(main(file))

@@ -115,7 +115,9 @@ async def main() -> None:
             print(sent.status_code, sent.json())
             received = await client.get("/files/report.bin")
             print(received.status_code, f"{len(received.content):,} bytes")
-            print("the same again" if received.content == data else "the files differ")
+            if received.content != data:
+                raise SystemExit("the files differ")
+            print("the same again")
 
 
 if __name__ == "__main__":

@@ -90,7 +90,11 @@ def main() -> None:
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8080)
     arguments = parser.parse_args()
-    provider = KMSMasterKeyProvider(arguments.key_arn, endpoint_url=arguments.endpoint_url)
+    try:
+        provider = KMSMasterKeyProvider(arguments.key_arn, endpoint_url=arguments.endpoint_url)
+    except ValueError as error:
+        parser.error(str(error))
+    arguments.folder.mkdir(parents=True, exist_ok=True)
     web.run_app(make_app(provider, arguments.folder), host=arguments.host, port=arguments.port)
 
 

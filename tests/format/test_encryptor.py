@@ -1,0 +1,276 @@
+"""The writing machine: every suite byte for byte, however the plaintext comes, and what it writes when."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from aioencrypt.format import AlgorithmSuite, MessageEncryptor, MessageHeader, SealWork
+from aioencrypt.format.body import batch_frames
+from tests.support.headers import CONTEXT, KEYS, each_suite, parsed
+from tests.support.messages import Message, build_message, context_bytes, drive_encryptor, encrypt_as
+from tests.support.streaming import plaintext_of
+
+UNSIGNED = AlgorithmSuite.ALG_AES_256_GCM_HKDF_SHA512_COMMIT_KEY
+SIGNED = AlgorithmSuite.ALG_AES_256_GCM_HKDF_SHA512_COMMIT_KEY_ECDSA_P384
+LAST = 2**32 - 1
+
+
+def lengths_around(frame: int) -> list[int]:
+    edges = {0, 1, frame - 1, frame, frame + 1, 2 * frame - 1, 2 * frame, 2 * frame + 1, 3 * frame}
+    return sorted(edges | {9 * frame + 1, 10 * frame})
+
+
+def message_of(suite: AlgorithmSuite, length: int, frame_length: int) -> Message:
+    return build_message(
+        suite,
+        plaintext_of(length),
+        encryption_context=CONTEXT,
+        encrypted_data_keys=KEYS,
+        frame_length=frame_length,
+    )
+
+
+def encryptor_of(message: Message, **options: Any) -> MessageEncryptor:
+    """Return a machine that is to write this message, with a recorded signer."""
+    assert message.frame_length
+    return MessageEncryptor(
+        message.suite,
+        message.data_key,
+        message_id=message.message_id,
+        encryption_context=CONTEXT,
+        encrypted_data_keys=KEYS,
+        frame_length=message.frame_length,
+        signer=message.sign if message.suite.signed else None,
+        **options,
+    )
+
+
+def done(machine: MessageEncryptor, work: SealWork) -> bytes:
+    sealed = work.crypt()
+    work.digest(sealed)
+    machine.settle(work)
+    return sealed
+
+
+def written(machine: MessageEncryptor, pieces: Sequence[bytes | memoryview]) -> bytes:
+    """Write a message, the last piece being said to be the last."""
+    parts = [machine.start()]
+    parts += [done(machine, machine.seal(piece, i == len(pieces))) for i, piece in enumerate(pieces, 1)]
+    return b"".join((*parts, machine.finish()))
+
+
+@each_suite
+@pytest.mark.parametrize("frame_length", [1, 16, 64, 4096])
+def test_messages_are_those_of_the_specification(suite: AlgorithmSuite, frame_length: int) -> None:
+    for length in lengths_around(frame_length):
+        message = message_of(suite, length, frame_length)
+        machine = encryptor_of(message, plaintext_length=length)
+        assert machine.ciphertext_length == len(message.data)
+        assert machine.header == parsed(message.data).header
+        assert written(machine, [message.plaintext]) == message.data
+        # Without a length that was said, and with an end that comes on its own.
+        machine = encryptor_of(message)
+        assert machine.ciphertext_length is None
+        assert drive_encryptor(machine, message.plaintext) == message.data
+
+
+@each_suite
+def test_a_message_is_written_again_from_its_header(suite: AlgorithmSuite) -> None:
+    message = message_of(suite, 1000, 64)
+    assert encrypt_as(message, parsed(message.data).header, chunks=100) == message.data
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 15, 16, 17, 31, 32, 33, 64, 1000])
+@pytest.mark.parametrize("length", [0, 1, 15, 16, 17, 48, 160, 161])
+def test_chunks_of_any_length_make_the_same_message(length: int, chunk: int) -> None:
+    message = message_of(SIGNED, length, 16)
+    assert drive_encryptor(encryptor_of(message), message.plaintext, chunks=chunk) == message.data
+    pieces = [message.plaintext[i : i + chunk] for i in range(0, length, chunk)] or [b""]
+    assert written(encryptor_of(message), pieces) == message.data
+
+
+LONG = message_of(UNSIGNED, 40_000, 999)
+
+
+@settings(deadline=None, max_examples=100)
+@given(places=st.lists(st.integers(0, 40_000), max_size=20).map(sorted), data=st.data())
+def test_pieces_small_and_large_make_the_same_message(places: list[int], data: st.DataObject) -> None:
+    """Small ones are gathered, large ones are not copied; views and bytes may come in turn."""
+    pieces: list[bytes | memoryview] = []
+    for start, stop in zip([0, *places], [*places, 40_000], strict=True):
+        view = memoryview(LONG.plaintext)[start:stop]
+        pieces.append(view if data.draw(st.booleans()) else bytes(view))
+    assert written(encryptor_of(LONG), pieces) == LONG.data
+
+
+@pytest.mark.parametrize("frames", [1, 2, 3, 10])
+@pytest.mark.parametrize("frame_length", [1, 16, 4096])
+def test_the_last_full_frame_is_the_final_one(frames: int, frame_length: int) -> None:
+    plaintext = plaintext_of(frames * frame_length)
+    message = message_of(UNSIGNED, len(plaintext), frame_length)
+    data = drive_encryptor(encryptor_of(message), plaintext)
+    final = data[-(40 + frame_length) :]
+    assert final[:8] == b"\xff" * 4 + frames.to_bytes(4, "big")
+    assert final[20:24] == frame_length.to_bytes(4, "big")
+    assert len(data) == message.header_length + (frames - 1) * (frame_length + 32) + frame_length + 40
+
+
+def test_a_full_frame_waits_for_the_next_byte_or_the_end() -> None:
+    message = message_of(UNSIGNED, 33, 16)
+    machine = encryptor_of(message)
+    steps = [(15, False, 0), (1, False, 0), (0, False, 0), (1, False, 1), (15, False, 0), (0, True, 1)]
+    sequence = 1
+    for length, last, frames in steps:
+        work = machine.seal(plaintext_of(length), last)
+        assert (work.sequence, work.regular_count) == (sequence, frames - last)
+        assert work.final_length == (16 if last else None)
+        sealed = done(machine, work)
+        assert len(sealed) == work.output_length == frames * 48 + 8 * last
+        assert bool(work.cost) is bool(frames)
+        sequence += frames
+
+
+def test_no_plaintext_is_an_empty_final_frame() -> None:
+    machine = encryptor_of(message_of(UNSIGNED, 0, 16))
+    assert done(machine, machine.seal(b"")) == b""
+    final = done(machine, machine.seal(b"", last=True))
+    assert len(final) == 40
+    assert final[20:24] == bytes(4)
+
+
+@each_suite
+@pytest.mark.parametrize(
+    ("length", "frame_length", "body"),
+    [
+        (0, 1, 40),
+        (LAST, 1, LAST + 32 * (LAST - 1) + 40),
+        (LAST, LAST, LAST + 40),
+        (LAST * LAST, LAST, LAST * LAST + 32 * (LAST - 1) + 40),
+    ],
+)
+def test_the_length_of_the_longest_messages(
+    suite: AlgorithmSuite, length: int, frame_length: int, body: int
+) -> None:
+    message = message_of(suite, 0, frame_length)
+    machine = encryptor_of(message, plaintext_length=length)
+    header_and_footer = len(message.data) - 40
+    assert machine.ciphertext_length == header_and_footer + body
+
+
+@each_suite
+def test_pairs_that_are_not_stored_are_in_the_tag_of_the_header(suite: AlgorithmSuite) -> None:
+    authenticated = context_bytes([("not", "stored")])
+    message = build_message(
+        suite,
+        b"text",
+        encryption_context=CONTEXT,
+        encrypted_data_keys=KEYS,
+        authenticated_context=authenticated,
+    )
+    machine = encryptor_of(message, authenticated_context=authenticated)
+    assert drive_encryptor(machine, b"text") == message.data
+    assert encryptor_of(message_of(suite, 4, 4096)).start() != machine.start()
+
+
+def test_the_header_may_be_had_at_any_time() -> None:
+    message = message_of(SIGNED, 100, 16)
+    machine = encryptor_of(message)
+    body = done(machine, machine.seal(message.plaintext[:50]))
+    assert machine.start() == machine.start() == message.data[: message.header_length]
+    body += done(machine, machine.seal(message.plaintext[50:], last=True))
+    assert machine.start() + body + machine.finish() == message.data
+
+
+def test_the_header_is_the_machines_own() -> None:
+    message = message_of(UNSIGNED, 1, 16)
+    context, keys = dict(CONTEXT), list(KEYS)
+    machine = MessageEncryptor(
+        UNSIGNED,
+        message.data_key,
+        message_id=message.message_id,
+        encryption_context=context,
+        encrypted_data_keys=keys,
+        frame_length=16,
+    )
+    context.clear()
+    keys.clear()
+    assert isinstance(machine.header, MessageHeader)
+    assert machine.header.encryption_context == CONTEXT
+    assert machine.header.encrypted_data_keys == KEYS
+
+
+@pytest.mark.parametrize("suite", [suite for suite in AlgorithmSuite if suite.signed])
+def test_cryptography_has_no_order_and_digests_have_one(suite: AlgorithmSuite) -> None:
+    message = message_of(suite, 500, 16)
+    machine = encryptor_of(message)
+    pieces = [message.plaintext[i : i + 50] for i in range(0, 500, 50)]
+    works = [machine.seal(b""), *map(machine.seal, pieces), machine.seal(b"", last=True)]
+    sealed = [work.crypt() for work in reversed(works)][::-1]
+    for work, part in zip(works, sealed, strict=True):
+        work.digest(part)
+        machine.settle(work)
+    # The recorded signer compares the digest with that of the message.
+    assert machine.start() + b"".join(sealed) + machine.finish() == message.data
+
+
+def test_work_keeps_its_plaintext_whatever_comes_later() -> None:
+    message = message_of(UNSIGNED, 5 * 16, 16)
+    machine = encryptor_of(message)
+    works = [machine.seal(message.plaintext[i : i + 8]) for i in range(0, 80, 8)]
+    works.append(machine.seal(b"", last=True))
+    assert machine.start() + b"".join(work.crypt() for work in works) == message.data
+
+
+def test_a_large_piece_is_not_copied() -> None:
+    message = message_of(UNSIGNED, 100_000, 4096)
+    work = encryptor_of(message).seal(message.plaintext, last=True)
+    assert [piece.obj for piece in (*work.regular, *work.final)] == [message.plaintext] * 2
+    assert all(piece.obj is message.plaintext for piece in (*work.regular, *work.final))
+
+
+@pytest.mark.parametrize("frame_length", [1, 16, 4096, 1 << 20, LAST])
+def test_a_batch_is_whole_frames_or_all_there_is(frame_length: int) -> None:
+    machine = encryptor_of(message_of(UNSIGNED, 0, frame_length))
+    assert machine.batch_length(0) == 0
+    assert machine.batch_length(1) == 1
+    assert machine.batch_length(frame_length) == frame_length
+    for available in (3 * frame_length + 1, 10**6, 2**32, LAST * LAST):
+        length = machine.batch_length(available)
+        assert 0 < length <= available
+        assert length == available or length == batch_frames(frame_length, LAST) * frame_length
+
+
+@pytest.mark.parametrize("frame_length", [1, 100, 4096, 300_000])
+def test_batches_make_the_same_message(frame_length: int) -> None:
+    message = message_of(UNSIGNED, 700 * min(frame_length, 1000), frame_length)
+    machine = encryptor_of(message)
+    pieces, rest = [], memoryview(message.plaintext)
+    while rest:
+        length = machine.batch_length(len(rest))
+        pieces.append(rest[:length])
+        rest = rest[length:]
+    assert len(pieces) > 1 or frame_length == 300_000
+    assert written(machine, pieces) == message.data
+
+
+def test_unsigned_messages_have_no_footer() -> None:
+    machine = encryptor_of(message_of(UNSIGNED, 1, 16))
+    done(machine, machine.seal(b"x", last=True))
+    assert machine.finish() == b""
+
+
+@pytest.mark.parametrize("suite", [suite for suite in AlgorithmSuite if suite.signed])
+def test_the_footer_is_the_signature_behind_its_length(suite: AlgorithmSuite) -> None:
+    message = message_of(suite, 40, 16)
+    machine = encryptor_of(message)
+    body = done(machine, machine.seal(message.plaintext, last=True))
+    footer = machine.finish()
+    length = {"secp256r1": 71, "secp384r1": 103}[suite.signature.curve] if suite.signature else 0
+    assert footer == length.to_bytes(2, "big") + message["footer.signature"]
+    assert hashlib.sha384(machine.start() + body).digest() == hashlib.sha384(message.signed_part).digest()

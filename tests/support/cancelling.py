@@ -1,0 +1,172 @@
+"""Every way to cancel, once and twice in a row, as one table."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from typing import Any
+
+import anyio
+import attrs
+import pytest
+from anyio.lowlevel import checkpoint
+
+from aioencrypt import decrypt, encrypt
+from tests.support.streaming import KEY, assert_idle, plaintext_of
+from tests.support.watching import watched
+
+Cancel = Callable[[], object]
+Operation = Callable[[Cancel], Coroutine[Any, Any, object]]
+"""What is cancelled; it is given the function that cancels it."""
+
+
+async def _by_task(operation: Operation) -> bool:
+    def cancel() -> None:
+        task.cancel()
+
+    task = asyncio.create_task(operation(cancel))
+    await asyncio.wait([task])
+    if task.cancelled():
+        return True
+    task.result()
+    return False
+
+
+def _one_after_the_other(cancels: Sequence[Cancel]) -> Cancel:
+    rest = iter(cancels)
+    return lambda: next(rest, lambda: None)()
+
+
+async def _by_timeout(operation: Operation) -> bool:
+    ended = False
+
+    def expire(timeout: asyncio.Timeout) -> None:
+        if not ended:
+            timeout.reschedule(asyncio.get_running_loop().time())
+
+    try:
+        async with asyncio.timeout(None) as outer, asyncio.timeout(None) as inner:
+            try:
+                await operation(_one_after_the_other([lambda: expire(inner), lambda: expire(outer)]))
+            finally:
+                ended = True
+    except TimeoutError:
+        return True
+    finally:
+        task = asyncio.current_task()
+        assert task
+        assert task.cancelling() == 0
+    return False
+
+
+async def _by_scope(operation: Operation) -> bool:
+    with anyio.CancelScope() as outer, anyio.CancelScope() as inner:
+        await operation(_one_after_the_other([inner.cancel, outer.cancel]))
+    return inner.cancelled_caught or outer.cancelled_caught
+
+
+async def _by_deadline(operation: Operation) -> bool:
+    with anyio.move_on_after(math.inf) as outer, anyio.move_on_after(math.inf) as inner:
+
+        def expire(scope: anyio.CancelScope) -> None:
+            scope.deadline = anyio.current_time()
+
+        await operation(_one_after_the_other([lambda: expire(inner), lambda: expire(outer)]))
+    return inner.cancelled_caught or outer.cancelled_caught
+
+
+@attrs.frozen
+class Way:
+    """Runs an operation that cancels itself, or is cancelled; `run` tells whether that came through.
+
+    What else the operation raises comes through `run` unchanged.
+    """
+
+    name: str
+    run: Callable[[Operation], Awaitable[bool]]
+    twice: bool = False
+
+    async def when(self, reached: anyio.Event, operation: Callable[[], Awaitable[object]]) -> None:
+        """Run an operation and cancel it when something is reached; it must end cancelled."""
+        await self.during(reached, operation, checkpoint)
+
+    async def during(
+        self,
+        reached: anyio.Event,
+        operation: Callable[[], Awaitable[object]],
+        then: Callable[[], Awaitable[None]],
+    ) -> None:
+        """The same; await `then` when it is cancelled, and need not have ended."""
+
+        async def cancellable(cancel: Cancel) -> None:
+            async def watch() -> None:
+                await reached.wait()
+                cancel()
+                await anyio.wait_all_tasks_blocked()
+                if self.twice:
+                    cancel()
+                    await anyio.wait_all_tasks_blocked()
+                await then()
+
+            watcher.append(watch)
+            started.set()
+            await operation()
+
+        async def watch() -> None:
+            await started.wait()
+            await watcher[0]()
+
+        watcher: list[Callable[[], Awaitable[None]]] = []
+        started = anyio.Event()
+        async with anyio.create_task_group() as group:
+            group.start_soon(watch)
+            assert await self.run(cancellable), "the operation was not cancelled"
+
+    async def at(self, number: int, operation: Callable[[], Awaitable[object]]) -> bool:
+        """Cancel an operation at its suspension of this number; tell whether it got so far."""
+        count = 0
+
+        async def cancellable(cancel: Cancel) -> None:
+            def on_suspend() -> None:
+                nonlocal count
+                if count == number or (self.twice and count == number + 1):
+                    cancel()
+                count += 1
+
+            await watched(operation(), on_suspend)
+
+        await self.run(cancellable)
+        return count > number
+
+
+_FUNCTIONS = {"task": _by_task, "timeout": _by_timeout, "scope": _by_scope, "deadline": _by_deadline}
+_BACKENDS: dict[str, tuple[Any, tuple[str, ...]]] = {
+    "asyncio": (("asyncio", {"debug": True}), ("task", "timeout", "scope", "deadline")),
+    "uvloop": (("asyncio", {"use_uvloop": True}), ("task", "timeout", "scope", "deadline")),
+    "trio": (("trio", {}), ("scope", "deadline")),
+}
+
+
+def _cases(backends: Sequence[str]) -> list[Any]:
+    return [
+        pytest.param(backend, Way(name, _FUNCTIONS[name], twice), id=f"{loop}-{name}{'-twice' * twice}")
+        for loop, (backend, names) in _BACKENDS.items()
+        if loop in backends
+        for name in names
+        for twice in (False, True)
+    ]
+
+
+# In place of the fixture: each loop with the ways it has. The second is for what takes long.
+each_way = pytest.mark.parametrize(("anyio_backend", "way"), _cases(["asyncio", "uvloop", "trio"]))
+each_way_without_uvloop = pytest.mark.parametrize(("anyio_backend", "way"), _cases(["asyncio", "trio"]))
+
+
+async def assert_fine() -> None:
+    """Assert that nothing goes on, and that the library works in this loop, threads and digests included."""
+    assert_idle()
+    plaintext = plaintext_of(100_000)
+    message, _ = await encrypt(plaintext, KEY)
+    assert (await decrypt(message, KEY)).plaintext == plaintext
+    assert_idle()

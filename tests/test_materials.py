@@ -1,0 +1,169 @@
+"""The values between client, manager, provider and key: frozen, and silent about secrets."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from collections.abc import Callable
+from typing import Any
+
+import attrs
+import pytest
+
+from aioencrypt import (
+    AlgorithmSuite,
+    CommitmentPolicy,
+    DataKey,
+    DataKeyRequest,
+    DecryptedDataKey,
+    DecryptionMaterials,
+    DecryptionMaterialsRequest,
+    EncryptedDataKey,
+    EncryptionMaterials,
+    EncryptionMaterialsRequest,
+)
+from aioencrypt.materials import read_only
+from tests.support.providers import OwnKey
+
+SUITE = AlgorithmSuite.ALG_AES_256_GCM_HKDF_SHA512_COMMIT_KEY
+POLICY = CommitmentPolicy.REQUIRE_ENCRYPT_REQUIRE_DECRYPT
+DATA_KEY = DataKey(b"plaintext data key of 32 bytes..")
+WRAPPED = EncryptedDataKey("provider", b"info", b"ciphertext")
+
+MAKERS: dict[type, Callable[[dict[str, str]], Any]] = {
+    DataKeyRequest: lambda context: DataKeyRequest(
+        algorithm_suite=SUITE, encryption_context=context, encrypted_data_keys=(WRAPPED,)
+    ),
+    EncryptionMaterialsRequest: lambda context: EncryptionMaterialsRequest(
+        commitment_policy=POLICY, encryption_context=context
+    ),
+    EncryptionMaterials: lambda context: EncryptionMaterials(
+        algorithm_suite=SUITE,
+        data_key=DATA_KEY,
+        encrypted_data_keys=(WRAPPED,),
+        encryption_context=context,
+        signer=lambda digest: digest,
+    ),
+    DecryptionMaterialsRequest: lambda context: DecryptionMaterialsRequest(
+        algorithm_suite=SUITE,
+        commitment_policy=POLICY,
+        encrypted_data_keys=(WRAPPED,),
+        encryption_context=context,
+        reproduced_encryption_context=context,
+    ),
+    DecryptionMaterials: lambda context: DecryptionMaterials(
+        algorithm_suite=SUITE, data_key=DATA_KEY, encryption_context=context
+    ),
+}
+CONTEXT_FIELDS = [(cls, "encryption_context") for cls in MAKERS] + [
+    (DecryptionMaterialsRequest, "reproduced_encryption_context")
+]
+each_value = pytest.mark.parametrize("cls", MAKERS, ids=lambda cls: cls.__name__)
+
+
+def made(cls: type) -> Any:
+    return MAKERS[cls]({"tenant": "forty-two", "größe": "secret"})
+
+
+@each_value
+def test_every_field_is_frozen(cls: type) -> None:
+    value = made(cls)
+    for field in attrs.fields(cls):
+        with pytest.raises(attrs.exceptions.FrozenInstanceError):
+            setattr(value, field.name, None)
+
+
+@each_value
+def test_fields_are_given_by_name(cls: type) -> None:
+    with pytest.raises(TypeError, match="positional"):
+        cls(SUITE)
+
+
+@pytest.mark.parametrize(
+    ("cls", "field"), CONTEXT_FIELDS, ids=lambda value: getattr(value, "__name__", value)
+)
+def test_contexts_are_read_only_copies(cls: type, field: str) -> None:
+    context = {"tenant": "42"}
+    value = MAKERS[cls](context)
+    context["tenant"] = "43"
+    context["more"] = ""
+    kept = getattr(value, field)
+    assert kept == {"tenant": "42"}
+    with pytest.raises(TypeError):
+        kept["tenant"] = "44"
+    with pytest.raises(AttributeError):
+        kept.clear()
+
+
+def test_a_changed_copy_is_read_only_too() -> None:
+    context = {"a": "1"}
+    value = attrs.evolve(made(EncryptionMaterials), encryption_context=context)
+    context.clear()
+    assert value.encryption_context == {"a": "1"}
+
+
+def test_a_read_only_view_does_not_follow_its_mapping() -> None:
+    context = {"a": "1"}
+    view = read_only(context)
+    again = read_only(view)
+    context["a"] = "2"
+    assert (view["a"], again["a"]) == ("1", "1")
+
+
+@each_value
+def test_reprs_say_nothing_secret(cls: type) -> None:
+    text = repr(made(cls))
+    assert "encryption_context=<2 pairs>" in text
+    for secret in ("plaintext data key", "ciphertext", "tenant", "forty-two", "größe", "secret", "lambda"):
+        assert secret not in text
+
+
+def test_the_reprs_of_data_keys() -> None:
+    assert repr(DATA_KEY) == "DataKey()"
+    text = repr(DecryptedDataKey(DATA_KEY, WRAPPED, OwnKey("own")))
+    assert text == (
+        "DecryptedDataKey(data_key=DataKey(), encrypted_data_key="
+        "EncryptedDataKey(provider_id='provider', provider_info=b'info'), master_key=OwnKey('own'))"
+    )
+
+
+@pytest.mark.parametrize(
+    "value",
+    [DATA_KEY, made(EncryptionMaterials), made(DecryptionMaterials)],
+    ids=lambda value: type(value).__name__,
+)
+@pytest.mark.parametrize(
+    "dump", [copy.deepcopy, *(lambda value, n=n: pickle.dumps(value, n) for n in range(6))]
+)
+def test_data_keys_are_not_pickled(value: object, dump: Callable[[object], object]) -> None:
+    with pytest.raises(TypeError, match="cannot be pickled or copied: decrypt it where it is needed"):
+        dump(value)
+
+
+def test_data_keys_are_not_copied() -> None:
+    with pytest.raises(TypeError, match="decrypt it where it is needed"):
+        copy.copy(DATA_KEY)
+
+
+def test_data_keys_are_values() -> None:
+    assert DataKey(b"a") == DataKey(b"a") != DataKey(b"b")
+
+
+def test_what_requests_leave_out() -> None:
+    assert DataKeyRequest(algorithm_suite=SUITE) == DataKeyRequest(
+        algorithm_suite=SUITE, encryption_context={}, encrypted_data_keys=()
+    )
+    request = EncryptionMaterialsRequest(commitment_policy=POLICY)
+    assert request.algorithm_suite is None
+    assert request.plaintext_length is None
+    assert request.encryption_context == {}
+    assert request.required_encryption_context_keys == frozenset()
+
+
+def test_what_materials_leave_out() -> None:
+    writing = EncryptionMaterials(
+        algorithm_suite=SUITE, data_key=DATA_KEY, encrypted_data_keys=(WRAPPED,), encryption_context={}
+    )
+    assert (writing.signer, writing.required_encryption_context_keys) == (None, frozenset())
+    reading = DecryptionMaterials(algorithm_suite=SUITE, data_key=DATA_KEY, encryption_context={})
+    assert (reading.verification_key, reading.required_encryption_context_keys) == (None, frozenset())
