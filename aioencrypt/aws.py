@@ -255,6 +255,11 @@ class KMSClients:
         return self._clients[region]
 
 
+# Kept for ever: a connection that is collected after a fork takes itself out of the event loop of the
+# parent, which then waits for answers in vain.
+_of_parents: list[_OpenClients] = []
+
+
 class _OpenClients:
     """Clients that we made, open on one event loop in one process."""
 
@@ -292,3 +297,5 @@ class _OpenClients:
     async def aclose(self) -> None:
         if self.ours:
             await self._stack.aclose()
+        else:
+            _of_parents.append(self)

@@ -167,7 +167,10 @@ def scope(method: str, spec_version: str) -> dict[str, object]:
 
 
 async def test_starlette_service_keeps_nothing_of_a_client_that_went_away(tmp_path: Path) -> None:
-    messages = [{"type": "http.request", "body": FIGURES, "more_body": True}, {"type": "http.disconnect"}]
+    messages: list[dict[str, object]] = [
+        {"type": "http.request", "body": FIGURES, "more_body": True},
+        {"type": "http.disconnect"},
+    ]
     answers: list[object] = []
 
     async def receive() -> dict[str, object]:

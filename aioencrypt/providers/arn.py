@@ -38,7 +38,7 @@ class KeyArn:
 
 def parse_arn(text: str) -> KeyArn | None:
     """Parse an ARN; None for what is no valid ARN of a KMS key or alias."""
-    parts = text.split(":", 5)
+    parts = text.split(":")
     if len(parts) != 6:
         return None
     prefix, partition, service, region, account, resource = parts

@@ -125,6 +125,37 @@ def test_bytes_may_come_as_views_and_before_they_are_asked_for() -> None:
     assert machine.state is State.DONE
 
 
+@pytest.mark.parametrize("length", [100, 10_000])
+def test_a_buffer_may_be_used_again(length: int) -> None:
+    message = build_message(COMMITTING, bytes(length), frame_length=4096)
+    buffer = bytearray(message.data)
+    machine = MessageDecryptor()
+    machine.receive(memoryview(buffer))
+    buffer[:] = bytes(len(buffer))
+    assert isinstance(machine.next_event(), HeaderParsed)
+    unlock(machine, message)
+    assert released_by(machine) == bytes(length)
+
+
+def test_views_of_numbers_are_their_bytes() -> None:
+    message = build_message(COMMITTING, bytes(10_000), frame_length=4096)
+    padding = -len(message.data) % 4
+    numbers = array("I", message.data + bytes(padding))
+    machine = opened(message, memoryview(numbers).cast("B")[:-padding] if padding else b"")
+    assert released_by(machine) == bytes(10_000)
+    machine = MessageDecryptor()
+    machine.receive(memoryview(numbers))
+    assert isinstance(machine.next_event(), HeaderParsed)
+
+
+@pytest.mark.parametrize("data", ["text", None, 7, [1]])
+def test_what_is_no_bytes_is_a_type_error(data: Any) -> None:
+    machine = MessageDecryptor()
+    with pytest.raises(TypeError):
+        machine.receive(data)
+    assert isinstance(machine.next_event(), NeedData)
+
+
 # The end of input
 
 
