@@ -13,6 +13,7 @@ from contextlib import AsyncExitStack
 from functools import partial
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from weakref import WeakSet
 
 import anyio
 
@@ -208,9 +209,12 @@ class KMSClients:
             return
         if self._open is None:
             session, config = await in_file_thread(lambda: _load_aiobotocore(self._session))
-            merged = config.merge(self._config) if self._config else config
+            if self._config:
+                # merge() would take a dictionary of retries whole, and lose the mode.
+                retries = {**config.retries, **(self._config.retries or {})}
+                config = config.merge(self._config).merge(type(config)(retries=retries))
             # Another task may have entered meanwhile.
-            self._open = self._open or _OpenClients(session, merged, self._endpoint_url)
+            self._open = self._open or _OpenClients(session, config, self._endpoint_url)
         self._check_owner()
         self._entries += 1
 
@@ -255,9 +259,12 @@ class KMSClients:
         return self._clients[region]
 
 
+_opened: WeakSet[_OpenClients] = WeakSet()
+_of_parents: list[_OpenClients] = []
 # Kept for ever: a connection that is collected after a fork takes itself out of the event loop of the
 # parent, which then waits for answers in vain.
-_of_parents: list[_OpenClients] = []
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=lambda: _of_parents.extend(_opened))
 
 
 class _OpenClients:
@@ -272,6 +279,8 @@ class _OpenClients:
         self._lock = anyio.Lock()
         self._loop = running_loop()
         self._process = os.getpid()
+        self._closed = False
+        _opened.add(self)
 
     @property
     def ours(self) -> bool:
@@ -287,6 +296,8 @@ class _OpenClients:
 
     async def get(self, region: str | None) -> KMSClient:
         async with self._lock:
+            if self._closed:
+                raise ProviderClosedError("the provider was left while it made a client")
             if region not in self._clients:
                 creator = self._session.create_client(
                     "kms", region_name=region, endpoint_url=self._endpoint_url, config=self._config
@@ -296,6 +307,6 @@ class _OpenClients:
 
     async def aclose(self) -> None:
         if self.ours:
-            await self._stack.aclose()
-        else:
-            _of_parents.append(self)
+            self._closed = True
+            async with self._lock:  # a client that is being made is closed, too
+                await self._stack.aclose()

@@ -156,7 +156,8 @@ async def outlast(done: Event) -> None:
         try:
             with CancelScope(shield=True):
                 await done.wait()
-        except get_cancelled_exc_class() as error:  # asyncio's own passes through a shield
+        except (get_cancelled_exc_class(), KeyboardInterrupt) as error:
+            # asyncio's own cancellation passes through a shield, and so does Ctrl-C under trio.
             cancellation = error
     if cancellation:
         try:

@@ -43,7 +43,7 @@ from aioencrypt.format.events import (
 from aioencrypt.format.header import ContentType, MessageHeader, ReceivedHeader, parse_header
 from aioencrypt.format.signing import RunningDigest
 from aioencrypt.format.suites import IV_LENGTH, TAG_LENGTH
-from aioencrypt.format.wire import ByteQueue, flat_view
+from aioencrypt.format.wire import ByteQueue, immutable
 from aioencrypt.format.work import OpenWork, VerifyWork
 
 
@@ -108,7 +108,7 @@ class MessageDecryptor:
         """Take the next bytes of the message; ``b""`` is the end of input."""
         if self._input_ended:
             raise ValueError("receive() after the end of input")
-        if data := flat_view(data):
+        if data := immutable(data):
             self._queue.append(data)
         else:
             self._input_ended = True

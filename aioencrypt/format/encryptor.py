@@ -21,7 +21,7 @@ from aioencrypt.format.header import (
 )
 from aioencrypt.format.signing import RunningDigest, Signer, sign_static_length
 from aioencrypt.format.suites import AlgorithmSuite
-from aioencrypt.format.wire import ByteQueue, flat_view
+from aioencrypt.format.wire import ByteQueue, immutable
 from aioencrypt.format.work import SealWork
 
 
@@ -117,7 +117,7 @@ class MessageEncryptor:
             raise self._failure
         if self._ended:
             raise ValueError("seal() after the last plaintext")
-        plaintext = flat_view(plaintext)
+        plaintext = immutable(plaintext)
         frame_length = self.header.frame_length
         count = max(0, len(self._pending) + len(plaintext) - 1) // frame_length
         try:

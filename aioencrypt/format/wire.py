@@ -11,12 +11,20 @@ _SMALL = 4 * 1024
 _GATHERED = 64 * 1024
 
 
-def flat_view(data: bytes | memoryview) -> bytes | memoryview:
+def flat_view(view: memoryview) -> memoryview:
     """Return a view of numbers, or of several dimensions, as one of its bytes."""
-    if isinstance(data, bytes) or (data.ndim == 1 and data.format == "B" and data.contiguous):
-        return data
+    if view.ndim == 1 and view.format == "B" and view.contiguous:
+        return view
     # A view with gaps, or with a dimension of length 0, cannot be cast.
-    return data.cast("B") if data.c_contiguous and data.nbytes else memoryview(data.tobytes())
+    return view.cast("B") if view.c_contiguous and view.nbytes else memoryview(view.tobytes())
+
+
+def immutable(data: bytes | memoryview) -> bytes | memoryview:
+    """Return bytes that stay as they are: what is writable is copied, as its owner may use it again."""
+    if isinstance(data, bytes):
+        return data
+    view = flat_view(memoryview(data))
+    return view if view.readonly else bytes(view)
 
 
 class ByteQueue:

@@ -190,7 +190,7 @@ def as_bytes(chunk: Any) -> bytes:
 
 
 def _from_bytes(source: bytes | bytearray | memoryview) -> Reader:
-    whole = [source] if isinstance(source, bytes) else _copies(memoryview(flat_view(memoryview(source))))
+    whole = [source] if isinstance(source, bytes) else _copies(flat_view(memoryview(source)))
     pieces = iter(whole)
 
     async def read() -> bytes:

@@ -22,6 +22,7 @@ from aioencrypt import (
     EncryptionMaterials,
     EncryptionMaterialsRequest,
     KMSDiscoveryMasterKeyProvider,
+    KMSMasterKey,
     KMSMasterKeyProvider,
     MasterKey,
     MasterKeyProvider,
@@ -94,6 +95,12 @@ async def kms(client: AiobotocoreKMSClient) -> None:
     KMSDiscoveryMasterKeyProvider()  # type: ignore[call-arg]
     KMSDiscoveryMasterKeyProvider(discovery_filter=["111122223333"])  # type: ignore[arg-type]
     del as_ours
+
+
+def made_by_a_provider(made: KMSMasterKey) -> None:
+    assert_type(made.region, str | None)
+    assert_type(made.provider_id, str)
+    KMSMasterKey(kms_key)  # type: ignore[call-arg]
 
 
 async def supply(region: str | None) -> InMemoryKMSClient:
