@@ -272,13 +272,25 @@ async def test_a_manager_is_told_the_length_or_its_bound(
     cmm = RecordingCMM()
     context = {"tenant": "42"}
     for suite in (None, UNSIGNED):
-        data = Feed(b"abc") if source is None else source
-        await encrypt(data, cmm, encryption_context=context, algorithm_suite=suite, **lengths)
-        assert cmm.requests.pop() == EncryptionMaterialsRequest(
-            commitment_policy=Policy.REQUIRE_ENCRYPT_REQUIRE_DECRYPT,
-            encryption_context=context,
-            algorithm_suite=suite,
-            plaintext_length=told,
+        for one_shot in (True, False):
+            data = Feed(b"abc") if source is None else source
+            options: dict[str, Any] = {"encryption_context": context, "algorithm_suite": suite, **lengths}
+            if one_shot:
+                await encrypt(data, cmm, **options)
+            else:
+                async with encrypt_stream(data, cmm, **options) as stream:
+                    await stream.read()
+        assert (
+            cmm.requests[-2:]
+            == [
+                EncryptionMaterialsRequest(
+                    commitment_policy=Policy.REQUIRE_ENCRYPT_REQUIRE_DECRYPT,
+                    encryption_context=context,
+                    algorithm_suite=suite,
+                    plaintext_length=told,
+                )
+            ]
+            * 2
         )
 
 
