@@ -85,19 +85,25 @@ def iv(sequence: int) -> bytes:
     return sequence.to_bytes(IV_LENGTH, "big")
 
 
-def count_regular(data: memoryview, frame_length: int, sequence: int) -> int:
-    """Count the regular frames with the expected header at the start of contiguous data.
+def count_regular(pieces: Sequence[memoryview], frame_length: int, sequence: int) -> int:
+    """Count the regular frames with the expected header at the start of some pieces.
 
-    `data` holds whole multiples of a frame. Frames with another IV than their sequence number, as
+    The pieces hold whole frames together. Frames with another IV than their sequence number, as
     writers before 2015 made, do not count: they are taken one at a time.
     """
     stride = frame_length + FRAME_OVERHEAD
-    count = len(data) // stride
-    headers = _headers(count, stride).unpack_from(data)
-    expected = _frame_headers(sequence, count)
-    if headers == expected:
-        return count
-    return next(i for i in range(count) if headers[i] != expected[i])
+    total = 0
+    for run in _runs(pieces, stride):
+        headers: tuple[bytes, ...]
+        if len(run) == 1:
+            headers = _headers(len(run[0]) // stride, stride).unpack_from(run[0])
+        else:
+            headers = (_split(run, FRAME_HEADER_LENGTH)[0],)
+        expected = _frame_headers(sequence + total, len(headers))
+        if headers != expected:
+            return total + next(i for i, header in enumerate(headers) if header != expected[i])
+        total += len(headers)
+    return total
 
 
 def _frame_headers(sequence: int, count: int) -> tuple[bytes, ...]:

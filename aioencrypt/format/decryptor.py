@@ -249,9 +249,8 @@ class MessageDecryptor:
             return None
         length = self._header.frame_length
         stride = length + body.FRAME_OVERHEAD
-        front = self._queue.front()
-        count = min(body.batch_frames(length, len(front) // stride), self._frames_allowed(length))
-        count = count and body.count_regular(front[: count * stride], length, self._sequence)
+        count = min(body.batch_frames(length, len(self._queue) // stride), self._frames_allowed(length))
+        count = count and body.count_regular(self._queue.peek_pieces(count * stride), length, self._sequence)
         if count:
             return self._open_regular(count, stride)
         start = self._queue.peek(body.SEQUENCE_LENGTH)

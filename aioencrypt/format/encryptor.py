@@ -106,28 +106,39 @@ class MessageEncryptor:
         """Return the serialized header."""
         return self._header
 
-    def seal(self, plaintext: bytes | memoryview, last: bool = False) -> SealWork:
+    def receive(self, plaintext: bytes | memoryview) -> None:
+        """Take plaintext for the next `seal`; errors are those of `seal`."""
+        self._receive(plaintext, last=False)
+
+    def _receive(self, plaintext: bytes | memoryview, last: bool) -> None:
+        if self._failure:
+            raise self._failure
+        if self._ended:
+            raise ValueError("seal() after the last plaintext")
+        plaintext = immutable(plaintext)
+        pending = len(self._pending) + len(plaintext)
+        try:
+            self._check_length(self._length + len(plaintext), last)
+            _check_frames(self._sequence + self._complete_frames(pending), self.header.frame_length)
+        except PolicyError as error:
+            self._failure = error
+            raise
+        self._length += len(plaintext)
+        self._pending.append(plaintext)
+
+    def _complete_frames(self, pending: int) -> int:
+        return max(0, pending - 1) // self.header.frame_length
+
+    def seal(self, plaintext: bytes | memoryview = b"", last: bool = False) -> SealWork:
         """Take plaintext and return the work for every frame that is complete now.
 
         A full frame waits for the next byte or the end, because the last frame of a message is the
         final frame also when it is full. Raises `PlaintextLengthError`, or `LimitError` for the bound
         and `PolicyError` for too many frames, before any of this plaintext is sealed. Errors are sticky.
         """
-        if self._failure:
-            raise self._failure
-        if self._ended:
-            raise ValueError("seal() after the last plaintext")
-        plaintext = immutable(plaintext)
+        self._receive(plaintext, last)
         frame_length = self.header.frame_length
-        count = max(0, len(self._pending) + len(plaintext) - 1) // frame_length
-        try:
-            self._check_length(self._length + len(plaintext), last)
-            _check_frames(self._sequence + count, frame_length)
-        except PolicyError as error:
-            self._failure = error
-            raise
-        self._length += len(plaintext)
-        self._pending.append(plaintext)
+        count = self._complete_frames(len(self._pending))
         final_length = len(self._pending) - count * frame_length if last else None
         unsigned: tuple[bytes, ...] = ()
         if count or last:  # work without a result need not be digested, so the header waits

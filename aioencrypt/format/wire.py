@@ -47,6 +47,8 @@ class ByteQueue:
 
     def append(self, data: bytes | memoryview) -> None:
         """Add immutable bytes at the end."""
+        if not data:
+            return
         self._length += len(data)
         if len(data) >= _SMALL:
             self._freeze()
@@ -69,13 +71,20 @@ class ByteQueue:
 
     def peek(self, length: int) -> bytes:
         """Return the first `length` bytes, all of which must be there, without taking them."""
-        front = self.front()
-        if len(front) >= length:
-            return bytes(front[:length])
-        pieces = self.take_pieces(length)
-        self._pieces.extendleft(reversed(pieces))
-        self._length += length
-        return b"".join(pieces)
+        return b"".join(self.peek_pieces(length))
+
+    def peek_pieces(self, length: int) -> tuple[memoryview, ...]:
+        """Return the first `length` bytes, all of which must be there, as views, without taking them."""
+        if len(self.front()) >= length:
+            return (self._pieces[0][:length],) if length else ()
+        self._freeze()
+        peeked = []
+        for piece in self._pieces:
+            peeked.append(piece[:length])
+            length -= len(peeked[-1])
+            if not length:
+                break
+        return tuple(peeked)
 
     def take(self, length: int) -> bytes:
         """Take the first `length` bytes, all of which must be there."""

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import enum
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Generator
 from io import BytesIO
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from anyio import EndOfStream
 from anyio.abc import ByteReceiveStream
@@ -28,6 +28,11 @@ from aioencrypt.streams.sources import Reader
 # many reads.
 _READS_PER_TURN = 128
 _SOURCE_READS_PER_TURN = 32
+# A source that has given this many pieces of this size in a row without waiting is ahead of us: pieces are
+# gathered into larger batches, up to so many bytes. If it waits after all, they are late by that one wait.
+_READS_AHEAD = 8
+_WORTH_GATHERING = 16 * 1024
+_GATHERED = 256 * 1024
 
 
 class _Life(enum.Enum):
@@ -52,6 +57,28 @@ class _Operation:
         self._end(exc)
 
 
+class _Watched(Generator[Any, Any, bytes]):
+    """A coroutine that is awaited, and whether it had to wait for the loop."""
+
+    def __init__(self, coroutine: Coroutine[Any, Any, bytes]) -> None:
+        self._steps = coroutine.__await__()
+        self.waited: bool = False
+
+    def __await__(self) -> Self:
+        return self
+
+    def send(self, value: Any) -> Any:
+        step = self._steps.send(value)
+        self.waited = True
+        return step
+
+    def throw(self, *error: Any) -> Any:
+        return self._steps.throw(*error)
+
+    def close(self) -> None:
+        self._steps.close()
+
+
 class ByteStream(ABC):
     """An asynchronous reader of bytes, as `asyncio.StreamReader` is one, and an iterable of chunks.
 
@@ -63,6 +90,7 @@ class ByteStream(ABC):
     def __init__(self, reader: Reader) -> None:
         self._reader = reader
         self._source_reads = 0
+        self._ahead = 0
         self._life = _Life.NEW
         self._busy = False
         self._failure: Exception | None = None
@@ -158,7 +186,14 @@ class ByteStream(ABC):
         self._source_reads += 1
         if self._source_reads % _SOURCE_READS_PER_TURN == 0:
             await checkpoint()
-        return memoryview(await self._reader.read())
+        read = _Watched(self._reader.read())
+        data = await read
+        self._ahead = 0 if read.waited or len(data) < _WORTH_GATHERING else self._ahead + 1
+        return memoryview(data)
+
+    def _gathers(self, gathered: int) -> bool:
+        """Tell whether to read once more before these bytes are worked on: never if that may wait."""
+        return self._ahead >= _READS_AHEAD and gathered < _GATHERED
 
     async def _chunk(self) -> bytes:
         """Return what is buffered, or the next chunk; empty at the end."""

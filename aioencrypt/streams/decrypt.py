@@ -258,8 +258,15 @@ class DecryptStream(ByteStream):
         length = _HEADER_STEP if in_header else len(self._received)
         taken, self._received = self._received[:length], self._received[length:]
         self._machine.receive(taken)
-        if in_header and self._received:
-            await checkpoint()
+        if in_header:
+            if self._received:
+                await checkpoint()
+            return
+        gathered = length
+        while taken and self._gathers(gathered):
+            taken = await self._read_source()
+            self._machine.receive(taken)
+            gathered += len(taken)
 
     @property
     def _complete(self) -> bool:

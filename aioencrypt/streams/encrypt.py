@@ -91,7 +91,7 @@ class Sealer:
         self._signed = machine.header.algorithm_suite.signed
         self._digests = DigestQueue()
 
-    async def seal(self, plaintext: bytes | memoryview, last: bool = False) -> bytes:
+    async def seal(self, plaintext: bytes | memoryview = b"", last: bool = False) -> bytes:
         """Return the frames that are complete with this plaintext; it may be none."""
         work = self.machine.seal(plaintext, last)
         sealed = b""
@@ -189,9 +189,8 @@ class EncryptStream(ByteStream):
             self._started = True
             return sealer.machine.start()
         while not self._sealed:
-            plaintext = await self._next_plaintext(sealer.machine)
-            self._sealed = not plaintext
-            sealed = await sealer.seal(plaintext, last=self._sealed)
+            self._sealed = await self._receive(sealer.machine)
+            sealed = await sealer.seal(last=self._sealed)
             self._finished = self._sealed and not self.header.algorithm_suite.signed
             if sealed:
                 return sealed
@@ -201,12 +200,20 @@ class EncryptStream(ByteStream):
         self._finished = True
         return footer
 
-    async def _next_plaintext(self, machine: MessageEncryptor) -> memoryview:
-        if not self._plaintext:
-            self._plaintext = await self._read_source()
-        length = machine.batch_length(len(self._plaintext))
-        taken, self._plaintext = self._plaintext[:length], self._plaintext[length:]
-        return taken
+    async def _receive(self, machine: MessageEncryptor) -> bool:
+        """Give the machine plaintext for a batch; tells whether it was the last."""
+        gathered = 0
+        while True:
+            if not self._plaintext:
+                self._plaintext = await self._read_source()
+                if not self._plaintext:
+                    return True
+            length = machine.batch_length(len(self._plaintext))
+            machine.receive(self._plaintext[:length])
+            self._plaintext = self._plaintext[length:]
+            gathered += length
+            if self._plaintext or not self._gathers(gathered):
+                return False
 
     @property
     def _complete(self) -> bool:

@@ -13,6 +13,7 @@ from collections.abc import (
     AsyncIterator,
     Awaitable,
     Callable,
+    Coroutine,
     Generator,
     Iterator,
 )
@@ -71,7 +72,7 @@ Source = (
 class Reader(Protocol):
     """What streams read from."""
 
-    async def read(self) -> bytes:
+    def read(self) -> Coroutine[Any, Any, bytes]:
         """Return the next bytes, and ``b""`` at the end. Not called again after the end."""
         ...
 

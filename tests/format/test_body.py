@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -170,6 +171,24 @@ def test_frames_longer_than_a_step(frame_length: int, cuts: tuple[int, ...]) -> 
     frames = frames_of(frame_length, plaintext)
     assert seal(cipher, 1, plaintext, [cut for cut in cuts if cut < frame_length]) == frames
     assert open_(cipher, 1, frames, cuts) == plaintext
+
+
+def test_a_long_frame_that_straddles_is_not_put_together() -> None:
+    length = 8 * JOINED
+    cipher = cipher_of(length)
+    plaintext, frame = bytes(length), bytearray(length + 32)
+    tracemalloc.start()
+    try:
+        cipher.seal_regular(1, views(plaintext, [JOINED - 5]), memoryview(frame))
+        assert tracemalloc.get_traced_memory()[1] < 100_000
+        sealed = bytes(frame)
+        tracemalloc.reset_peak()
+        before = tracemalloc.get_traced_memory()[0]
+        cipher.open_regular(1, views(sealed, [1000, JOINED]), memoryview(frame)[:length])
+        assert tracemalloc.get_traced_memory()[1] - before < 100_000
+    finally:
+        tracemalloc.stop()
+    assert frame[:length] == plaintext
 
 
 LENGTHS = [0, 1, 15, 16, 17, 4096, JOINED, JOINED + 1, STEP + 1]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from array import array
+from typing import Any
+
 import pytest
 
 from aioencrypt.errors import (
@@ -139,13 +142,8 @@ def test_a_buffer_may_be_used_again(length: int) -> None:
 
 def test_views_of_numbers_are_their_bytes() -> None:
     message = build_message(COMMITTING, bytes(10_000), frame_length=4096)
-    padding = -len(message.data) % 4
-    numbers = array("I", message.data + bytes(padding))
-    machine = opened(message, memoryview(numbers).cast("B")[:-padding] if padding else b"")
+    machine = opened(message, memoryview(array("H", message.data)))
     assert released_by(machine) == bytes(10_000)
-    machine = MessageDecryptor()
-    machine.receive(memoryview(numbers))
-    assert isinstance(machine.next_event(), HeaderParsed)
 
 
 @pytest.mark.parametrize("data", ["text", None, 7, [1]])

@@ -1,4 +1,4 @@
-"""The writing machine: lengths and bounds, too many frames, signers, and use in another order than its own."""
+"""The writing machine: lengths and bounds, too many frames, signers, and calls out of order."""
 
 from __future__ import annotations
 
@@ -116,8 +116,8 @@ def test_the_plaintext_is_as_long_as_was_said(pieces: list[tuple[int, bool]], ac
 @pytest.mark.parametrize("length", [0, 1, 16, 40])
 def test_a_plaintext_of_exactly_that_length(length: int) -> None:
     message = build_message(UNSIGNED, plaintext_of(length), frame_length=16)
-    for options in ({"plaintext_length": length}, {"plaintext_length_bound": length}):
-        assert drive_encryptor(encryptor(**options), message.plaintext, chunks=7) == message.data
+    for machine in (encryptor(plaintext_length=length), encryptor(plaintext_length_bound=length)):
+        assert drive_encryptor(machine, message.plaintext, chunks=7) == message.data
     # The end may come with the last byte, or after it.
     machine = encryptor(plaintext_length=length)
     assert machine.start() + done(machine, machine.seal(message.plaintext, last=True)) == message.data
@@ -163,16 +163,17 @@ def test_a_bound_beside_a_length_is_ignored() -> None:
     ],
 )
 def test_after_an_error_there_is_no_message(
-    options: dict[str, int], length: int, error: type[EncryptionError]
+    options: dict[str, Any], length: int, error: type[EncryptionError]
 ) -> None:
     """A caller that ends his message whatever happened must not get one that looks whole."""
     machine = encryptor(**options)
-    with pytest.raises(error):
+    with pytest.raises(error) as first:
         machine.seal(bytes(length))
-    with pytest.raises(error):
-        machine.seal(bytes(options.get("plaintext_length", 0)), last=True)
-    with pytest.raises((error, ValueError)):
-        machine.finish()
+    fitting = bytes(options.get("plaintext_length", 0))
+    for call in (lambda: machine.seal(fitting, last=True), lambda: machine.seal(b""), machine.finish):
+        with pytest.raises(error) as again:
+            call()
+        assert again.value is first.value
 
 
 @pytest.mark.parametrize("frame_length", [1, 4096, LAST])
@@ -321,10 +322,27 @@ def test_an_error_of_the_signer_passes_through() -> None:
     assert caught.value is error
 
 
-@pytest.mark.parametrize("count", [4, 5000])
-def test_a_view_of_numbers_is_its_bytes(count: int) -> None:
-    numbers = array.array("I", range(count))
-    message = build_message(UNSIGNED, numbers.tobytes(), frame_length=16)
-    machine = encryptor()
-    sealed = done(machine, machine.seal(memoryview(numbers), last=True))
-    assert machine.start() + sealed == message.data
+NUMBERS = memoryview(array.array("I", range(20_000)))
+
+
+@pytest.mark.parametrize(
+    "view",
+    [
+        pytest.param(NUMBERS[:4], id="few numbers"),
+        pytest.param(NUMBERS, id="many numbers"),
+        pytest.param(NUMBERS[:0], id="no numbers"),
+        pytest.param(NUMBERS[::3], id="every third number"),
+        pytest.param(memoryview(CHUNK)[: 1 << 15 : 2], id="every second byte"),
+        pytest.param(memoryview(plaintext_of(6000))[::-1], id="backwards"),
+        pytest.param(memoryview(plaintext_of(6000)).cast("B", [60, 100]), id="two dimensions"),
+        pytest.param(memoryview(plaintext_of(60)).cast("c"), id="characters"),
+        pytest.param(memoryview(plaintext_of(60)).cast("b"), id="signed bytes"),
+    ],
+)
+def test_a_view_of_anything_is_its_bytes(view: memoryview[Any]) -> None:
+    data = view.tobytes()
+    message = build_message(UNSIGNED, data, frame_length=16)
+    for options in ({}, {"plaintext_length": len(data)}):
+        machine = encryptor(UNSIGNED, **options)
+        sealed = done(machine, machine.seal(view, last=True))
+        assert machine.start() + sealed == message.data

@@ -36,7 +36,7 @@ def work_of(machine: MessageDecryptor) -> OpenWork | VerifyWork:
     return work
 
 
-def locked(data: bytes, **limits: int) -> MessageDecryptor:
+def locked(data: bytes | memoryview, **limits: int) -> MessageDecryptor:
     """Return a machine that has received bytes and parsed the header."""
     machine = MessageDecryptor(**limits)
     machine.receive(data)
@@ -44,7 +44,7 @@ def locked(data: bytes, **limits: int) -> MessageDecryptor:
     return machine
 
 
-def opened(message: Message, data: bytes | None = None, **limits: int) -> MessageDecryptor:
+def opened(message: Message, data: bytes | memoryview | None = None, **limits: int) -> MessageDecryptor:
     """Return a machine behind the header that has received bytes, by default the header alone."""
     machine = locked(message.data[: message.header_length] if data is None else data, **limits)
     unlock(machine, message)
