@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import combinations, pairwise
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -119,8 +122,10 @@ def regular(count: int, length: int, first: int, *, random_ivs: bool = False) ->
     return writer.data
 
 
-def count_of(data: bytes | bytearray, length: int, first: int) -> int:
-    return frames.count_regular(memoryview(bytes(data)), length, first)
+def count_of(data: bytes | bytearray, length: int, first: int, cuts: Sequence[int] = ()) -> int:
+    view = memoryview(bytes(data))
+    pieces = [view[start:stop] for start, stop in pairwise([0, *cuts, len(view)])]
+    return frames.count_regular(pieces, length, first)
 
 
 @pytest.mark.parametrize("length", [1, 5, 4096])
@@ -141,6 +146,20 @@ def test_every_byte_of_a_header_ends_the_count(count: int) -> None:
             changed = bytearray(data)
             changed[bad * 37 + position] ^= 1
             assert count_of(changed, 5, 1) == bad
+
+
+def test_frames_that_straddle_are_counted() -> None:
+    """Six frames of 37 bytes in three pieces: good ones, and one with a bad header."""
+    data = regular(6, 5, 300)
+    places = range(0, len(data) + 1, 3)
+    for cuts in combinations(places, 2):
+        assert count_of(data, 5, 300, cuts) == 6
+    for bad in range(6):
+        changed = bytearray(data)
+        changed[bad * 37 + bad * 3] ^= 1
+        for cuts in combinations(places[::2], 2):
+            assert count_of(changed, 5, 300, cuts) == bad
+    assert count_of(data, 5, 300, range(len(data))) == 6
 
 
 def test_content_and_tag_do_not_matter_to_the_count() -> None:

@@ -108,6 +108,24 @@ def test_pieces_small_and_large_make_the_same_message(places: list[int], data: s
     assert written(encryptor_of(LONG), pieces) == LONG.data
 
 
+@pytest.mark.parametrize("suite", [UNSIGNED, SIGNED])
+@pytest.mark.parametrize("chunk", [1, 16, 17, 100])
+def test_plaintext_may_be_received_piece_by_piece_and_sealed_at_once(
+    suite: AlgorithmSuite, chunk: int
+) -> None:
+    message = message_of(suite, 161, 16)
+    machine = encryptor_of(message, plaintext_length=161)
+    for start in range(0, 150, chunk):
+        machine.receive(message.plaintext[start : min(start + chunk, 150)])
+    machine.receive(b"")
+    work = machine.seal()
+    assert (work.sequence, work.regular_count, work.final_length) == (1, 9, None)
+    parts = [machine.start(), done(machine, work)]
+    machine.receive(memoryview(message.plaintext)[150:160])
+    parts += [done(machine, machine.seal(message.plaintext[160:], last=True)), machine.finish()]
+    assert b"".join(parts) == message.data
+
+
 @pytest.mark.parametrize("frames", [1, 2, 3, 10])
 @pytest.mark.parametrize("frame_length", [1, 16, 4096])
 def test_the_last_full_frame_is_the_final_one(frames: int, frame_length: int) -> None:
@@ -248,7 +266,9 @@ def test_a_buffer_may_be_used_again_at_once(length: int) -> None:
     message = message_of(UNSIGNED, length, 64)
     machine = encryptor_of(message)
     buffer = bytearray(message.plaintext)
-    works = [machine.seal(memoryview(buffer)[:50])]
+    machine.receive(memoryview(buffer)[:10])
+    buffer[:10] = bytes(10)
+    works = [machine.seal(memoryview(buffer)[10:50])]
     buffer[:50] = bytes(50)
     works.append(machine.seal(memoryview(buffer)[50:], last=True))
     buffer[:] = bytes(length)

@@ -162,15 +162,22 @@ def test_a_bound_beside_a_length_is_ignored() -> None:
         ({"plaintext_length_bound": 5}, 6, LimitError),
     ],
 )
+@pytest.mark.parametrize("method", ["seal", "receive"])
 def test_after_an_error_there_is_no_message(
-    options: dict[str, Any], length: int, error: type[EncryptionError]
+    options: dict[str, Any], length: int, error: type[EncryptionError], method: str
 ) -> None:
     """A caller that ends his message whatever happened must not get one that looks whole."""
-    machine = encryptor(**options)
+    machine = encryptor(UNSIGNED, **options)
     with pytest.raises(error) as first:
-        machine.seal(bytes(length))
+        getattr(machine, method)(bytes(length))
     fitting = bytes(options.get("plaintext_length", 0))
-    for call in (lambda: machine.seal(fitting, last=True), lambda: machine.seal(b""), machine.finish):
+    calls = [
+        lambda: machine.seal(fitting, last=True),
+        machine.seal,
+        lambda: machine.receive(b""),
+        machine.finish,
+    ]
+    for call in calls:
         with pytest.raises(error) as again:
             call()
         assert again.value is first.value
@@ -218,14 +225,20 @@ def test_the_last_frame_that_there_can_be() -> None:
     assert machine.finish() == b""
 
 
-@pytest.mark.parametrize("last", [False, True])
 @pytest.mark.parametrize("rest", [0, 9])
-def test_too_many_frames_are_refused_before_any_is_sealed(rest: int, last: bool) -> None:
+@pytest.mark.parametrize("method", ["seal", "receive"])
+def test_too_many_frames_are_refused_before_any_is_sealed(rest: int, method: str) -> None:
     machine = nearly_full(rest)
-    for piece, ends in ((bytes(rest + 1), last), (b"", True)):
+    machine.receive(bytes(rest))
+    for call in (lambda: getattr(machine, method)(b"x"), lambda: machine.seal(last=True)):
         with pytest.raises(PolicyError, match="needs 4294967296 frames of 1 bytes") as caught:
-            machine.seal(piece, ends)
+            call()
         assert type(caught.value) is PolicyError
+
+
+def test_too_many_frames_are_refused_also_with_the_last_plaintext() -> None:
+    with pytest.raises(PolicyError, match="needs 4294967305 frames of 1 bytes"):
+        nearly_full(1).seal(bytes(11), last=True)
 
 
 def test_work_is_settled_in_order() -> None:
@@ -261,6 +274,8 @@ def test_the_end_comes_after_all_work(suite: AlgorithmSuite) -> None:
         for again in (False, True):
             with pytest.raises(ValueError, match=r"^seal\(\) after the last plaintext$"):
                 machine.seal(more, again)
+        with pytest.raises(ValueError, match=r"after the last plaintext$"):
+            machine.receive(more)
     machine.settle(last)
     if suite is UNSIGNED:
         assert machine.finish() == b""
