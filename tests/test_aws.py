@@ -4,13 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import pickle
-import subprocess
-import sys
-import threading
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager
-from pathlib import Path
+from collections.abc import Iterator
+from contextlib import AsyncExitStack
 from typing import Any
 
 import pytest
@@ -28,7 +23,8 @@ from aioencrypt import (
 )
 from aioencrypt.testing import InMemoryKMS
 from aioencrypt.testing.kms import run_in_thread
-from tests.support.kms import AP, EU, SECRET, SUITE, US, calls_of
+from tests.support.aws import WatchedSession, run_script, sealed, strict
+from tests.support.kms import AP, EU, SECRET, US, calls_of
 from tests.support.streaming import assert_idle, collected, on_asyncio, on_asyncio_and_uvloop
 
 pytestmark = pytest.mark.anyio
@@ -44,30 +40,6 @@ def kms() -> InMemoryKMS:
 def url(kms: InMemoryKMS) -> Iterator[str]:
     with run_in_thread(kms) as url:
         yield url
-
-
-class WatchedSession:
-    """A session of aiobotocore that notes the regions of the clients it makes."""
-
-    def __init__(self) -> None:
-        self.session = get_session()
-        self.regions: list[str | None] = []
-
-    def create_client(self, service: str, **options: Any) -> Any:
-        self.regions.append(options["region_name"])
-        return self.session.create_client(service, **options)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.session, name)
-
-
-def strict(*key_ids: str, **options: Any) -> KMSMasterKeyProvider:
-    return KMSMasterKeyProvider(key_ids, **options)
-
-
-async def sealed(provider: Any) -> bytes:
-    """Return a message, without the time that a signature takes."""
-    return (await encrypt(b"x", provider, algorithm_suite=SUITE)).ciphertext
 
 
 # Where clients come from
@@ -252,13 +224,17 @@ async def test_entered_and_left_by_different_tasks(kms: InMemoryKMS, url: str) -
     await asyncio.create_task(provider.aclose())
 
 
+async def fail_inside(provider: KMSMasterKeyProvider) -> None:
+    async with provider:
+        await sealed(provider)
+        raise KeyError
+
+
 @on_asyncio
 async def test_an_exception_passes_and_leaves_nothing_open(kms: InMemoryKMS, url: str) -> None:
     provider = strict(kms.create_key(), endpoint_url=url)
     with pytest.raises(KeyError):
-        async with provider:
-            await sealed(provider)
-            raise KeyError
+        await fail_inside(provider)
     with pytest.raises(ProviderClosedError):
         await sealed(provider)
 
@@ -288,23 +264,26 @@ async def test_cancelled_on_entry_and_in_a_call(kms: InMemoryKMS, url: str) -> N
 
 
 class HeldSession(WatchedSession):
-    """A session whose clients are made when `go_on` is set; `open` has those that are not closed."""
+    """A session whose clients are made when `go_on` is set; `open` counts those that are not closed."""
 
     def __init__(self, kms: InMemoryKMS) -> None:
         super().__init__()
         self.kms = kms
         self.making, self.go_on = asyncio.Event(), asyncio.Event()
-        self.open: list[str] = []
+        self.made = self.open = 0
 
-    @asynccontextmanager
-    async def create_client(self, service: str, **options: Any) -> AsyncIterator[Any]:
+    def create_client(self, service: str, **options: Any) -> Any:
+        return self
+
+    async def __aenter__(self) -> Any:
         self.making.set()
         await self.go_on.wait()
-        self.open.append(options["region_name"])
-        try:
-            yield self.kms.client(options["region_name"])
-        finally:
-            self.open.remove(options["region_name"])
+        self.made += 1
+        self.open += 1
+        return self.kms.client(US)
+
+    async def __aexit__(self, *error: object) -> None:
+        self.open -= 1
 
 
 @on_asyncio
@@ -320,107 +299,10 @@ async def test_a_client_that_is_made_while_the_provider_is_left_is_closed(kms: I
     await leaving
     outcomes = await asyncio.gather(*warming, return_exceptions=True)
     assert all(outcome is None or isinstance(outcome, EncryptionError) for outcome in outcomes)
-    assert session.open == []
+    assert (session.made, session.open) == (1, 0)
 
 
-# Loops and processes
-
-
-@pytest.mark.parametrize("prepare", [lambda provider: provider, lambda p: pickle.loads(pickle.dumps(p))])
-def test_two_loops_one_after_the_other(kms: InMemoryKMS, url: str, prepare: Callable[[Any], Any]) -> None:
-    provider = strict(kms.create_key(), kms.create_key(region=EU), endpoint_url=url)
-
-    async def main() -> bytes:
-        # while it is open, it pickles as one that is not
-        copied = provider
-        async with provider:
-            copied = prepare(provider)
-            await sealed(provider)
-        async with copied:
-            return await sealed(copied)
-
-    first, second = asyncio.run(main()), asyncio.run(main())
-    assert first != second
-    assert kms.call_count("GenerateDataKey") == 4
-
-
-@on_asyncio
-async def test_another_loop_is_refused_with_the_reason(kms: InMemoryKMS, url: str) -> None:
-    provider = strict(kms.create_key(), endpoint_url=url)
-    refused: list[BaseException] = []
-
-    def elsewhere() -> None:
-        for use in (lambda: sealed(provider), provider.__aenter__, provider.warm_up, provider.aclose):
-            try:
-                asyncio.run(use())
-            except Exception as error:
-                refused.append(error)
-
-    async with provider:
-        message = await sealed(provider)
-        thread = threading.Thread(target=elsewhere)
-        thread.start()
-        await asyncio.to_thread(thread.join)
-        assert [type(error) for error in refused] == [ProviderClosedError] * 4
-        reason = "the provider was opened on another event loop; open one on this loop"
-        assert {str(error) for error in refused} == {reason}
-        # at home it is open as before
-        assert (await decrypt(message, provider)).plaintext == b"x"
-    with pytest.raises(ProviderClosedError, match="is not open"):
-        await sealed(provider)
-
-
-FORK = """
-import asyncio, os, sys
-from aioencrypt import KMSMasterKeyProvider, ProviderClosedError, encrypt
-
-url, key = sys.argv[1:]
-provider = KMSMasterKeyProvider([key], endpoint_url=url)
-
-async def child():
-    for use in (lambda: encrypt(b"x", provider), provider.__aenter__, provider.warm_up):
-        try:
-            await use()
-        except ProviderClosedError as error:
-            print(error)
-    async with KMSMasterKeyProvider([key], endpoint_url=url) as other:
-        await encrypt(b"x", other)
-    # left, without a touch of the parent's connections, it may be opened here
-    await provider.aclose()
-    async with provider:
-        await encrypt(b"x", provider)
-    print("child is done", flush=True)
-
-async def parent():
-    async with provider:
-        await encrypt(b"x", provider)
-        process = os.fork()
-        if process == 0:
-            asyncio.run(child())
-            os._exit(0)
-        assert os.waitpid(process, 0)[1] == 0
-        await encrypt(b"x", provider)
-    print("parent is done")
-
-asyncio.run(parent())
-"""
-
-
-def run_script(script: str, *arguments: str) -> list[str]:
-    root = Path(__file__).parent.parent
-    result = subprocess.run(
-        [sys.executable, "-c", script, *arguments], cwd=root, capture_output=True, text=True, timeout=60
-    )
-    assert result.returncode == 0, result.stderr
-    assert "ResourceWarning" not in result.stderr
-    return result.stdout.splitlines()
-
-
-@pytest.mark.skipif(not hasattr(sys.modules["os"], "fork"), reason="this system has no fork")
-def test_a_fork_is_refused_with_the_reason(kms: InMemoryKMS, url: str) -> None:
-    refused = ["the provider was opened before a fork; open one in this process"] * 3
-    assert run_script(FORK, url, kms.create_key()) == [*refused, "child is done", "parent is done"]
-    assert kms.call_count("GenerateDataKey") == 4
+# The extra
 
 
 WITHOUT_AIOBOTOCORE = """

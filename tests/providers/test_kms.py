@@ -280,6 +280,24 @@ async def test_another_context_does_not_open(kms: InMemoryKMS) -> None:
         await decrypt(message, provider_for(kms, key), encryption_context={"more": "pairs"})
 
 
+async def test_a_key_by_itself_is_a_provider(kms: InMemoryKMS) -> None:
+    here, there = kms.create_key(), kms.create_key(region=EU)
+    key, other = await provider_for(kms, here, there).encryption_keys(request())
+    good, theirs = await encrypted_data_key(kms, here), await encrypted_data_key(kms, there)
+    malformed = EncryptedDataKey("aws-kms", b"alias/app", b"blob")
+    raw = EncryptedDataKey("raw", here.encode(), b"blob")
+    assert [key.owns_data_key(encrypted) for encrypted in (good, theirs, malformed, raw)] == [
+        True,
+        False,
+        False,
+        False,
+    ]
+    assert await opened_with(kms, key, raw, theirs, good) == [here]
+    message, header = await encrypt(b"x", other)
+    assert key_arns(header) == [there]
+    assert (await decrypt(message, other)).plaintext == b"x"
+
+
 # Grant tokens
 
 

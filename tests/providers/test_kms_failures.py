@@ -254,7 +254,8 @@ async def test_decrypting_every_failure_is_kept_in_order(kms: InMemoryKMS) -> No
         return {} if parameters["KeyId"] == garbled else answer
 
     provider = KMSMasterKeyProvider(keys, clients=wrapped(kms, around, US, EU), timeout=0.02)
-    assert await opened_with(kms, provider, *encrypted) == [denied, cut, garbled, good]
+    with anyio.fail_after(10):
+        assert await opened_with(kms, provider, *encrypted) == [denied, cut, garbled, good]
     kms.schedule_key_deletion(good)
     with pytest.raises(ProviderError) as caught:
         await provider.decrypt_data_key(request(*encrypted))
@@ -296,7 +297,7 @@ async def test_a_supplier_counts_in_the_time(kms: InMemoryKMS) -> None:
         await anyio.sleep_forever()
 
     provider = KMSMasterKeyProvider([kms.create_key()], client_supplier=hang, timeout=0.01)
-    with pytest.raises(ProviderError, match=r"no answer within 0\.01 seconds"):
+    with pytest.raises(ProviderError, match=r"no answer within 0\.01 seconds"), anyio.fail_after(10):
         await encrypt(b"x", provider)
 
 

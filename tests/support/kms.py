@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import Any
 
+import anyio
 import pytest
 
 from aioencrypt import (
@@ -134,7 +135,7 @@ async def failure(
         message, _ = await encrypt(b"x", provider_for(kms, key), **writing)
         operate = partial(decrypt, message, provider)
     inject(key)
-    with pytest.raises(ProviderError) as caught:
+    with pytest.raises(ProviderError) as caught, anyio.fail_after(10):
         await operate()
     error = caught.value
     assert type(error) is ProviderError
