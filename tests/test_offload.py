@@ -5,10 +5,11 @@ from __future__ import annotations
 import gc
 import threading
 import weakref
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from functools import partial
 from time import perf_counter
+from typing import Any
 
 import anyio
 import pytest
@@ -17,7 +18,7 @@ from anyio.lowlevel import checkpoint
 from aioencrypt import Offload
 from aioencrypt import offload as module
 from aioencrypt.offload import LANE_MICROSECONDS, LONG, in_file_thread, read_in_thread, run
-from tests.support.cancelling import Way, each_way
+from tests.support.cancelling import Way, each_way, settle
 from tests.support.streaming import assert_idle, threads_at_work
 
 pytestmark = pytest.mark.anyio
@@ -55,7 +56,7 @@ async def occupied_lane() -> AsyncIterator[anyio.abc.TaskGroup]:
 
     async with anyio.create_task_group() as group:
         group.start_soon(hold)
-        await anyio.wait_all_tasks_blocked()
+        await settle()
         try:
             yield group
         finally:
@@ -98,12 +99,12 @@ async def test_auto_takes_the_pool_while_others_wait_and_a_core_is_free() -> Non
     async with occupied_lane() as group:
         assert not lane.busy
         group.start_soon(use, "waiting", Offload.AUTO, 1)
-        await anyio.wait_all_tasks_blocked()
+        await settle()
         assert lane.busy
         group.start_soon(use, "auto", Offload.AUTO, 200)
         group.start_soon(use, "short", Offload.AUTO, 149)
         group.start_soon(use, "inline", Offload.INLINE, 200)
-        await anyio.wait_all_tasks_blocked()
+        await settle()
     here = threading.get_ident()
     # More workers than free cores would make everything slower.
     assert (idents.pop("auto") != here) is (module._CORES > 2)
@@ -141,7 +142,7 @@ async def test_the_lane_is_first_come_first_served() -> None:
     async with occupied_lane() as group:
         for name in "abcde":
             group.start_soon(use, name)
-            await anyio.wait_all_tasks_blocked()
+            await settle()
     assert "".join(order) == "abcde" * 4
 
 
@@ -205,7 +206,7 @@ async def test_cancelled_while_waiting_for_the_lane(way: Way) -> None:
     async with occupied_lane() as group:
         await way.when(waiting, use)
         group.start_soon(younger)
-        await anyio.wait_all_tasks_blocked()
+        await settle()
     assert ran == ["younger"]
     assert_idle()
 
@@ -226,8 +227,10 @@ async def test_work_that_fails_is_paid_for_too() -> None:
 # The pool
 
 
-@pytest.mark.parametrize(("kind", "hop"), [("cryptography", partial(run, cost=LONG)), ("files", in_file_thread)])
-async def test_no_more_threads_than_workers(kind: str, hop: Callable[..., Awaitable[None]]) -> None:
+@pytest.mark.parametrize(
+    ("kind", "hop"), [("cryptography", partial(run, cost=LONG)), ("files", in_file_thread)]
+)
+async def test_no_more_threads_than_workers(kind: str, hop: Callable[..., Coroutine[Any, Any, None]]) -> None:
     """For cryptography one less than there are cores: the loop needs one."""
     workers = module._WORKERS[kind]
     all_run = threading.Barrier(workers + 1)
@@ -255,7 +258,7 @@ async def test_files_do_not_wait_for_cryptography() -> None:
         try:
             for _ in range(module._WORKERS["cryptography"] + 1):
                 group.start_soon(run, go.wait, LONG)
-            await anyio.wait_all_tasks_blocked()
+            await settle()
             assert await in_file_thread(lambda: "file") == "file"
             assert await read_in_thread(lambda: "read") == "read"
             assert threads_at_work() == module._WORKERS["cryptography"] + 1

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from aioencrypt import decrypt, decrypt_stream
 from aioencrypt.offload import DigestQueue
-from tests.support.cancelling import Way, assert_fine, each_way
+from tests.support.cancelling import Way, assert_fine, each_way, settle
 from tests.support.message_writer import build_message, example_signing_key, public_key_pair
 from tests.support.streaming import SIGNED, Feed, assert_idle, on_asyncio, plaintext_of
 from tests.support.watching import CountingKey
@@ -40,7 +40,9 @@ class Digests:
         self.threads: list[int] = []
         self.gates: dict[int, threading.Event] = {}
 
-    def make(self, number: int, *, held: bool = False, error: BaseException | None = None) -> Callable[[], None]:
+    def make(
+        self, number: int, *, held: bool = False, error: BaseException | None = None
+    ) -> Callable[[], None]:
         gate = self.gates[number] = threading.Event()
         if not held:
             gate.set()
@@ -146,7 +148,7 @@ async def test_add_waits_while_too_much_waits() -> None:
             await add(number, length)
         assert added == [0, 1, 2], "exactly the bound may wait"
         group.start_soon(add, 3, MIB)
-        await anyio.wait_all_tasks_blocked()
+        await settle()
         assert added == [0, 1, 2]
         digests.let_go(0)
         while len(added) < 4:
@@ -167,7 +169,7 @@ async def test_one_digest_above_the_bound_is_waited_for() -> None:
 
     async with anyio.create_task_group() as group:
         group.start_soon(add)
-        await anyio.wait_all_tasks_blocked()
+        await settle()
         assert not added.is_set()
         digests.let_go()
     assert digests.done == [0]
@@ -189,7 +191,7 @@ async def test_join_waits_for_all() -> None:
     async with anyio.create_task_group() as group:
         group.start_soon(join)
         for number in range(3):
-            await anyio.wait_all_tasks_blocked()
+            await settle()
             assert not joined.is_set()
             digests.let_go(number)
     assert digests.done == [0, 1, 2]
@@ -242,7 +244,7 @@ async def test_close_drops_what_waits_and_waits_for_what_runs() -> None:
 
     async with anyio.create_task_group() as group:
         group.start_soon(close)
-        await anyio.wait_all_tasks_blocked()
+        await settle()
         assert closed == []
         digests.let_go()
     assert closed == [[0]]

@@ -15,7 +15,7 @@ from anyio.lowlevel import checkpoint
 from aioencrypt import offload as module
 from aioencrypt.background import loop_caller
 from aioencrypt.offload import LONG, in_file_thread, outlast, read_in_thread, run
-from tests.support.cancelling import Way, assert_fine, each_way
+from tests.support.cancelling import Way, assert_fine, each_way, settle
 from tests.support.streaming import assert_idle, on_asyncio_and_uvloop, tasks_left, threads_at_work
 
 pytestmark = pytest.mark.anyio
@@ -104,7 +104,7 @@ async def test_the_error_of_a_cancelled_hop_gives_way_to_the_cancellation(way: W
 async def test_a_hop_that_is_cancelled_at_once_still_runs_to_its_end(way: Way) -> None:
     """The work is on its way, and nobody can tell how far."""
     ran: list[int] = []
-    assert await way.at(0, lambda: run(lambda: ran.append(1), LONG))
+    assert await way.at(0, lambda: run(lambda: ran.append(1), LONG)) == (True, True)
     assert ran == [1]
     assert_idle()
 
@@ -145,7 +145,7 @@ async def test_all_tasks_cancelled_at_once(hop: Hop) -> None:
         for _ in range(2):
             for other in asyncio.all_tasks() - before:
                 other.cancel()
-            await anyio.wait_all_tasks_blocked()
+            await settle()
         await use.still_waits()
     finally:
         use.job.go.set()
