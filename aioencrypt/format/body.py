@@ -330,15 +330,16 @@ def _split_end(pieces: Sequence[memoryview], length: int) -> tuple[tuple[memoryv
 def _update(context: CipherContext, pieces: Sequence[memoryview], out: memoryview) -> None:
     """Run pieces through a cipher into `out`, which is as long as they are together.
 
-    `update_into` asks for room for one block more than it writes, so the last bytes of each step go
-    the way that copies.
+    `update_into` asks for room for one block more than it writes, so the last bytes go the way that
+    copies.
     """
     room = AES.block_size // 8 - 1
     for piece in pieces:
         for start in range(0, len(piece), _STEP):
             step = piece[start : start + _STEP]
-            target, out = out[: len(step)], out[len(step) :]
-            head = max(0, len(step) - room)
+            head = min(len(step), max(0, len(out) - room))
             if head:
-                context.update_into(step[:head], target)
-            target[head:] = context.update(step[head:])
+                context.update_into(step[:head], out)
+            if head < len(step):
+                out[head : len(step)] = context.update(step[head:])
+            out = out[len(step) :]
