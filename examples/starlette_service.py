@@ -18,7 +18,6 @@ from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import anyio
 import httpx
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -28,7 +27,7 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 import aioencrypt
-from aioencrypt import MasterKeyProvider, RawAESMasterKey, decrypt_stream
+from aioencrypt import MasterKeyProvider, RawAESMasterKey
 
 NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
 
@@ -66,16 +65,16 @@ class DecryptedFile(Response):
         self._provider = provider
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        context = {"name": self._path.name}
+        file = aioencrypt.open(self._path, "rb", provider=self._provider, encryption_context=context)
         try:
-            file = await anyio.open_file(self._path, "rb")
+            async with file as stream:
+                response = StreamingResponse(stream, media_type="application/octet-stream")
+                await response(scope, receive, send)
+                # Either everything was sent, and so verified, or the client has hung up.
+                stream.abandon()
         except FileNotFoundError:
             raise HTTPException(404) from None
-        context = {"name": self._path.name}
-        async with file, decrypt_stream(file, self._provider, encryption_context=context) as stream:
-            response = StreamingResponse(stream, media_type="application/octet-stream")
-            await response(scope, receive, send)
-            # Either everything was sent, and so verified, or the client has hung up.
-            stream.abandon()
 
 
 async def download(request: Request) -> Response:

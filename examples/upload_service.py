@@ -18,7 +18,8 @@ from uuid import uuid4
 import anyio
 from aiohttp import web
 
-from aioencrypt import KMSMasterKeyProvider, MasterKeyProvider, decrypt_stream, encrypt_stream
+import aioencrypt
+from aioencrypt import KMSMasterKeyProvider, MasterKeyProvider, encrypt_stream
 
 PROVIDER = web.AppKey("provider", MasterKeyProvider)
 FOLDER = web.AppKey("folder", Path)
@@ -27,7 +28,7 @@ FOLDER = web.AppKey("folder", Path)
 async def upload(request: web.Request) -> web.Response:
     """Encrypt the body of the request into a file that appears only when it is whole."""
     name, folder = request.match_info["name"], request.app[FOLDER]
-    partial = anyio.Path(folder / f".{uuid4().hex}.partial")
+    partial = folder / f".{uuid4().hex}.partial"
     context = {"name": name}
     try:
         async with (
@@ -36,10 +37,9 @@ async def upload(request: web.Request) -> web.Response:
         ):
             async for chunk in stream:
                 await file.write(chunk)
-        await partial.replace(folder / name)
+        await anyio.Path(partial).replace(folder / name)
     except BaseException:
-        with anyio.CancelScope(shield=True):
-            await partial.unlink(missing_ok=True)
+        partial.unlink(missing_ok=True)  # at once: an await might be cancelled
         raise
     return web.json_response({"name": name, "message_id": stream.header.message_id.hex()}, status=201)
 
@@ -50,17 +50,17 @@ async def download(request: web.Request) -> web.StreamResponse:
     What is wrong with key or header is an error before the status line. What is wrong with the body
     breaks the connection, so that the client cannot take a part for the whole.
     """
-    name = request.match_info["name"]
+    name, folder = request.match_info["name"], request.app[FOLDER]
+    context = {"name": name}
+    file = aioencrypt.open(folder / name, "rb", provider=request.app[PROVIDER], encryption_context=context)
+    response = web.StreamResponse(headers={"Content-Type": "application/octet-stream"})
     try:
-        file = await anyio.open_file(request.app[FOLDER] / name, "rb")
+        async with file as stream:
+            await response.prepare(request)
+            async for chunk in stream:
+                await response.write(chunk)
     except FileNotFoundError:
         raise web.HTTPNotFound from None
-    context = {"name": name}
-    async with file, decrypt_stream(file, request.app[PROVIDER], encryption_context=context) as stream:
-        response = web.StreamResponse(headers={"Content-Type": "application/octet-stream"})
-        await response.prepare(request)
-        async for chunk in stream:
-            await response.write(chunk)
     await response.write_eof()
     return response
 

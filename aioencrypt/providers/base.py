@@ -13,10 +13,15 @@ from typing import Self
 
 import anyio
 import attrs
+from anyio.lowlevel import checkpoint
 
 from aioencrypt.errors import Attempt, Operation, ProviderClosedError, ProviderError
 from aioencrypt.format import EncryptedDataKey
 from aioencrypt.materials import DataKey, DataKeyRequest
+
+_KEYS_PER_TURN = 64
+# Providers that an error names of a message that belongs to none of ours.
+_NAMED = 5
 
 
 @attrs.frozen
@@ -97,12 +102,22 @@ class MasterKey(MasterKeyProvider):
 
     async def decrypt_data_key(self, request: DataKeyRequest) -> DecryptedDataKey:
         attempts: list[Attempt] = []
-        for encrypted_data_key in request.encrypted_data_keys:
+        for index, encrypted_data_key in enumerate(request.encrypted_data_keys):
+            await give_way(index)
             if self.owns_data_key(encrypted_data_key):
                 opened = await try_decrypt(self, encrypted_data_key, request, attempts)
                 if opened:
                     return opened
         raise no_data_key(request, attempts)
+
+
+async def give_way(index: int) -> None:
+    """Let the loop go on, now and then, while somebody looks through encrypted data keys.
+
+    A header may have 65,535 of them.
+    """
+    if index % _KEYS_PER_TURN == _KEYS_PER_TURN - 1:
+        await checkpoint()
 
 
 async def try_decrypt(
@@ -133,9 +148,11 @@ def no_data_key(request: DataKeyRequest, attempts: Sequence[Attempt]) -> Provide
             f"none of the {count} encrypted data keys of the message could be decrypted", attempts
         )
     writers = sorted({key.provider_id for key in request.encrypted_data_keys})
+    names = ", ".join(map(repr, writers[:_NAMED]))
+    more = f" and {len(writers) - _NAMED} more" if len(writers) > _NAMED else ""
     return ProviderError(
         f"none of the {count} encrypted data keys of the message belongs to a master key given here; "
-        f"they come from the providers {', '.join(map(repr, writers))}",
+        f"they come from the providers {names}{more}",
         unclaimed=True,
     )
 

@@ -25,7 +25,14 @@ from aioencrypt.providers.arn import (
     matches_for_decrypt,
     parse_key_arn,
 )
-from aioencrypt.providers.base import DecryptedDataKey, MasterKey, MasterKeyProvider, no_data_key, try_decrypt
+from aioencrypt.providers.base import (
+    DecryptedDataKey,
+    MasterKey,
+    MasterKeyProvider,
+    give_way,
+    no_data_key,
+    try_decrypt,
+)
 from aioencrypt.providers.wrapping import KMS_PROVIDER_ID
 
 if TYPE_CHECKING:
@@ -218,14 +225,19 @@ class _KMSProvider(MasterKeyProvider):
         """Return the keys to call for a data key that the key of an ARN encrypted."""
 
     async def decrypt_data_key(self, request: DataKeyRequest) -> DecryptedDataKey:
-        ours = [key for key in request.encrypted_data_keys if key.provider_id == KMS_PROVIDER_ID]
-        arns = [_stored_arn(key) for key in ours]
-        if None in arns:
-            # aws-kms-keyring.md#ondecrypt: such a message fails here, before any call.
-            raise ProviderError("an encrypted data key of KMS does not name a KMS key ARN")
+        ours: list[tuple[EncryptedDataKey, KeyArn]] = []
+        for index, encrypted_data_key in enumerate(request.encrypted_data_keys):
+            await give_way(index)
+            if encrypted_data_key.provider_id == KMS_PROVIDER_ID:
+                stored = _stored_arn(encrypted_data_key)
+                if stored is None:
+                    # aws-kms-keyring.md#ondecrypt: such a message fails here, before any call.
+                    raise ProviderError("an encrypted data key of KMS does not name a KMS key ARN")
+                ours.append((encrypted_data_key, stored))
         attempts: list[Attempt] = []
-        for encrypted_data_key, stored in zip(ours, arns, strict=True):
-            for key in self._keys_for(stored) if stored else ():
+        for index, (encrypted_data_key, stored) in enumerate(ours):
+            await give_way(index)
+            for key in self._keys_for(stored):
                 opened = await try_decrypt(key, encrypted_data_key, request, attempts)
                 if opened:
                     return opened

@@ -168,6 +168,8 @@ async def _open_whole(
                 step = len(rest) if machine.state is not State.HEADER else _HEADER_STEP
                 machine.receive(rest[:step])
                 rest = rest[step:]
+                if machine.state is State.HEADER and rest:
+                    await checkpoint()
             case HeaderParsed(parsed):
                 await options.unlock(machine, parsed)
             case HeaderVerified(verified):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from sys import getrefcount
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
@@ -134,6 +135,19 @@ def test_the_last_frame_of_an_unsigned_message_waits_for_nothing_more(framed: bo
     assert released_by(machine) == PLAINTEXT
 
 
+@signed_suites
+@pytest.mark.parametrize("frame_length", [FRAME, None])
+def test_nothing_waits_for_the_signature_of_an_empty_message(
+    suite: AlgorithmSuite, frame_length: int | None
+) -> None:
+    message = build_message(suite, b"", frame_length=frame_length)
+    machine = opened(message, message.data)
+    machine.receive(b"")
+    do(machine, work_of(machine))
+    do(machine, work_of(machine))
+    assert isinstance(machine.next_event(), EndOfMessage)
+
+
 OTHER_MESSAGE = build_message(SIGNED, b"another message", message_id=bytes(32))
 BAD_FOOTERS: dict[str, tuple[Callable[[bytes], bytes], type[MessageError], str]] = {
     "another message's": (lambda _: OTHER_MESSAGE["footer.signature"], SignatureError, "does not match"),
@@ -233,3 +247,33 @@ def run(machine: MessageDecryptor, message: Message) -> bytes:
     if machine.state is State.HEADER and isinstance(machine.next_event(), HeaderParsed):
         unlock(machine, message)
     return released_by(machine)
+
+
+@pytest.mark.parametrize("failing", [True, False], ids=["fail", "close"])
+def test_a_machine_that_failed_or_closed_holds_nothing(failing: bool) -> None:
+    message = build_message(SIGNED, bytes(10_000), frame_length=6_000)
+    data = message.signed_part
+    received = getrefcount(data)
+    machine = opened(message, data)
+    first, last = work_of(machine), work_of(machine)
+    released, withheld = first.crypt(), last.crypt()
+    held = getrefcount(released), getrefcount(withheld)
+    machine.receive(data)
+    machine.settle(first, released)
+    machine.settle(last, withheld)
+    assert getrefcount(withheld) > held[1]
+    machine.fail(TagError("of a work")) if failing else machine.close()
+    del first, last
+    assert getrefcount(data) == received
+    assert (getrefcount(released), getrefcount(withheld)) == held
+
+
+def test_a_machine_that_failed_keeps_no_result() -> None:
+    message = message_of(COMMITTING)
+    machine = opened(message, message.data)
+    work = work_of(machine)
+    result = work.crypt()
+    held = getrefcount(result)
+    machine.close()
+    machine.settle(work, result)
+    assert getrefcount(result) == held
