@@ -215,6 +215,22 @@ def test_a_claimed_length_costs_no_memory(suite: AlgorithmSuite, body: str) -> N
         machine.next_event()
 
 
+def test_a_long_frame_in_single_bytes_costs_no_object_for_each() -> None:
+    message = build_message(COMMITTING, bytes(100_000), frame_length=60_000)
+    machine = opened(message)
+    released = b""
+    tracemalloc.start()
+    try:
+        for position in range(message.header_length, len(message.data)):
+            machine.receive(message.data[position : position + 1])
+            released += released_by(machine)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert released == bytes(100_000)
+    assert peak < 1_000_000
+
+
 @each_suite
 def test_a_small_message_with_the_longest_frame_length(suite: AlgorithmSuite) -> None:
     message = build_message(suite, PLAINTEXT, frame_length=2**32 - 1)
