@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
@@ -10,7 +9,6 @@ import boto3
 import pytest
 from aiobotocore.session import get_session
 from botocore.exceptions import ClientError
-from moto.server import ThreadedMotoServer
 
 from aioencrypt import (
     DiscoveryFilter,
@@ -28,6 +26,7 @@ from aioencrypt import (
 )
 from aioencrypt.providers.base import make_data_key
 from tests.support.kms import CONTEXT, DATA_KEY, EU, US, key_arns, request, service_error_of
+from tests.support.moto import moto_server
 from tests.support.streaming import assert_idle, in_chunks, on_asyncio, on_asyncio_and_uvloop, plaintext_of
 
 pytestmark = pytest.mark.anyio
@@ -40,15 +39,8 @@ PLAINTEXT = plaintext_of(100_001)
 @pytest.fixture(scope="module")
 def url() -> Iterator[str]:
     """The endpoint of a server that knows all regions."""
-    logger = logging.getLogger("werkzeug")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
-    logger.setLevel(level)
+    with moto_server() as url:
+        yield url
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,6 @@ import boto3
 import pytest
 from aiobotocore.session import get_session
 from aws_encryption_sdk.exceptions import AWSEncryptionSDKClientError
-from moto.server import ThreadedMotoServer
 
 from aioencrypt import (
     AlgorithmSuite,
@@ -26,6 +25,7 @@ from aioencrypt import (
 )
 from aioencrypt.testing import InMemoryKMS
 from aioencrypt.testing.kms import run_in_thread
+from tests.support.moto import moto_server
 from tests.support.official import Kind, aes_key, kinds, read, write
 from tests.support.official_kms import OfficialKMS
 from tests.support.streaming import SIGNED, UNSIGNED, client_for, in_chunks, on_asyncio, plaintext_of
@@ -79,19 +79,15 @@ def memory(kms: InMemoryKMS) -> Iterator[Server]:
 
 @pytest.fixture(scope="module")
 def moto() -> Iterator[Server]:
-    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    url = f"http://{host}:{port}"
-    arns = []
-    for region in (US, EU, US):
-        client = boto3.client("kms", region_name=region, endpoint_url=url)
-        arns.append(client.create_key()["KeyMetadata"]["Arn"])
-        if len(arns) == 1:
-            client.create_alias(AliasName="alias/app", TargetKeyId=arns[0])
-        client.close()
-    yield Server(url, "123456789012", *arns)
-    server.stop()
+    with moto_server() as url:
+        arns = []
+        for region in (US, EU, US):
+            client = boto3.client("kms", region_name=region, endpoint_url=url)
+            arns.append(client.create_key()["KeyMetadata"]["Arn"])
+            if len(arns) == 1:
+                client.create_alias(AliasName="alias/app", TargetKeyId=arns[0])
+            client.close()
+        yield Server(url, "123456789012", *arns)
 
 
 @pytest.fixture(params=["memory", "moto"])

@@ -269,7 +269,8 @@ async def check_cancelled_everywhere(path: Path, *, by_task: bool) -> None:
         if not cancelled:
             break
         number += 1
-    assert kept >= number - 3 > 3, "only the last awaits may leave the new file"
+    # Threads that end sooner or later make an await more or less from run to run.
+    assert kept >= number - 5 > 3, "only the last awaits may leave the new file"
 
 
 async def test_cancelled_at_any_await_the_file_is_the_old_or_the_new_one(path: Path) -> None:

@@ -22,6 +22,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from aioencrypt import Source, decrypt, encrypt
+from tests.support.moto import moto_server
 from tests.support.streaming import KEY, in_chunks, on_asyncio, on_asyncio_and_uvloop, plaintext_of
 
 PLAINTEXT = plaintext_of(3_000_001)
@@ -267,11 +268,8 @@ async def test_httpx_response() -> None:
 
 @pytest.fixture(scope="module")
 def s3() -> Iterator[str]:
-    server = pytest.importorskip("moto.server").ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
+    with moto_server() as url:
+        yield url
 
 
 @pytest.mark.anyio

@@ -1,0 +1,434 @@
+"""Cancelled at one place: on entry, in a read of the source, in a thread, behind a digest, in calls of keys."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import anyio
+import attrs
+import pytest
+from anyio.lowlevel import checkpoint
+
+import aioencrypt
+from aioencrypt import (
+    DataKey,
+    DataKeyRequest,
+    DefaultCMM,
+    EncryptedDataKey,
+    EncryptionMaterials,
+    EncryptionMaterialsRequest,
+    KMSMasterKeyProvider,
+    MultiMasterKeyProvider,
+    Provider,
+    RawAESMasterKey,
+    StreamError,
+    TruncatedMessageError,
+    UnverifiedStreamError,
+    decrypt,
+    decrypt_stream,
+    encrypt,
+    encrypt_stream,
+)
+from aioencrypt import offload as offload_module
+from aioencrypt.background import loop_caller
+from aioencrypt.offload import DigestQueue
+from aioencrypt.testing import InMemoryKMS
+from tests.support.cancelling import Way, assert_fine, each_way
+from tests.support.streaming import KEY, Feed, Stalling, plaintext_of, sealed, threads_at_work
+
+pytestmark = pytest.mark.anyio
+
+FRAME = 1000
+PLAINTEXT = plaintext_of(10_000)
+LONG_PLAINTEXT = plaintext_of(5_000_000)
+FAILED = "the stream failed before, with Cancelled"
+
+
+async def read_all(stream: aioencrypt.EncryptStream | aioencrypt.DecryptStream) -> bytes:
+    async with stream:
+        return await stream.read()
+
+
+async def write(path: Path, provider: Provider, plaintext: bytes = PLAINTEXT) -> None:
+    async with aioencrypt.open(path, "wb", provider=provider, frame_length=FRAME) as writer:
+        await writer.write(plaintext)
+
+
+async def assert_failed(stream: aioencrypt.EncryptStream | aioencrypt.DecryptStream) -> None:
+    """Assert that a cancelled stream has failed for good, and that leaving it says so."""
+    for use in (stream.read, stream.readline, stream.__anext__):
+        with pytest.raises(StreamError, match=FAILED):
+            await use()
+
+
+async def assert_left_with_error(stream: aioencrypt.EncryptStream | aioencrypt.DecryptStream) -> None:
+    await assert_failed(stream)
+    with pytest.raises(UnverifiedStreamError) as caught:
+        await stream.__aexit__(None, None, None)
+    assert isinstance(caught.value.__cause__, StreamError)
+    await assert_failed(stream)
+
+
+# Calls of keys
+
+
+class WaitingKey(RawAESMasterKey):
+    """A key whose service never answers."""
+
+    def __init__(self, name: str = "waiting") -> None:
+        super().__init__("tests", name, wrapping_key=bytes(32))
+        self.called = anyio.Event()
+        self.cancelled = 0
+
+    async def _wait(self) -> Any:
+        self.called.set()
+        try:
+            await anyio.sleep_forever()
+        except anyio.get_cancelled_exc_class():
+            self.cancelled += 1
+            raise
+
+    async def generate_data_key(self, request: DataKeyRequest) -> tuple[DataKey, EncryptedDataKey]:
+        return await self._wait()  # type: ignore[no-any-return]
+
+    async def encrypt_data_key(self, data_key: DataKey, request: DataKeyRequest) -> EncryptedDataKey:
+        return await self._wait()  # type: ignore[no-any-return]
+
+    async def decrypt_one(self, encrypted_data_key: EncryptedDataKey, request: DataKeyRequest) -> DataKey:
+        return await self._wait()  # type: ignore[no-any-return]
+
+
+Start = Callable[[Provider, bytes, Path], Awaitable[object]]
+
+ENCRYPTING: dict[str, Start] = {
+    "encrypt": lambda key, message, path: encrypt(PLAINTEXT, key),
+    "encrypt-reader": lambda key, message, path: encrypt(Feed(PLAINTEXT), key),
+    "encrypt-stream": lambda key, message, path: read_all(encrypt_stream(PLAINTEXT, key)),
+    "write": lambda key, message, path: write(path.with_name("new"), key),
+}
+DECRYPTING: dict[str, Start] = {
+    "decrypt": lambda key, message, path: decrypt(message, key),
+    "decrypt-reader": lambda key, message, path: decrypt(Feed(message), key),
+    "decrypt-stream": lambda key, message, path: read_all(decrypt_stream(message, key)),
+    "read": lambda key, message, path: read_all(aioencrypt.open(path, "rb", provider=key)),
+}
+
+
+@pytest.mark.parametrize("start", (ENCRYPTING | DECRYPTING).values(), ids=(ENCRYPTING | DECRYPTING).keys())
+@each_way
+async def test_in_the_call_of_a_key(way: Way, start: Start, tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    plain = RawAESMasterKey("tests", "waiting", wrapping_key=bytes(32))
+    message, _ = await encrypt(b"abc", plain)
+    path.write_bytes(message)
+    key = WaitingKey()
+    await way.when(key.called, lambda: start(key, message, path))
+    assert key.cancelled == 1
+    assert [*tmp_path.iterdir()] == [path]
+    await assert_fine()
+
+
+@each_way
+async def test_in_calls_of_several_keys_at_once(way: Way) -> None:
+    keys = [WaitingKey(name) for name in "abc"]
+    provider = MultiMasterKeyProvider(KEY, MultiMasterKeyProvider(None, keys[0]), *keys[1:])
+    await way.when(keys[-1].called, lambda: encrypt(b"abc", provider))
+    assert [key.cancelled for key in keys] == [1, 1, 1]
+    await assert_fine()
+
+
+@each_way
+async def test_a_cancelled_attempt_is_no_reason_to_try_the_next_key(way: Way) -> None:
+    message, _ = await encrypt(
+        b"abc", MultiMasterKeyProvider(RawAESMasterKey("tests", "waiting", wrapping_key=bytes(32)), KEY)
+    )
+    waiting, tried = WaitingKey(), []
+
+    class Next(RawAESMasterKey):
+        async def decrypt_one(self, *args: Any) -> DataKey:
+            tried.append(args)
+            raise AssertionError
+
+    provider = MultiMasterKeyProvider(waiting, Next("tests", "streams", wrapping_key=bytes(32)))
+    await way.when(waiting.called, lambda: decrypt(message, provider))
+    assert tried == []
+    await assert_fine()
+
+
+class SlowKMS(InMemoryKMS):
+    """A KMS that takes eleven days for one operation."""
+
+    def __init__(self, slow: str) -> None:
+        super().__init__()
+        self.slow = slow
+        self.called = anyio.Event()
+
+    async def invoke(self, region: str, operation: str, parameters: Mapping[str, object]) -> dict[str, Any]:
+        self.latency = 1e6 if operation == self.slow else 0
+        if operation == self.slow:
+            self.called.set()
+        return await super().invoke(region, operation, parameters)
+
+
+@pytest.mark.parametrize("operation", ["GenerateDataKey", "Encrypt", "Decrypt"])
+@each_way
+async def test_in_calls_of_kms(way: Way, operation: str) -> None:
+    kms = SlowKMS(operation)
+    arns = [kms.create_key(region=region) for region in ("us-east-1", "eu-west-1")]
+    provider = KMSMasterKeyProvider(arns, clients=kms.clients("us-east-1", "eu-west-1"))
+
+    async def use() -> None:
+        message, _ = await encrypt(b"abc", provider)
+        await decrypt(message, provider)
+
+    await way.when(kms.called, use)
+    assert kms.call_count(operation) == 1
+    kms.slow = ""
+    await use()
+    await assert_fine()
+
+
+@each_way
+async def test_the_entry_of_a_stream(way: Way) -> None:
+    message, _ = await encrypt(b"abc", RawAESMasterKey("tests", "waiting", wrapping_key=bytes(32)))
+    for make in (lambda key: encrypt_stream(source, key), lambda key: decrypt_stream(message, key)):
+        source, key = Feed(b"abc"), WaitingKey()
+        stream: aioencrypt.EncryptStream | aioencrypt.DecryptStream = make(key)
+        await way.when(key.called, stream.__aenter__)
+        assert source.reads == 0
+        await assert_failed(stream)
+        with pytest.raises(StreamError, match="entered once"):
+            await stream.__aenter__()
+    await assert_fine()
+
+
+# Reads of the source
+
+
+@each_way
+async def test_in_a_read_of_plaintext(way: Way) -> None:
+    source = Stalling(PLAINTEXT)
+    taken: list[bytes] = []
+    stream = encrypt_stream(source, KEY, frame_length=FRAME)
+    await stream.__aenter__()
+
+    async def take() -> None:
+        async for chunk in stream:
+            taken.append(chunk)
+
+    await way.when(source.stalled, take)
+    assert taken
+    await assert_left_with_error(stream)
+    with pytest.raises(TruncatedMessageError):
+        await decrypt(b"".join(taken), KEY)
+    await assert_fine()
+
+
+@pytest.mark.parametrize("given", [0, 50, 3000], ids=["header", "in the header", "body"])
+@each_way
+async def test_in_a_read_of_a_message(way: Way, given: int) -> None:
+    message = await sealed(PLAINTEXT, frame_length=FRAME)
+    source = Stalling(*([message[:given]] if given else []))
+    stream = decrypt_stream(source, KEY)
+
+    async def use() -> None:
+        await stream.__aenter__()
+        await stream.read()
+
+    await way.when(source.stalled, use)
+    if given < len(message) // 4:
+        await assert_failed(stream)
+    else:
+        await assert_left_with_error(stream)
+    assert not stream.verified
+    await assert_fine()
+
+
+@pytest.mark.parametrize("start", [encrypt, decrypt])
+@each_way
+async def test_in_a_read_of_a_one_shot(way: Way, start: Callable[..., Awaitable[object]]) -> None:
+    source = Stalling((await sealed(PLAINTEXT, frame_length=FRAME))[:5000])
+    await way.when(source.stalled, lambda: start(source, KEY))
+    await assert_fine()
+
+
+@each_way
+async def test_a_cancelled_generator_never_makes_a_final_frame(way: Way) -> None:
+    """It says that it has ended when it is asked again."""
+    waiting, finished = anyio.Event(), []
+
+    async def source() -> AsyncGenerator[bytes, None]:
+        try:
+            yield PLAINTEXT
+            waiting.set()
+            await anyio.sleep_forever()
+        finally:
+            finished.append(True)
+
+    generator = source()
+    taken = b""
+    stream = encrypt_stream(generator, KEY, frame_length=FRAME)
+    await stream.__aenter__()
+
+    async def take() -> None:
+        nonlocal taken
+        async for chunk in stream:
+            taken += chunk
+
+    await way.when(waiting, take)
+    assert finished == [True]
+    with pytest.raises(StopAsyncIteration):
+        await anext(generator)
+    await assert_left_with_error(stream)
+    with pytest.raises(TruncatedMessageError):
+        await decrypt(taken, KEY)
+    await assert_fine()
+
+
+@each_way
+async def test_a_writer_that_is_cancelled_between_writes_leaves_nothing(way: Way, tmp_path: Path) -> None:
+    waiting = anyio.Event()
+
+    async def use() -> None:
+        async with aioencrypt.open(tmp_path / "file", "wb", provider=KEY, frame_length=FRAME) as writer:
+            await writer.write(PLAINTEXT)
+            assert len([*tmp_path.iterdir()]) == 1
+            waiting.set()
+            await anyio.sleep_forever()
+
+    await way.when(waiting, use)
+    assert [*tmp_path.iterdir()] == []
+    await assert_fine()
+
+
+@each_way
+async def test_a_blocking_file_is_left_behind(way: Way) -> None:
+    go, reads = threading.Event(), []
+
+    class File:
+        def __init__(self) -> None:
+            self.reading = anyio.Event()
+            self.call = loop_caller()
+
+        def read(self, n: int = -1) -> bytes:
+            self.call(self.reading.set)
+            reads.append(go.wait(20))
+            return b"too late"
+
+    file = File()
+    stream = encrypt_stream(file, KEY)  # type: ignore[arg-type]
+    await stream.__aenter__()
+    try:
+        await way.when(file.reading, stream.read)
+        assert reads == []
+        await assert_left_with_error(stream)
+    finally:
+        go.set()
+    while threads_at_work():  # on trio the thread counts to its end
+        await checkpoint()
+    await assert_fine()
+
+
+# Threads
+
+
+@attrs.define
+class SlowSigner:
+    """A CMM that signs in a thread until it is let go."""
+
+    signing: anyio.Event = attrs.field(factory=anyio.Event)
+    go: threading.Event = attrs.field(factory=threading.Event)
+    ended: bool = False
+    inner: DefaultCMM = attrs.field(factory=lambda: DefaultCMM(KEY))
+
+    async def get_encryption_materials(self, request: EncryptionMaterialsRequest) -> EncryptionMaterials:
+        materials = await self.inner.get_encryption_materials(request)
+        signer, call = materials.signer, loop_caller()
+        assert signer
+
+        def sign(digest: bytes) -> bytes:
+            call(self.signing.set)
+            assert self.go.wait(20)
+            self.ended = True
+            return signer(digest)
+
+        return attrs.evolve(materials, signer=sign)
+
+    async def decrypt_materials(self, request: Any) -> Any:
+        raise NotImplementedError
+
+
+IN_THREADS: dict[str, Callable[[Provider, Path], Awaitable[object]]] = {
+    "encrypt": lambda cmm, path: encrypt(PLAINTEXT, cmm),
+    "encrypt-reader": lambda cmm, path: encrypt(Feed(PLAINTEXT), cmm),
+    "encrypt-stream": lambda cmm, path: read_all(encrypt_stream(PLAINTEXT, cmm)),
+    "write": lambda cmm, path: write(path, cmm),
+}
+
+
+@pytest.mark.parametrize("start", IN_THREADS.values(), ids=IN_THREADS.keys())
+@each_way
+async def test_in_a_thread_that_signs(
+    way: Way, start: Callable[[Provider, Path], Awaitable[object]], tmp_path: Path
+) -> None:
+    """Everything that the signature needs stays as it is until the thread has ended."""
+    cmm = SlowSigner()
+    ended: list[bool] = []
+
+    async def use() -> None:
+        try:
+            await start(cmm, tmp_path / "file")
+        finally:
+            ended.append(cmm.ended)
+
+    async def let_go() -> None:
+        assert ended == []
+        assert threads_at_work() == 1
+        cmm.go.set()
+
+    await way.during(cmm.signing, use, let_go)
+    assert ended == [True]
+    assert [*tmp_path.iterdir()] == []
+    await assert_fine()
+
+
+# Digests
+
+
+@pytest.mark.parametrize("length", [100_000, 5_000_000], ids=["before the signature", "at the bound"])
+@each_way
+async def test_while_digests_are_pending(way: Way, length: int) -> None:
+    """What waits for a thread is dropped, and so is not waited for."""
+    go = threading.Event()
+    plaintext = LONG_PLAINTEXT[:length]
+    message = await sealed(plaintext)
+    encrypting, decrypting = encrypt_stream(plaintext, KEY), decrypt_stream(message, KEY)
+    for _ in range(offload_module._WORKERS["digests"]):
+        offload_module._workers("digests").submit(go.wait)
+
+    async def cancel_while_it_waits(
+        stream: aioencrypt.EncryptStream | aioencrypt.DecryptStream, queue: Callable[[], DigestQueue]
+    ) -> None:
+        waiting = anyio.Event()
+
+        async def watch() -> None:
+            while not queue()._wake:
+                await checkpoint()
+            waiting.set()
+
+        async with stream, anyio.create_task_group() as group:
+            group.start_soon(watch)
+            await way.when(waiting, stream.read)
+            stream.abandon()
+        await assert_failed(stream)
+        assert not queue()._pending
+
+    try:
+        await cancel_while_it_waits(encrypting, lambda: encrypting._open_sealer._digests)
+        await cancel_while_it_waits(decrypting, lambda: decrypting._digests)
+    finally:
+        go.set()
+    await assert_fine()
