@@ -8,6 +8,7 @@ nox.needs_version = ">=2024.10.9"
 nox.options.default_venv_backend = "uv|virtualenv"
 nox.options.sessions = ["tests", "lint", "types"]
 
+BENCHMARKS = ["versus_peers", "loop_delay", "small_messages", "concurrency", "scaling", "imports"]
 PYPROJECT = nox.project.load_toml("pyproject.toml")
 
 
@@ -24,6 +25,17 @@ def demo(session: nox.Session) -> None:
     """Encrypt an upload and decrypt a download, end to end: nox -s demo -- [FILE] [--size MIB]."""
     install(session, "demo")
     session.run("python", "examples/demo.py", *session.posargs)
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Measure speed, delay and memory, against limits and peers: nox -s bench -- [--quick] [PROGRAM ...]."""
+    install(session, "bench")
+    options = [argument for argument in session.posargs if argument.startswith("-")]
+    programs = [argument for argument in session.posargs if not argument.startswith("-")]
+    for program in programs or BENCHMARKS:
+        session.run("python", f"benchmarks/{program}.py", *options)
+    session.run("python", "benchmarks/reach.py")
 
 
 @nox.session

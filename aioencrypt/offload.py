@@ -188,7 +188,7 @@ class DigestQueue:
                 self._waiting.append((digest, length))
                 self._pending += length
                 if idle:
-                    _workers("digests").submit(self._drain)
+                    _workers("digests").submit(self._next)
                 idle = False
         if idle:
             await run(digest, length / 600)
@@ -224,22 +224,22 @@ class DigestQueue:
             self._wake = lambda: call(event.set)
         return event
 
-    def _drain(self) -> None:
-        while True:
-            with self._lock:
-                if not self._waiting:
-                    return
-                digest, length = self._waiting.popleft()
-            try:
-                digest()
-            except BaseException as error:
-                self._failure = self._failure or error
-            # Whoever waits may want to finish the buffer that the digest has a view on.
-            del digest
-            with self._lock:
-                self._pending -= length
-                if self._wake and self._pending <= self._wake_below:
-                    self._wake()
-                    self._wake = None
-                if not self._pending:
-                    return
+    def _next(self) -> None:
+        """Do one digest; the next one queues behind those of other streams."""
+        with self._lock:
+            if not self._waiting:
+                return
+            digest, length = self._waiting.popleft()
+        try:
+            digest()
+        except BaseException as error:
+            self._failure = self._failure or error
+        # Whoever waits may want to finish the buffer that the digest has a view on.
+        del digest
+        with self._lock:
+            self._pending -= length
+            if self._wake and self._pending <= self._wake_below:
+                self._wake()
+                self._wake = None
+            if self._waiting:
+                _workers("digests").submit(self._next)

