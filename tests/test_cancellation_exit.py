@@ -135,7 +135,8 @@ def test_from_a_source(
             raise error
 
         class File:
-            pieces = [given]
+            def __init__(self) -> None:
+                self.pieces = [given]
 
             def read(self, n: int = -1) -> bytes:
                 if self.pieces:

@@ -1,4 +1,4 @@
-"""Cancelled at one place: on entry, in a read of the source, in a thread, behind a digest, in calls of keys."""
+"""Cancelled at one place: on entry, in a read of the source, in a thread, behind a digest, in a key."""
 
 from __future__ import annotations
 
@@ -194,9 +194,9 @@ async def test_in_calls_of_kms(way: Way, operation: str) -> None:
 @each_way
 async def test_the_entry_of_a_stream(way: Way) -> None:
     message, _ = await encrypt(b"abc", RawAESMasterKey("tests", "waiting", wrapping_key=bytes(32)))
-    for make in (lambda key: encrypt_stream(source, key), lambda key: decrypt_stream(message, key)):
+    for encrypts in (True, False):
         source, key = Feed(b"abc"), WaitingKey()
-        stream: aioencrypt.EncryptStream | aioencrypt.DecryptStream = make(key)
+        stream = encrypt_stream(source, key) if encrypts else decrypt_stream(message, key)
         await way.when(key.called, stream.__aenter__)
         assert source.reads == 0
         await assert_failed(stream)
@@ -216,7 +216,7 @@ async def test_in_a_read_of_plaintext(way: Way) -> None:
     await stream.__aenter__()
 
     async def take() -> None:
-        async for chunk in stream:
+        while chunk := await stream.read(FRAME):
             taken.append(chunk)
 
     await way.when(source.stalled, take)

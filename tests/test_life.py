@@ -244,6 +244,17 @@ async def stalled_streams() -> list[tuple[Stalling, Stream]]:
     return [(sources[0], encrypt_stream(sources[0], KEY)), (sources[1], decrypt_stream(sources[1], KEY))]
 
 
+async def read_until_stalled(stream: Stream, source: Stalling) -> None:
+    async with asyncio.timeout(None) as timeout, asyncio.TaskGroup() as group:
+
+        async def expire() -> None:
+            await source.stalled.wait()
+            timeout.reschedule(0)
+
+        group.create_task(expire())
+        await stream.read()
+
+
 @on_asyncio_and_uvloop
 @pytest.mark.anyio
 async def test_a_timeout_around_reads_works_and_stays_with_its_block() -> None:
@@ -254,14 +265,7 @@ async def test_a_timeout_around_reads_works_and_stays_with_its_block() -> None:
             async with asyncio.timeout(60):
                 await stream.read(100)
             with pytest.raises(TimeoutError):
-                async with asyncio.timeout(None) as timeout, asyncio.TaskGroup() as group:
-
-                    async def expire(source: Stalling = source, timeout: asyncio.Timeout = timeout) -> None:
-                        await source.stalled.wait()
-                        timeout.reschedule(0)
-
-                    group.create_task(expire())
-                    await stream.read()
+                await read_until_stalled(stream, source)
             assert task.cancelling() == 0
             await asyncio.sleep(0)
             stream.abandon()

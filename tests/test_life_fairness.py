@@ -82,9 +82,10 @@ class Ready:
 async def test_one_stream_leaves_turns_to_others(suite: AlgorithmSuite, frame_length: int) -> None:
     client = client_for(suite)
     encrypted, turns = bytearray(), Turns()
-    async with turns.counted(), client.encrypt_stream(
-        PLAINTEXT, KEY, algorithm_suite=suite, frame_length=frame_length
-    ) as writing:
+    async with (
+        turns.counted(),
+        client.encrypt_stream(PLAINTEXT, KEY, algorithm_suite=suite, frame_length=frame_length) as writing,
+    ):
         async for chunk in writing:
             encrypted += chunk
             turns.add(len(chunk))

@@ -110,9 +110,11 @@ class Lifespan:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         scope: dict[str, Any] = {"type": "lifespan", "asgi": {"version": "3.0"}, "state": {}}
-        task = asyncio.create_task(
-            self._app(scope, self._sent.get, self._received.put)  # type: ignore[arg-type]
-        )
+
+        async def serve() -> None:
+            await self._app(scope, self._sent.get, self._received.put)
+
+        task = asyncio.create_task(serve())
         await self._say("startup")
         try:
             yield
@@ -130,10 +132,13 @@ class Lifespan:
 async def test_a_provider_in_a_starlette_lifespan(provider: KMSMasterKeyProvider, tmp_path: Path) -> None:
     app = starlette_service.make_app(provider, tmp_path)
     await assert_closed(provider)
-    async with Lifespan(app).running():
-        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
-            assert (await client.put("/files/name", content=PLAINTEXT)).status_code == 201
-            assert (await client.get("/files/name")).content == PLAINTEXT
+    transport = httpx.ASGITransport(app)
+    async with (
+        Lifespan(app).running(),
+        httpx.AsyncClient(transport=transport, base_url="http://test") as client,
+    ):
+        assert (await client.put("/files/name", content=PLAINTEXT)).status_code == 201
+        assert (await client.get("/files/name")).content == PLAINTEXT
     await assert_closed(provider)
     assert_idle()
     async with Lifespan(starlette_service.make_app(provider, tmp_path)).running():

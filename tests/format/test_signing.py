@@ -151,10 +151,9 @@ def other_encodings(signature: bytes) -> dict[str, bytes]:
 @each_algorithm
 def test_a_signature_has_one_encoding(algorithm: SignatureAlgorithm) -> None:
     key = generate_signing_key(algorithm)
-    for name, encoding in other_encodings(signature_of(algorithm, key)).items():
+    for encoding in other_encodings(signature_of(algorithm, key)).values():
         with pytest.raises(SignatureError):
             verify(algorithm, compressed_point(key), encoding, digest_of(algorithm))
-            pytest.fail(name)
 
 
 @each_algorithm

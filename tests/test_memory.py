@@ -1,0 +1,92 @@
+"""Memory stays flat whatever the length: measured in a process of its own, as resident memory."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+MIB = 1024 * 1024
+
+# Prints how many bytes the resident memory grew, at its peak, above what it was after one message.
+SCRIPT = """
+import asyncio, sys
+import psutil
+from aioencrypt import AlgorithmSuite, EncryptionClient, Limits, RawAESMasterKey, Release
+
+length, frame_length, suite, release, pause = sys.argv[1:]
+piece = bytes(range(256)) * 1024
+key = RawAESMasterKey("tests", "memory", wrapping_key=bytes(32))
+client = EncryptionClient(limits=Limits(max_frame_length=None))
+process = psutil.Process()
+peak = 0
+
+async def plaintext(total):
+    for _ in range(total // len(piece)):
+        yield piece
+        await asyncio.sleep(0)
+
+async def message(total):
+    async with client.encrypt_stream(
+        plaintext(total), key, frame_length=int(frame_length), algorithm_suite=AlgorithmSuite(int(suite, 0))
+    ) as stream:
+        async for chunk in stream:
+            yield chunk
+
+async def pass_through(total):
+    global peak
+    taken = 0
+    async with client.decrypt_stream(message(total), key, release=Release(release)) as stream:
+        async for chunk in stream:
+            taken += len(chunk)
+            if pause == "slow":
+                await asyncio.sleep(0.001)
+            peak = max(peak, process.memory_info().rss)
+    assert taken == total // len(piece) * len(piece)
+
+async def main():
+    global peak
+    await pass_through(8 * 2**20)
+    idle, peak = process.memory_info().rss, 0
+    await pass_through(int(length))
+    print(peak - idle)
+
+asyncio.run(main())
+"""
+
+
+def growth(
+    length: int, frame_length: int, *, suite: int = 0x0578, release: str = "stream", pause: str = "none"
+) -> int:
+    arguments = [str(length), str(frame_length), hex(suite), release, pause]
+    result = subprocess.run(
+        [sys.executable, "-c", SCRIPT, *arguments],
+        cwd=Path(__file__).parents[1],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert result.returncode == 0, result.stderr
+    return int(result.stdout)
+
+
+@pytest.mark.slow
+def test_a_gigabyte() -> None:
+    assert growth(1024 * MIB, 64 * 1024) < 64 * MIB
+
+
+@pytest.mark.parametrize(
+    ("frame_length", "suite"), [(4096, 0x0478), (64 * 1024, 0x0478), (MIB, 0x0478), (MIB, 0x0578)]
+)
+def test_frames_up_to_a_mebibyte(frame_length: int, suite: int) -> None:
+    assert growth(96 * MIB, frame_length, suite=suite) < 32 * MIB
+
+
+def test_a_slow_consumer_holds_the_source_back() -> None:
+    assert growth(64 * MIB, 64 * 1024, pause="slow") < 32 * MIB
+
+
+def test_what_waits_to_be_verified_waits_on_disk() -> None:
+    assert growth(128 * MIB, 64 * 1024, release="verified") < 40 * MIB
