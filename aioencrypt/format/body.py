@@ -65,8 +65,14 @@ def frame_cost(length: int) -> float:
 
 def batch_frames(frame_length: int, available: int) -> int:
     """Return how many of the frames that are there make a batch: what fits the time, at least one."""
+    batch, stretched = _batch(frame_length)
+    return available if available <= stretched else batch
+
+
+@lru_cache(maxsize=64)
+def _batch(frame_length: int) -> tuple[int, int]:
     fitting = _BATCH_COST / frame_cost(frame_length)
-    return available if available <= max(1, _STRETCH * fitting) else max(1, int(fitting))
+    return max(1, int(fitting)), max(1, int(_STRETCH * fitting))
 
 
 def frame_count(plaintext_length: int, frame_length: int) -> int:

@@ -83,6 +83,7 @@ class MessageEncryptor:
         self._bound = plaintext_length_bound
         self._pending = ByteQueue()
         self._length = 0
+        self._most = body.MAX_FRAMES * frame_length
         self._sequence = 1
         self._unsettled: deque[SealWork] = deque()
         self._ended = False
@@ -116,14 +117,15 @@ class MessageEncryptor:
         if self._ended:
             raise ValueError("seal() after the last plaintext")
         plaintext = immutable(plaintext)
-        pending = len(self._pending) + len(plaintext)
+        length = self._length + len(plaintext)
         try:
-            self._check_length(self._length + len(plaintext), last)
-            _check_frames(self._sequence + self._complete_frames(pending), self.header.frame_length)
+            self._check_length(length, last)
+            if length > self._most:
+                _check_frames(body.frame_count(length, self.header.frame_length), self.header.frame_length)
         except PolicyError as error:
             self._failure = error
             raise
-        self._length += len(plaintext)
+        self._length = length
         self._pending.append(plaintext)
 
     def _complete_frames(self, pending: int) -> int:

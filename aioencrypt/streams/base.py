@@ -187,7 +187,11 @@ class ByteStream(ABC):
         if self._source_reads % _SOURCE_READS_PER_TURN == 0:
             await checkpoint()
         read = _Watched(self._reader.read())
-        data = await read
+        try:
+            data = await read
+        except (StopAsyncIteration, EndOfStream) as error:
+            # Whoever reads our stream would take these for its end, as PEP 479 says of generators.
+            raise RuntimeError(f"the source raised {type(error).__name__}") from error
         self._ahead = 0 if read.waited or len(data) < _WORTH_GATHERING else self._ahead + 1
         return memoryview(data)
 

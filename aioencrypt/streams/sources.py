@@ -86,18 +86,14 @@ class _Reader:
 
     def __init__(
         self,
-        read: Callable[[], Awaitable[bytes]],
+        read: Callable[[], Coroutine[Any, Any, bytes]],
         iterator: AsyncIterator[Any] | Iterator[bytes] | None = None,
     ) -> None:
         self._read = read
         self._iterator = iterator
 
-    async def read(self) -> bytes:
-        try:
-            return await self._read()
-        except (StopAsyncIteration, anyio.EndOfStream) as error:
-            # Whoever reads our stream would take these for its end, as PEP 479 says of generators.
-            raise RuntimeError(f"the source raised {type(error).__name__}") from error
+    def read(self) -> Coroutine[Any, Any, bytes]:
+        return self._read()
 
     async def aclose(self) -> None:
         # A generator that is dropped half-way would be finished by the loop, or hold its buffer, some
