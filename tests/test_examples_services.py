@@ -102,7 +102,9 @@ def test_upload_service_as_a_program(kms_url: tuple[str, InMemoryKMS], tmp_path:
     folder = tmp_path / "new" / "folder"
     command = [sys.executable, str(EXAMPLES / "upload_service.py"), str(folder), *keys]
     command += ["--endpoint-url", url, "--port", str(port)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    # aiohttp prints its line into the buffer of a pipe, where nobody would see it.
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
         try:
             assert process.stdout
             assert "Running on" in process.stdout.readline()
