@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import _thread
 import asyncio
+import signal
 import threading
 from collections.abc import Awaitable, Callable
 from functools import partial
@@ -173,8 +174,13 @@ def test_interrupted_by_the_keyboard(hop: Hop, backend: str) -> None:
         finally:
             log.append("await")
 
-    with pytest.raises(KeyboardInterrupt):
-        anyio.run(main, backend=backend)
+    # A process that was started in the background may ignore the signal.
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            anyio.run(main, backend=backend)
+    finally:
+        signal.signal(signal.SIGINT, handler)
     assert log == ["thread", "await"]
 
 
