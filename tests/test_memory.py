@@ -4,9 +4,17 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tracemalloc
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+import anyio
 import pytest
+
+from aioencrypt import EncryptionClient, Limits, TruncatedMessageError, encrypt
+from tests.support.message_writer import build_message
+from tests.support.streaming import KEY, Feed, Stalling
+from tests.support.watching import CountingKey
 
 MIB = 1024 * 1024
 
@@ -90,3 +98,60 @@ def test_a_slow_consumer_holds_the_source_back() -> None:
 
 def test_what_waits_to_be_verified_waits_on_disk() -> None:
     assert growth(128 * MIB, 64 * 1024, release="verified") < 40 * MIB
+
+
+async def traced(use: Callable[[], Awaitable[object]]) -> int:
+    """Return the most that was allocated meanwhile, touched or not."""
+    tracemalloc.start()
+    try:
+        await use()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("frame_length", "field", "claim"),
+    [
+        (2**32 - 1, "frame.1.content", b""),
+        (2**32 - 1, "frame.1.length", (2**32 - 1).to_bytes(4, "big")),
+        (None, "body.length", (2**36 - 32).to_bytes(8, "big")),
+    ],
+    ids=["frame", "final frame", "non-framed body"],
+)
+async def test_a_claim_costs_nothing_before_the_bytes_arrive(
+    frame_length: int | None, field: str, claim: bytes
+) -> None:
+    message = build_message(0x0478, b"abc", frame_length=frame_length)
+    start = message.data[: message.fields[field].start] + claim
+    if not claim:  # a regular frame, of which the beginning is there
+        start = message.data[: message.header_length] + (1).to_bytes(4, "big") + (1).to_bytes(12, "big")
+    client = EncryptionClient(limits=Limits(max_frame_length=None))
+
+    async def read() -> None:
+        source = Stalling(start, bytes(MIB))
+        async with client.decrypt_stream(source, CountingKey()) as stream, anyio.create_task_group() as group:
+            group.start_soon(stream.read)
+            await source.stalled.wait()
+            group.cancel_scope.cancel()
+            stream.abandon()
+
+    async def read_bytes() -> None:
+        with pytest.raises(TruncatedMessageError):
+            await client.decrypt(start + bytes(MIB), CountingKey())
+
+    for use in (read, read_bytes):
+        await use()  # whatever is made once
+        assert await traced(use) < 5 * MIB
+
+
+@pytest.mark.anyio
+async def test_a_frame_length_costs_nothing_when_the_plaintext_is_short() -> None:
+    async def write() -> None:
+        message, _ = await encrypt(Feed(bytes(MIB)), KEY, frame_length=2**32 - 1)
+        client = EncryptionClient(limits=Limits(max_frame_length=None))
+        assert (await client.decrypt(Feed(message), KEY)).plaintext == bytes(MIB)
+
+    await write()
+    assert await traced(write) < 8 * MIB
