@@ -17,7 +17,7 @@ def install(session: nox.Session, *groups: str, extras: str = "aws,testing") -> 
     needed = [
         requirement for group in groups for requirement in nox.project.dependency_groups(PYPROJECT, group)
     ]
-    session.install("-e", f".[{extras}]", *needed)
+    session.install("-e", f".[{extras}]" if extras else ".", *needed)
 
 
 @nox.session

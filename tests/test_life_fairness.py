@@ -11,6 +11,8 @@ from anyio.lowlevel import checkpoint
 
 from aioencrypt import (
     AlgorithmSuite,
+    DataKeyRequest,
+    DecryptedDataKey,
     EncryptedDataKey,
     MasterKeyProvider,
     MultiMasterKeyProvider,
@@ -193,10 +195,17 @@ Decrypt = Callable[[bytes, MasterKeyProvider], Awaitable[object]]
 @ways
 async def test_a_header_of_many_data_keys_is_parsed_in_many_turns(way: Decrypt) -> None:
     message, turns = many_keys(20_000), Turns()
+    parsing: list[int] = []
+
+    class Refusing(RawAESMasterKey):
+        async def decrypt_data_key(self, request: DataKeyRequest) -> DecryptedDataKey:
+            parsing.append(turns.count)
+            raise ProviderError(f"{len(request.encrypted_data_keys)} are too many")
+
     async with turns.counted():
-        with pytest.raises(ProviderError, match="none of the 20000 encrypted data keys"):
-            await way(message, KEY)
-    assert turns.count >= len(message) // 4096 - 1
+        with pytest.raises(ProviderError, match="20000 are too many"):
+            await way(message, Refusing("tests", "refusing", wrapping_key=bytes(32)))
+    assert parsing[0] >= len(message) // 4096 - 1
 
 
 @ways

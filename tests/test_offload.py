@@ -159,6 +159,7 @@ async def test_whole_budgets_take_a_turn_each() -> None:
     # The counter runs before or after the work of its turn, so two may see the same count.
     assert len(seen) == 20
     assert max(map(seen.count, seen)) <= 2
+    assert seen[-1] - seen[0] <= 22, "a turn each, and no more"
 
 
 async def test_a_turn_takes_what_was_spent_into_account() -> None:

@@ -91,12 +91,24 @@ def test_digests_are_done_in_order_and_all_of_them(lengths: list[int]) -> None:
     anyio.run(check)
 
 
-async def test_a_digest_of_no_bytes_is_done_too() -> None:
+async def test_a_digest_of_no_bytes_is_waited_for_too() -> None:
     digests = Digests()
+    joined = anyio.Event()
+
+    async def join() -> None:
+        await digests.queue.join()
+        joined.set()
+
     await digests.add(0, LARGE, held=True)
-    await digests.add(1, 0)
-    digests.let_go()
-    await digests.queue.join()
+    await digests.add(1, 0, held=True)
+    async with anyio.create_task_group() as group:
+        group.start_soon(join)
+        digests.let_go(0)
+        while 1 not in digests.started:
+            await checkpoint()
+        await settle()
+        assert not joined.is_set()
+        digests.let_go(1)
     assert digests.done == [0, 1]
 
 

@@ -18,6 +18,7 @@ from aioencrypt.background import loop_caller
 from aioencrypt.offload import LONG, in_file_thread, outlast, read_in_thread, run
 from tests.support.cancelling import Way, assert_fine, each_way, settle
 from tests.support.streaming import assert_idle, on_asyncio_and_uvloop, tasks_left, threads_at_work
+from tests.support.watching import watched
 
 pytestmark = pytest.mark.anyio
 
@@ -91,6 +92,18 @@ async def test_a_cancelled_hop_ends_after_its_thread(hop: Hop, way: Way) -> None
     await way.during(use.job.started, use, use.still_waits)
     assert use.ended
     await assert_fine()
+
+
+@each_way
+async def test_a_cancelled_hop_waits_and_does_not_spin(way: Way) -> None:
+    job = Job()
+    suspensions: list[int] = []
+
+    async def use() -> None:
+        await watched(in_pool(job), lambda: suspensions.append(1))
+
+    await way.during(job.started, use, job.let_go)
+    assert len(suspensions) <= 4
 
 
 @each_way
