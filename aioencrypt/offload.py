@@ -12,9 +12,10 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache
 from threading import Lock as ThreadLock
+from threading import Thread
 from time import perf_counter
 from typing import TypeVar
 from weakref import WeakKeyDictionary
@@ -108,6 +109,24 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_workers.cache_clear)
 
 
+def _submit(kind: str, function: Callable[[], T]) -> Future[T]:
+    """Give a function to the worker threads of a kind."""
+    try:
+        return _workers(kind).submit(function)
+    except RuntimeError:
+        # Pools end with the main thread. Loops in other threads go on, with a thread for each call.
+        future: Future[T] = Future()
+
+        def work() -> None:
+            try:
+                future.set_result(function())
+            except BaseException as error:
+                future.set_exception(error)
+
+        Thread(target=work).start()
+        return future
+
+
 async def run(function: Callable[[], T], cost: float, offload: Offload = Offload.AUTO) -> T:
     """Run a function whose `cost` is an estimate in microseconds, in the lane or in a thread."""
     state = _state()
@@ -141,7 +160,7 @@ async def _hop(kind: str, function: Callable[[], T]) -> T:
     call = loop_caller()
     state.hops += 1
     try:
-        future = _workers(kind).submit(function)
+        future = _submit(kind, function)
         future.add_done_callback(lambda _: call(done.set))
         await outlast(done)
     finally:
@@ -188,7 +207,7 @@ class DigestQueue:
                 self._waiting.append((digest, length))
                 self._pending += length
                 if idle:
-                    _workers("digests").submit(self._next)
+                    _submit("digests", self._next)
                 idle = False
         if idle:
             await run(digest, length / 600)
@@ -242,4 +261,4 @@ class DigestQueue:
                 self._wake()
                 self._wake = None
             if self._waiting:
-                _workers("digests").submit(self._next)
+                _submit("digests", self._next)

@@ -24,7 +24,7 @@ from aioencrypt import (
 from aioencrypt.streams.files import FileReader
 from aioencrypt.streams.spool import SPOOL_LENGTH
 from aioencrypt.testing import InMemoryKMS
-from tests.support.cancelling import Way, assert_fine, each_way_without_uvloop
+from tests.support.cancelling import Way, assert_failed, assert_fine, each_way_without_uvloop
 from tests.support.streaming import KEY, SIGNED, UNSIGNED, Feed, assert_idle, plaintext_of, sealed
 
 pytestmark = pytest.mark.anyio
@@ -80,13 +80,6 @@ class OneShot(Scenario):
 def cut(data: bytes, count: int) -> list[bytes]:
     step = -(-len(data) // count)
     return [data[start : start + step] for start in range(0, len(data), step)]
-
-
-async def assert_failed(stream: aioencrypt.EncryptStream | aioencrypt.DecryptStream) -> None:
-    """Assert that a stream gives nothing any more, and that nothing of it goes on."""
-    for use in (stream.read, stream.__anext__):
-        with pytest.raises(StreamError):
-            await use()
 
 
 class EncryptStreaming(Scenario):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -12,10 +13,20 @@ import attrs
 import pytest
 from anyio.lowlevel import checkpoint
 
-from aioencrypt import decrypt, encrypt
+import aioencrypt
+from aioencrypt import (
+    DecryptStream,
+    EncryptStream,
+    Provider,
+    StreamError,
+    UnverifiedStreamError,
+    decrypt,
+    encrypt,
+)
 from tests.support.streaming import KEY, assert_idle, plaintext_of
 from tests.support.watching import watched
 
+Stream = EncryptStream | DecryptStream
 Cancel = Callable[[], object]
 Operation = Callable[[Cancel], Coroutine[Any, Any, object]]
 """What is cancelled; it is given the function that cancels it."""
@@ -179,3 +190,28 @@ async def assert_fine() -> None:
     message, _ = await encrypt(plaintext, KEY)
     assert (await decrypt(message, KEY)).plaintext == plaintext
     assert_idle()
+
+
+async def read_all(stream: Stream) -> bytes:
+    async with stream:
+        return await stream.read()
+
+
+async def write_all(path: Path, provider: Provider, plaintext: bytes) -> None:
+    async with aioencrypt.open(path, "wb", provider=provider, frame_length=1000) as writer:
+        await writer.write(plaintext)
+
+
+async def assert_failed(stream: Stream) -> None:
+    """Assert that a cancelled stream has failed for good, and that leaving it says so."""
+    for use in (stream.read, stream.readline, stream.__anext__):
+        with pytest.raises(StreamError, match="the stream failed before, with Cancelled"):
+            await use()
+
+
+async def assert_left_with_error(stream: Stream) -> None:
+    await assert_failed(stream)
+    with pytest.raises(UnverifiedStreamError) as caught:
+        await stream.__aexit__(None, None, None)
+    assert isinstance(caught.value.__cause__, StreamError)
+    await assert_failed(stream)
