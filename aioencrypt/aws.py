@@ -9,10 +9,10 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from functools import partial
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 from weakref import WeakSet
 
 import anyio
@@ -26,12 +26,17 @@ if TYPE_CHECKING:
     from aiobotocore.session import AioSession
 
 T = TypeVar("T")
+C = TypeVar("C")
 
 _logger = logging.getLogger("aioencrypt")
 
 
 class KMSClient(Protocol):
-    """The methods of an asynchronous KMS client that are used, as aiobotocore has them."""
+    """The methods of an asynchronous KMS client that are used, as aiobotocore has them.
+
+    Symmetric keys need the first three, RSA keys `decrypt`, branch key stores the next two, key
+    agreement the last two.
+    """
 
     async def generate_data_key(
         self,
@@ -56,9 +61,57 @@ class KMSClient(Protocol):
         *,
         KeyId: str,
         CiphertextBlob: bytes,
+        EncryptionContext: Mapping[str, str] = ...,
+        EncryptionAlgorithm: Any = ...,
+        GrantTokens: Sequence[str],
+    ) -> Mapping[str, Any]: ...
+
+    async def generate_data_key_without_plaintext(
+        self,
+        *,
+        KeyId: str,
+        NumberOfBytes: int,
         EncryptionContext: Mapping[str, str],
         GrantTokens: Sequence[str],
     ) -> Mapping[str, Any]: ...
+
+    async def re_encrypt(
+        self,
+        *,
+        CiphertextBlob: bytes,
+        SourceKeyId: str,
+        SourceEncryptionContext: Mapping[str, str],
+        DestinationKeyId: str,
+        DestinationEncryptionContext: Mapping[str, str],
+        GrantTokens: Sequence[str],
+    ) -> Mapping[str, Any]: ...
+
+    async def get_public_key(self, *, KeyId: str, GrantTokens: Sequence[str]) -> Mapping[str, Any]: ...
+
+    async def derive_shared_secret(
+        self, *, KeyId: str, KeyAgreementAlgorithm: Any, PublicKey: bytes, GrantTokens: Sequence[str]
+    ) -> Mapping[str, Any]: ...
+
+
+class DynamoDBClient(Protocol):
+    """The methods of an asynchronous DynamoDB client that are used, as aiobotocore has them."""
+
+    async def describe_table(self, *, TableName: str) -> Mapping[str, Any]: ...
+
+    async def create_table(
+        self,
+        *,
+        TableName: str,
+        KeySchema: Sequence[Any],
+        AttributeDefinitions: Sequence[Any],
+        BillingMode: Any,
+    ) -> Mapping[str, Any]: ...
+
+    async def get_item(
+        self, *, TableName: str, Key: Mapping[str, Any], ConsistentRead: bool = ...
+    ) -> Mapping[str, Any]: ...
+
+    async def transact_write_items(self, *, TransactItems: Sequence[Any]) -> Mapping[str, Any]: ...
 
 
 ClientSupplier = Callable[[str | None], Awaitable[KMSClient]]
@@ -136,7 +189,7 @@ async def call_service(what: str, call: Callable[[], Awaitable[T]], timeout: flo
     return answer
 
 
-def _load_aiobotocore(session: AioSession | None) -> tuple[AioSession, AioConfig]:
+def _load_aiobotocore(session: AioSession | None, service: str) -> tuple[AioSession, AioConfig]:
     """Import aiobotocore and read its data files: a tenth of a second, so in a thread."""
     try:
         from aiobotocore.config import AioConfig
@@ -149,7 +202,7 @@ def _load_aiobotocore(session: AioSession | None) -> tuple[AioSession, AioConfig
     loader = session.get_component("data_loader")
     loader.load_data("endpoints")
     for kind in ("service-2", "endpoint-rule-set-1"):
-        loader.load_service_model("kms", kind)
+        loader.load_service_model(service, kind)
     config = AioConfig(
         connect_timeout=5,
         read_timeout=10,
@@ -161,8 +214,8 @@ def _load_aiobotocore(session: AioSession | None) -> tuple[AioSession, AioConfig
     return session, config
 
 
-class KMSClients:
-    """The KMS clients of one provider, one for each region.
+class AWSClients(Generic[C]):
+    """The clients for one service (``"kms"``, ``"dynamodb"``) of one provider, one for each region.
 
     Clients and suppliers that were given are used as they are and never closed. Otherwise clients are
     made from an aiobotocore session inside `async with`, whose entries are counted.
@@ -170,25 +223,27 @@ class KMSClients:
 
     def __init__(
         self,
+        service: str,
         *,
         session: AioSession | None,
         client_config: AioConfig | None,
         endpoint_url: str | None,
-        clients: Mapping[str, KMSClient] | None,
-        client_supplier: ClientSupplier | None,
+        clients: Mapping[str, C] | None,
+        client_supplier: Callable[[str | None], Awaitable[C]] | None = None,
     ) -> None:
         own = session is not None or client_config is not None or endpoint_url is not None
         if (clients is not None) + (client_supplier is not None) + own > 1:
             raise ValueError(
                 "give clients, or client_supplier, or any of session, client_config and endpoint_url"
             )
+        self._service = service
         self._session = session
         self._config = client_config
         self._endpoint_url = endpoint_url
         self._clients = dict(clients) if clients is not None else None
         self._supplier = client_supplier
         self._entries = 0
-        self._open: _OpenClients | None = None
+        self._open: _OpenClients[C] | None = None
 
     @property
     def configuration(self) -> dict[str, object]:
@@ -208,13 +263,15 @@ class KMSClients:
         if not self._makes_clients:
             return
         if self._open is None:
-            session, config = await in_file_thread(lambda: _load_aiobotocore(self._session))
+            session, config = await in_file_thread(partial(_load_aiobotocore, self._session, self._service))
             if self._config:
                 # merge() would take a dictionary of retries whole, and lose the mode.
                 retries = {**config.retries, **(self._config.retries or {})}
                 config = config.merge(self._config).merge(type(config)(retries=retries))
             # Another task may have entered meanwhile.
-            self._open = self._open or _OpenClients(session, config, self._endpoint_url)
+            self._open = self._open or _OpenClients(
+                partial(session.create_client, self._service, endpoint_url=self._endpoint_url, config=config)
+            )
         self._check_owner()
         self._entries += 1
 
@@ -229,7 +286,7 @@ class KMSClients:
             with anyio.CancelScope(shield=True):
                 await opened.aclose()
 
-    def _check_owner(self) -> _OpenClients:
+    def _check_owner(self) -> _OpenClients[C]:
         if self._open is None:
             raise ProviderClosedError("the provider is not open: open it with `async with`, or pass clients=")
         self._open.check_owner()
@@ -238,9 +295,10 @@ class KMSClients:
     async def warm_up(self, regions: Sequence[str | None], timeout: float | None) -> None:
         """Make the clients for these regions, each within a time in seconds; raises `ServiceError`."""
         for region in dict.fromkeys(regions):
-            await call_service(f"a KMS client for {region}", partial(self.get, region), timeout)
+            what = f"a client of {self._service} for {region}"
+            await call_service(what, partial(self.get, region), timeout)
 
-    async def get(self, region: str | None) -> KMSClient:
+    async def get(self, region: str | None) -> C:
         """Return the client for a region, or for the default region; raises `ServiceError`."""
         if self._supplier is not None:
             return await self._supplier(region)
@@ -259,23 +317,21 @@ class KMSClients:
         return self._clients[region]
 
 
-_opened: WeakSet[_OpenClients] = WeakSet()
-_of_parents: list[_OpenClients] = []
+_opened: WeakSet[_OpenClients[Any]] = WeakSet()
+_of_parents: list[_OpenClients[Any]] = []
 # Kept for ever: a connection that is collected after a fork takes itself out of the event loop of the
 # parent, which then waits for answers in vain.
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=lambda: _of_parents.extend(_opened))
 
 
-class _OpenClients:
+class _OpenClients(Generic[C]):
     """Clients that we made, open on one event loop in one process."""
 
-    def __init__(self, session: AioSession, config: AioConfig, endpoint_url: str | None) -> None:
-        self._session = session
-        self._config = config
-        self._endpoint_url = endpoint_url
+    def __init__(self, create: Callable[..., AbstractAsyncContextManager[C]]) -> None:
+        self._create = create
         self._stack = AsyncExitStack()
-        self._clients: dict[str | None, KMSClient] = {}
+        self._clients: dict[str | None, C] = {}
         self._lock = anyio.Lock()
         self._loop = running_loop()
         self._process = os.getpid()
@@ -294,14 +350,12 @@ class _OpenClients:
         if running_loop() is not self._loop:
             raise ProviderClosedError("the provider was opened on another event loop; open one on this loop")
 
-    async def get(self, region: str | None) -> KMSClient:
+    async def get(self, region: str | None) -> C:
         async with self._lock:
             if self._closed:
                 raise ProviderClosedError("the provider was left while it made a client")
             if region not in self._clients:
-                creator = self._session.create_client(
-                    "kms", region_name=region, endpoint_url=self._endpoint_url, config=self._config
-                )
+                creator = self._create(region_name=region)
                 self._clients[region] = await self._stack.enter_async_context(creator)
             return self._clients[region]
 

@@ -37,6 +37,7 @@ FLOORS = [
         "providers.raw_aes",
         "providers.raw_rsa",
         "providers.arn",
+        "providers.kms_service",
         "providers.kms",
         "providers",
     ],

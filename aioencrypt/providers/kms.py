@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 import attrs
 
-from aioencrypt.aws import ClientSupplier, KMSClient, KMSClients, call_service
+from aioencrypt.aws import ClientSupplier, KMSClient
 from aioencrypt.errors import Attempt, ProviderError
 from aioencrypt.format import EncryptedDataKey
 from aioencrypt.materials import DataKey, DataKeyRequest
@@ -33,6 +33,7 @@ from aioencrypt.providers.base import (
     no_data_key,
     try_decrypt,
 )
+from aioencrypt.providers.kms_service import KMSService, bytes_of, text_of
 from aioencrypt.providers.wrapping import KMS_PROVIDER_ID
 
 if TYPE_CHECKING:
@@ -81,19 +82,15 @@ class KMSMasterKey(MasterKey):
     def __init__(
         self,
         key_id: str,
-        clients: KMSClients,
+        service: KMSService,
         *,
         multi_region: MultiRegion,
-        grant_tokens: Sequence[str],
-        timeout: float | None,
     ) -> None:
         arn = check_identifier(key_id)
         self._key_id = key_id
         self._region = arn.region if arn else None
-        self._clients = clients
+        self._service = service
         self._multi_region = multi_region
-        self._grant_tokens = list(grant_tokens)
-        self._timeout = timeout
 
     def __repr__(self) -> str:
         return f"KMSMasterKey({self._key_id!r})"
@@ -129,49 +126,47 @@ class KMSMasterKey(MasterKey):
         return matches_for_decrypt(self._key_id, str(stored))
 
     async def _call(
-        self, operation: str, call: Callable[[], Awaitable[Mapping[str, Any]]]
+        self, operation: str, call: Callable[[KMSClient], Awaitable[Mapping[str, Any]]]
     ) -> Mapping[str, Any]:
-        return await call_service(f"KMS {operation} under {self._key_id}", call, self._timeout)
+        return await self._service.call(operation, self._key_id, self._region, call)
 
     async def generate_data_key(self, request: DataKeyRequest) -> tuple[DataKey, EncryptedDataKey]:
-        async def call() -> Mapping[str, Any]:
-            client = await self._clients.get(self._region)
-            return await client.generate_data_key(
+        answer = await self._call(
+            "GenerateDataKey",
+            lambda client: client.generate_data_key(
                 KeyId=self._key_id,
                 NumberOfBytes=request.algorithm_suite.data_key_length,
                 EncryptionContext=dict(request.encryption_context),
-                GrantTokens=self._grant_tokens,
-            )
-
-        answer = await self._call("GenerateDataKey", call)
-        return DataKey(_bytes_of(answer, "Plaintext")), _encrypted_data_key(answer)
+                GrantTokens=self._service.grant_tokens,
+            ),
+        )
+        return DataKey(bytes_of(answer, "Plaintext")), _encrypted_data_key(answer)
 
     async def encrypt_data_key(self, data_key: DataKey, request: DataKeyRequest) -> EncryptedDataKey:
-        async def call() -> Mapping[str, Any]:
-            client = await self._clients.get(self._region)
-            return await client.encrypt(
+        answer = await self._call(
+            "Encrypt",
+            lambda client: client.encrypt(
                 KeyId=self._key_id,
                 Plaintext=data_key.plaintext,
                 EncryptionContext=dict(request.encryption_context),
-                GrantTokens=self._grant_tokens,
-            )
-
-        return _encrypted_data_key(await self._call("Encrypt", call))
+                GrantTokens=self._service.grant_tokens,
+            ),
+        )
+        return _encrypted_data_key(answer)
 
     async def decrypt_one(self, encrypted_data_key: EncryptedDataKey, request: DataKeyRequest) -> DataKey:
-        async def call() -> Mapping[str, Any]:
-            client = await self._clients.get(self._region)
-            return await client.decrypt(
+        answer = await self._call(
+            "Decrypt",
+            lambda client: client.decrypt(
                 KeyId=self._key_id,
                 CiphertextBlob=encrypted_data_key.ciphertext,
                 EncryptionContext=dict(request.encryption_context),
-                GrantTokens=self._grant_tokens,
-            )
-
-        answer = await self._call("Decrypt", call)
-        if _text_of(answer, "KeyId") != self._key_id:
+                GrantTokens=self._service.grant_tokens,
+            ),
+        )
+        if text_of(answer, "KeyId") != self._key_id:
             raise ProviderError(f"KMS answered for the key {answer['KeyId']!r}, not for {self._key_id!r}")
-        return DataKey(_bytes_of(answer, "Plaintext"))
+        return DataKey(bytes_of(answer, "Plaintext"))
 
 
 def _stored_arn(encrypted_data_key: EncryptedDataKey) -> KeyArn | None:
@@ -180,10 +175,10 @@ def _stored_arn(encrypted_data_key: EncryptedDataKey) -> KeyArn | None:
 
 
 def _encrypted_data_key(answer: Mapping[str, Any]) -> EncryptedDataKey:
-    arn = _text_of(answer, "KeyId")
+    arn = text_of(answer, "KeyId")
     if parse_key_arn(arn) is None:
         raise ProviderError(f"KMS answered with the key id {arn[:200]!r}, which is not a key ARN")
-    ciphertext = _bytes_of(answer, "CiphertextBlob")
+    ciphertext = bytes_of(answer, "CiphertextBlob")
     try:
         encrypted = EncryptedDataKey(KMS_PROVIDER_ID, arn.encode(), ciphertext)
         encrypted.serialize()
@@ -192,33 +187,11 @@ def _encrypted_data_key(answer: Mapping[str, Any]) -> EncryptedDataKey:
     return encrypted
 
 
-def _bytes_of(answer: Mapping[str, Any], field: str) -> bytes:
-    value = answer.get(field) if isinstance(answer, Mapping) else None
-    if not isinstance(value, bytes) or not value:
-        raise ProviderError(f"the answer of KMS has no {field}")
-    return value
-
-
-def _text_of(answer: Mapping[str, Any], field: str) -> str:
-    value = answer.get(field) if isinstance(answer, Mapping) else None
-    if not isinstance(value, str):
-        raise ProviderError(f"the answer of KMS has no {field}")
-    return value
-
-
 class _KMSProvider(MasterKeyProvider):
     """What both KMS providers are: an owner of clients."""
 
-    def __init__(self, clients: KMSClients, grant_tokens: Sequence[str], timeout: float | None) -> None:
-        if isinstance(grant_tokens, str):
-            raise TypeError("grant_tokens is a sequence of tokens, not one str")
-        if not isinstance(timeout, int | float | None):
-            raise TypeError(f"timeout is a number of seconds, or None, not {type(timeout).__name__}")
-        if timeout is not None and not timeout > 0:
-            raise ValueError(f"timeout is {timeout}; it must be above 0 seconds, or None")
-        self._clients = clients
-        self._grant_tokens = tuple(grant_tokens)
-        self._timeout = timeout
+    def __init__(self, service: KMSService) -> None:
+        self._service = service
 
     @abstractmethod
     def _keys_for(self, stored: KeyArn) -> Sequence[KMSMasterKey]:
@@ -244,28 +217,19 @@ class _KMSProvider(MasterKeyProvider):
         raise no_data_key(request, attempts)
 
     def _master_key(self, key_id: str, multi_region: MultiRegion) -> KMSMasterKey:
-        return KMSMasterKey(
-            key_id,
-            self._clients,
-            multi_region=multi_region,
-            grant_tokens=self._grant_tokens,
-            timeout=self._timeout,
-        )
-
-    def _shared_configuration(self) -> dict[str, object]:
-        return {**self._clients.configuration, "grant_tokens": self._grant_tokens, "timeout": self._timeout}
+        return KMSMasterKey(key_id, self._service, multi_region=multi_region)
 
     async def __aenter__(self) -> Self:
-        await self._clients.enter()
+        await self._service.enter()
         return self
 
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        await self._clients.exit()
+        await self._service.exit()
 
     async def aclose(self) -> None:
-        await self._clients.exit()
+        await self._service.exit()
 
 
 class KMSMasterKeyProvider(_KMSProvider):
@@ -299,14 +263,17 @@ class KMSMasterKeyProvider(_KMSProvider):
             raise TypeError("key_ids is a sequence of key ids: write [key_id]")
         if not key_ids:
             raise ValueError("key_ids is empty; to decrypt under any key, use KMSDiscoveryMasterKeyProvider")
-        own = KMSClients(
-            session=session,
-            client_config=client_config,
-            endpoint_url=endpoint_url,
-            clients=clients,
-            client_supplier=client_supplier,
+        super().__init__(
+            KMSService(
+                session=session,
+                client_config=client_config,
+                endpoint_url=endpoint_url,
+                clients=clients,
+                client_supplier=client_supplier,
+                grant_tokens=grant_tokens,
+                timeout=timeout,
+            )
         )
-        super().__init__(own, grant_tokens, timeout)
         self._multi_region = MultiRegion(multi_region)
         self._keys = tuple(self._master_key(key_id, self._multi_region) for key_id in key_ids)
         if self._multi_region is MultiRegion.MATCH:
@@ -320,7 +287,7 @@ class KMSMasterKeyProvider(_KMSProvider):
         return _rebuild, (
             type(self),
             (key_ids,),
-            {**self._shared_configuration(), "multi_region": self._multi_region},
+            {**self._service.configuration, "multi_region": self._multi_region},
         )
 
     async def encryption_keys(self, request: DataKeyRequest) -> Sequence[MasterKey]:
@@ -330,7 +297,7 @@ class KMSMasterKeyProvider(_KMSProvider):
         return [key for key in self._keys if key.opens(stored)]
 
     async def warm_up(self) -> None:
-        await self._clients.warm_up([key.region for key in self._keys], self._timeout)
+        await self._service.warm_up([key.region for key in self._keys])
 
 
 class KMSDiscoveryMasterKeyProvider(_KMSProvider):
@@ -360,14 +327,17 @@ class KMSDiscoveryMasterKeyProvider(_KMSProvider):
             raise TypeError(f"discovery_filter is a DiscoveryFilter, or None for any account, not {kind}")
         if region is not None and (not isinstance(region, str) or not region):
             raise ValueError("region is the name of a region, or None for the region of each key")
-        own = KMSClients(
-            session=session,
-            client_config=client_config,
-            endpoint_url=endpoint_url,
-            clients=clients,
-            client_supplier=client_supplier,
+        super().__init__(
+            KMSService(
+                session=session,
+                client_config=client_config,
+                endpoint_url=endpoint_url,
+                clients=clients,
+                client_supplier=client_supplier,
+                grant_tokens=grant_tokens,
+                timeout=timeout,
+            )
         )
-        super().__init__(own, grant_tokens, timeout)
         self._filter = discovery_filter
         self._region = region
 
@@ -376,7 +346,7 @@ class KMSDiscoveryMasterKeyProvider(_KMSProvider):
 
     def __reduce__(self) -> tuple[Any, ...]:
         own = {"discovery_filter": self._filter, "region": self._region}
-        return _rebuild, (type(self), (), {**self._shared_configuration(), **own})
+        return _rebuild, (type(self), (), {**self._service.configuration, **own})
 
     async def encryption_keys(self, request: DataKeyRequest) -> Sequence[MasterKey]:
         raise ProviderError("a discovery provider only decrypts; encrypt with KMSMasterKeyProvider")
@@ -392,7 +362,7 @@ class KMSDiscoveryMasterKeyProvider(_KMSProvider):
 
     async def warm_up(self) -> None:
         if self._region:
-            await self._clients.warm_up([self._region], self._timeout)
+            await self._service.warm_up([self._region])
 
 
 def _rebuild(cls: type[_KMSProvider], args: tuple[Any, ...], kwargs: dict[str, Any]) -> _KMSProvider:
