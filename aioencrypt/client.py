@@ -9,7 +9,8 @@ from aioencrypt.format import AlgorithmSuite, CommitmentPolicy, MessageHeader
 from aioencrypt.format.context import validate_context
 from aioencrypt.format.header import MAX_FRAME_LENGTH
 from aioencrypt.managers.base import CryptographicMaterialsManager
-from aioencrypt.managers.default import DefaultCMM, check_encrypt_policy
+from aioencrypt.managers.default import as_manager, check_encrypt_policy
+from aioencrypt.materials import Provenance
 from aioencrypt.policies import Limits, Offload, Release, SignaturePolicy
 from aioencrypt.providers.base import MasterKeyProvider
 from aioencrypt.streams.decrypt import DecryptOptions, DecryptStream, decrypt_whole
@@ -26,10 +27,12 @@ Provider = MasterKeyProvider | CryptographicMaterialsManager
 class EncryptResult(tuple[bytes, MessageHeader]):
     """The message and its header: ``ciphertext, header = await encrypt(...)``."""
 
-    __slots__ = ()
+    _provenance: Provenance
 
-    def __new__(cls, ciphertext: bytes, header: MessageHeader) -> EncryptResult:
-        return super().__new__(cls, (ciphertext, header))
+    def __new__(cls, ciphertext: bytes, header: MessageHeader, provenance: Provenance) -> EncryptResult:
+        result = super().__new__(cls, (ciphertext, header))
+        result._provenance = provenance
+        return result
 
     @property
     def ciphertext(self) -> bytes:
@@ -41,6 +44,11 @@ class EncryptResult(tuple[bytes, MessageHeader]):
         """The header of the message."""
         return self[1]
 
+    @property
+    def provenance(self) -> Provenance:
+        """Which keys made the data key, and whether a cache answered."""
+        return self._provenance
+
     def __repr__(self) -> str:
         return f"EncryptResult(<{len(self.ciphertext)} bytes>, {self.header!r})"
 
@@ -48,10 +56,12 @@ class EncryptResult(tuple[bytes, MessageHeader]):
 class DecryptResult(tuple[bytes, MessageHeader]):
     """The plaintext and the verified header: ``plaintext, header = await decrypt(...)``."""
 
-    __slots__ = ()
+    _provenance: Provenance
 
-    def __new__(cls, plaintext: bytes, header: MessageHeader) -> DecryptResult:
-        return super().__new__(cls, (plaintext, header))
+    def __new__(cls, plaintext: bytes, header: MessageHeader, provenance: Provenance) -> DecryptResult:
+        result = super().__new__(cls, (plaintext, header))
+        result._provenance = provenance
+        return result
 
     @property
     def plaintext(self) -> bytes:
@@ -62,6 +72,11 @@ class DecryptResult(tuple[bytes, MessageHeader]):
     def header(self) -> MessageHeader:
         """The header of the message, verified."""
         return self[1]
+
+    @property
+    def provenance(self) -> Provenance:
+        """Which key opened the data key, and whether a cache answered."""
+        return self._provenance
 
     def __repr__(self) -> str:
         return f"DecryptResult(<{len(self.plaintext)} bytes>, {self.header!r})"
@@ -128,7 +143,7 @@ class EncryptionClient:
         if isinstance(source, bytes):
             return EncryptResult(*await encrypt_whole(source, options))
         async with EncryptStream(open_source(source), options) as stream:
-            return EncryptResult(await stream.read(), stream.header)
+            return EncryptResult(await stream.read(), stream.header, stream.provenance)
 
     def encrypt_stream(
         self,
@@ -181,7 +196,7 @@ class EncryptionClient:
         if isinstance(source, bytes):
             return DecryptResult(*await decrypt_whole(source, options))
         async with DecryptStream(open_source(source), options) as stream:
-            return DecryptResult(await stream.read(), stream.header)
+            return DecryptResult(await stream.read(), stream.header, stream.provenance)
 
     def decrypt_stream(
         self,
@@ -286,7 +301,7 @@ class EncryptionClient:
                 raise TypeError(f"algorithm_suite is an AlgorithmSuite, not {type(algorithm_suite).__name__}")
             check_encrypt_policy(self._commitment_policy, algorithm_suite)
         return EncryptOptions(
-            cmm=_manager(provider),
+            cmm=as_manager(provider),
             commitment_policy=self._commitment_policy,
             max_encrypted_data_keys=self._max_encrypted_data_keys,
             encryption_context=validate_context(encryption_context or {}),
@@ -306,7 +321,7 @@ class EncryptionClient:
         release: Release,
     ) -> DecryptOptions:
         return DecryptOptions(
-            cmm=_manager(provider),
+            cmm=as_manager(provider),
             commitment_policy=self._commitment_policy,
             max_encrypted_data_keys=self._max_encrypted_data_keys,
             # The context of a header may be handed back as it is, with the reserved pairs in it.
@@ -324,14 +339,6 @@ def _check_number(name: str, value: int, lowest: int, highest: int | None = None
     if value < lowest or (highest is not None and value > highest):
         expected = f"{lowest} or more" if highest is None else f"{lowest} to {highest}"
         raise ValueError(f"{name} is {value}; it must be {expected}")
-
-
-def _manager(provider: Provider) -> CryptographicMaterialsManager:
-    if isinstance(provider, MasterKeyProvider):
-        return DefaultCMM(provider)
-    if isinstance(provider, CryptographicMaterialsManager) and not isinstance(provider, type):
-        return provider
-    raise TypeError(f"{provider!r} is neither a master key, nor a provider, nor a CMM")
 
 
 _default = EncryptionClient()

@@ -6,18 +6,14 @@ Specification: framework/structures.md, framework/cmm-interface.md.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from types import MappingProxyType
 from typing import Any
 
 import attrs
 
+from aioencrypt.errors import Operation
 from aioencrypt.format import AlgorithmSuite, CommitmentPolicy, EncryptedDataKey
+from aioencrypt.format.context import read_only
 from aioencrypt.format.signing import Signer
-
-
-def read_only(context: Mapping[str, str]) -> Mapping[str, str]:
-    """Return a read-only copy of an encryption context."""
-    return MappingProxyType(dict(context))
 
 
 def _pairs(context: Mapping[str, str]) -> str:
@@ -58,6 +54,28 @@ class DataKeyRequest:
     encrypted_data_keys: tuple[EncryptedDataKey, ...] = ()
 
 
+@attrs.frozen
+class KeyUse:
+    """What a master key did for a message: generated its data key, encrypted or decrypted it."""
+
+    operation: Operation
+    provider_id: str
+    key_id: str
+
+
+@attrs.frozen
+class Provenance:
+    """Where the data key of a message comes from.
+
+    Encrypting, `keys` are in the order of the encrypted data keys: the first generated. Decrypting,
+    there is the one key that opened. `cached` says that a cache answered, so that these keys did
+    their work for an earlier message. Empty where a CMM does not say.
+    """
+
+    keys: tuple[KeyUse, ...] = ()
+    cached: bool = False
+
+
 @attrs.frozen(kw_only=True)
 class EncryptionMaterialsRequest:
     """Asks a CMM for encryption materials.
@@ -87,6 +105,7 @@ class EncryptionMaterials:
     encryption_context: Mapping[str, str] = _context()
     required_encryption_context_keys: frozenset[str] = _required()
     signer: Signer | None = attrs.field(default=None, repr=False)
+    provenance: Provenance = Provenance()
 
 
 @attrs.frozen(kw_only=True)
@@ -117,3 +136,4 @@ class DecryptionMaterials:
     encryption_context: Mapping[str, str] = _context()
     required_encryption_context_keys: frozenset[str] = _required()
     verification_key: bytes | None = None
+    provenance: Provenance = Provenance()

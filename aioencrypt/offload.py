@@ -34,8 +34,10 @@ LONG = float("inf")
 """The cost of work that belongs in a thread, however long it takes."""
 # Below this a hop costs more than the work.
 _WORTH_A_HOP = 150
-# Signed bytes that may wait for their digest: enough to keep the worker busy, no more, for memory.
+# Signed bytes of one stream that may wait for their digest: enough to keep the worker busy, no more, for
+# memory; and those of all streams of a loop, which is what a thousand of them share.
 _PENDING_DIGEST = 2 * 1024 * 1024
+_PENDING_DIGESTS = 16 * 1024 * 1024
 # Up to this many bytes a digest is done at once: 50 microseconds.
 _INLINE_DIGEST = 32 * 1024
 
@@ -78,11 +80,53 @@ class _Lane:
             self._spent += (perf_counter() - start) * 1e6
 
 
+class _DigestBudget:
+    """The bytes that wait for digests, over all streams of a loop. Whoever comes first is served first."""
+
+    def __init__(self) -> None:
+        self._lock = ThreadLock()
+        self._used = 0
+        self._waiting: deque[tuple[Event, Callable[[Callable[[], object]], None]]] = deque()
+
+    async def take(self, length: int) -> None:
+        while waiting := self._try(length):
+            try:
+                await waiting[0].wait()
+            except BaseException:
+                self._leave(waiting)
+                raise
+            self.give(0)  # there may be room for the next one, too
+
+    def _try(self, length: int) -> tuple[Event, Callable[[Callable[[], object]], None]] | None:
+        with self._lock:
+            if self._used < _PENDING_DIGESTS:
+                self._used += length
+                return None
+            self._waiting.append((Event(), loop_caller()))
+            return self._waiting[-1]
+
+    def _leave(self, waiting: tuple[Event, Callable[[Callable[[], object]], None]]) -> None:
+        with self._lock:
+            if waiting in self._waiting:
+                self._waiting.remove(waiting)
+                return
+        self.give(0)
+
+    def give(self, length: int) -> None:
+        with self._lock:
+            self._used -= length
+            if self._used >= _PENDING_DIGESTS or not self._waiting:
+                return
+            event, call = self._waiting.popleft()
+        call(event.set)
+
+
 class _LoopState:
     """What belongs to one event loop: limiters of several loops would hang."""
 
     def __init__(self) -> None:
         self.lane = _Lane()
+        self.digests = _DigestBudget()
         self.hops = 0
         self.reads = CapacityLimiter(40)
 
@@ -191,25 +235,40 @@ class DigestQueue:
 
     def __init__(self) -> None:
         self._lock = ThreadLock()
-        self._waiting: deque[tuple[Callable[[], None], int]] = deque()
+        self._waiting: deque[tuple[Callable[[], None], int, int]] = deque()
         self._pending = 0
+        self._budget: _DigestBudget | None = None
+        self._reserved = 0
         self._wake: Callable[[], None] | None = None
         self._wake_below = 0
         self._failure: BaseException | None = None
 
+    async def reserve(self, length: int) -> None:
+        """Wait until `length` bytes more may wait for their digest: before they are made, or taken."""
+        if self._pending or length > _INLINE_DIGEST:
+            self._budget = _state().digests
+            await self._budget.take(length)
+            self._reserved = length
+
+    def _give_back(self, length: int) -> None:
+        if self._budget and length:
+            self._budget.give(length)
+
     async def add(self, digest: Callable[[], None], length: int) -> None:
-        """Queue a digest over `length` bytes; waits while too many bytes wait already."""
+        """Queue a digest over the bytes that were reserved; waits while too many of this stream wait."""
+        reserved, self._reserved = self._reserved, 0
         # What is pending also says whether anything is: a digest of no bytes counts as one.
         length = max(1, length)
         with self._lock:
             idle = not self._pending
             if not idle or length > _INLINE_DIGEST:
-                self._waiting.append((digest, length))
+                self._waiting.append((digest, length, reserved))
                 self._pending += length
                 if idle:
                     _submit("digests", self._next)
                 idle = False
         if idle:
+            self._give_back(reserved)
             await run(digest, length / 600)
         elif event := self._watch(_PENDING_DIGEST):
             await event.wait()
@@ -223,10 +282,13 @@ class DigestQueue:
 
     async def aclose(self) -> None:
         """Drop what waits, and wait for what runs, whatever happens."""
+        reserved, self._reserved = self._reserved, 0
         with self._lock:
-            for _, length in self._waiting:
+            for _, length, kept in self._waiting:
                 self._pending -= length
+                reserved += kept
             self._waiting.clear()
+        self._give_back(reserved)
         if event := self._watch(0):
             await outlast(event)
 
@@ -248,13 +310,14 @@ class DigestQueue:
         with self._lock:
             if not self._waiting:
                 return
-            digest, length = self._waiting.popleft()
+            digest, length, reserved = self._waiting.popleft()
         try:
             digest()
         except BaseException as error:
             self._failure = self._failure or error
         # Whoever waits may want to finish the buffer that the digest has a view on.
         del digest
+        self._give_back(reserved)
         with self._lock:
             self._pending -= length
             if self._wake and self._pending <= self._wake_below:

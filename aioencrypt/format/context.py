@@ -6,6 +6,7 @@ Specification: framework/structures.md#encryption-context.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 
 from aioencrypt.errors import MalformedMessageError
 
@@ -15,6 +16,11 @@ PUBLIC_KEY_NAME = "aws-crypto-public-key"
 _MAX_LENGTH = 0xFFFF
 
 
+def read_only(context: Mapping[str, str]) -> Mapping[str, str]:
+    """Return a read-only copy of a context; what is read-only already was copied when it became so."""
+    return context if type(context) is MappingProxyType else MappingProxyType(dict(context))
+
+
 def validate_context(context: Mapping[str, str], *, reserved: bool = False) -> dict[str, str]:
     """Return a copy of a context that a caller gave.
 
@@ -22,6 +28,8 @@ def validate_context(context: Mapping[str, str], *, reserved: bool = False) -> d
     (client-apis/encrypt.md#encryption-context) unless it is let in, and for what the format cannot
     hold: more than 65,535 bytes in one key, one value or in all, or text that is not valid Unicode.
     """
+    if context == {}:
+        return {}
     if not isinstance(context, Mapping):
         raise TypeError(f"an encryption context is a mapping of str to str, not {type(context).__name__}")
     for key, value in context.items():

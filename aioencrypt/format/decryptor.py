@@ -47,7 +47,7 @@ from aioencrypt.format.wire import ByteQueue, immutable
 from aioencrypt.format.work import OpenWork, VerifyWork
 
 
-class State(enum.Enum):
+class State(enum.IntEnum):
     """Where a `MessageDecryptor` stands; `_NEXT` is the table."""
 
     HEADER = enum.auto()
@@ -94,6 +94,7 @@ class MessageDecryptor:
             self._queue, max_length=max_header_length, max_encrypted_data_keys=max_encrypted_data_keys
         )
         self._received: ReceivedHeader | None = None
+        self._cipher: BodyCipher | None = None
         self._max_frame_length = max_frame_length
         self._max_plaintext_length = max_plaintext_length
         self._events: deque[Event] = deque()
@@ -194,10 +195,22 @@ class MessageDecryptor:
         return self._header.content_type is ContentType.FRAMED
 
     @property
-    def _header(self) -> MessageHeader:
+    def received(self) -> ReceivedHeader:
+        """The header as it came, not verified before `unlock`; raises `ValueError` before it is parsed."""
         if self._received is None:
             raise ValueError("the header is not parsed yet")
-        return self._received.header
+        return self._received
+
+    @property
+    def _header(self) -> MessageHeader:
+        return self.received.header
+
+    @property
+    def cipher(self) -> BodyCipher:
+        """What seals and opens the body; raises `ValueError` before `unlock`."""
+        if self._cipher is None:
+            raise ValueError("the message is not unlocked yet")
+        return self._cipher
 
     def unlock(
         self, data_key: bytes, *, verification_key: bytes | None = None, authenticated_context: bytes = b""
@@ -279,7 +292,7 @@ class MessageDecryptor:
         length = self._header.frame_length
         self._add_length(count * length)
         pieces = self._queue.take_pieces(count * stride)
-        open_into = partial(self._cipher.open_regular, self._sequence, pieces)
+        open_into = partial(self.cipher.open_regular, self._sequence, pieces)
         self._sequence += count
         self._wanted = 0
         unsigned = self._take_unsigned()
@@ -301,7 +314,7 @@ class MessageDecryptor:
         if self._missing(body.FINAL_OVERHEAD + length):
             return None
         nonce = header[8 : 8 + IV_LENGTH]
-        open_final = partial(self._cipher.open_final, sequence, nonce)
+        open_final = partial(self.cipher.open_final, sequence, nonce)
         return self._open_last(body.FINAL_HEADER_LENGTH, length, open_final)
 
     def _next_non_framed(self) -> OpenWork | VerifyWork | None:
@@ -315,7 +328,7 @@ class MessageDecryptor:
         self._check_plaintext_limit(length)
         if self._missing(body.NON_FRAMED_HEADER_LENGTH + length + TAG_LENGTH):
             return None
-        open_body = partial(self._cipher.open_non_framed, header[:IV_LENGTH])
+        open_body = partial(self.cipher.open_non_framed, header[:IV_LENGTH])
         return self._open_last(body.NON_FRAMED_HEADER_LENGTH, length, open_body)
 
     def _open_last(self, header_length: int, length: int, open_into: partial[None]) -> OpenWork:

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable, Generator, Mapping
-from types import MappingProxyType
 from typing import TypeVar
 
 import attrs
 from cryptography.exceptions import InvalidTag
 
 from aioencrypt.errors import LimitError, MalformedMessageError, TagError
-from aioencrypt.format.context import parse_context, serialize_context
+from aioencrypt.format.context import parse_context, read_only, serialize_context
 from aioencrypt.format.derivation import MessageKey
 from aioencrypt.format.suites import IV_LENGTH, TAG_LENGTH, AlgorithmSuite
 from aioencrypt.format.wire import ByteQueue, Cursor, Short
@@ -59,10 +58,6 @@ class EncryptedDataKey:
         return b"".join(len(field).to_bytes(2, "big") + field for field in fields)
 
 
-def _read_only(context: Mapping[str, str]) -> Mapping[str, str]:
-    return MappingProxyType(dict(context))
-
-
 @attrs.frozen
 class MessageHeader:
     """What a header says. `frame_length` is in bytes, and 0 for a non-framed message.
@@ -74,7 +69,7 @@ class MessageHeader:
     algorithm_suite: AlgorithmSuite
     message_id: bytes
     encryption_context: Mapping[str, str] = attrs.field(
-        converter=_read_only, repr=lambda context: f"<{len(context)} pairs>"
+        converter=read_only, repr=lambda context: f"<{len(context)} pairs>"
     )
     encrypted_data_keys: tuple[EncryptedDataKey, ...]
     content_type: ContentType
@@ -144,20 +139,20 @@ def parse_header(
     before the bytes arrive.
     """
     cursor = Cursor(queue, max_length, "max_header_length", "the length of the header")
-    version, suite, message_id, context = yield from _step(cursor, _parse_start)
-    count = yield from _step(cursor, lambda cursor: _parse_count(cursor, max_encrypted_data_keys))
+    suite, message_id, context, count = yield from _step(
+        cursor, lambda cursor: _parse_start(cursor, max_encrypted_data_keys)
+    )
     keys = []
     for _ in range(count):
         key = yield from _step(cursor, _parse_encrypted_data_key)
         keys.append(key)
-    content_type, frame_length, commitment = yield from _step(
+    content_type, frame_length, commitment, iv, tag = yield from _step(
         cursor, lambda cursor: _parse_end(cursor, suite)
     )
-    body = cursor.taken()
-    iv, tag = yield from _step(cursor, lambda cursor: _parse_authentication(cursor, version))
+    body = cursor.taken(without=_authentication_length(suite.version))
     cursor.finish()
     header = MessageHeader(
-        version, suite, message_id, context, tuple(keys), content_type, frame_length, commitment
+        suite.version, suite, message_id, context, tuple(keys), content_type, frame_length, commitment
     )
     return ReceivedHeader(header, body, iv, tag)
 
@@ -175,10 +170,10 @@ def _step(cursor: Cursor, parse: Callable[[Cursor], T]) -> Generator[int, None, 
             return part
 
 
-def _parse_start(cursor: Cursor) -> tuple[int, AlgorithmSuite, bytes, Mapping[str, str]]:
-    version = _parse_version(cursor)
-    suite = _parse_suite(cursor, version)
-    return version, suite, cursor.take(suite.message_id_length), parse_context(cursor.sized())
+def _parse_start(cursor: Cursor, maximum: int | None) -> tuple[AlgorithmSuite, bytes, Mapping[str, str], int]:
+    suite = _parse_suite(cursor, _parse_version(cursor))
+    message_id = cursor.take(suite.message_id_length)
+    return suite, message_id, parse_context(cursor.sized()), _parse_count(cursor, maximum)
 
 
 def _parse_version(cursor: Cursor) -> int:
@@ -223,7 +218,7 @@ def _parse_encrypted_data_key(cursor: Cursor) -> EncryptedDataKey:
     return EncryptedDataKey(provider_id, cursor.sized(), cursor.sized())
 
 
-def _parse_end(cursor: Cursor, suite: AlgorithmSuite) -> tuple[ContentType, int, bytes]:
+def _parse_end(cursor: Cursor, suite: AlgorithmSuite) -> tuple[ContentType, int, bytes, bytes, bytes]:
     content_type = _parse_content_type(cursor)
     if suite.version == 1:
         _parse_reserved(cursor)
@@ -232,7 +227,9 @@ def _parse_end(cursor: Cursor, suite: AlgorithmSuite) -> tuple[ContentType, int,
         raise MalformedMessageError(
             f"the frame length {frame_length} does not fit content type {content_type:d}"
         )
-    return content_type, frame_length, cursor.take(suite.suite_data_length)
+    commitment = cursor.take(suite.suite_data_length)
+    iv = cursor.take(IV_LENGTH) if suite.version == 1 else _HEADER_IV
+    return content_type, frame_length, commitment, iv, cursor.take(TAG_LENGTH)
 
 
 def _parse_content_type(cursor: Cursor) -> ContentType:
@@ -250,6 +247,5 @@ def _parse_reserved(cursor: Cursor) -> None:
         raise MalformedMessageError(f"the IV length is {iv_length}; the suite has {IV_LENGTH}")
 
 
-def _parse_authentication(cursor: Cursor, version: int) -> tuple[bytes, bytes]:
-    iv = cursor.take(IV_LENGTH) if version == 1 else _HEADER_IV
-    return iv, cursor.take(TAG_LENGTH)
+def _authentication_length(version: int) -> int:
+    return TAG_LENGTH + (IV_LENGTH if version == 1 else 0)

@@ -74,10 +74,15 @@ def compressed_point(key: ec.EllipticCurvePrivateKey) -> bytes:
     return key.public_key().public_bytes(Encoding.X962, PublicFormat.CompressedPoint)
 
 
-def signer(algorithm: SignatureAlgorithm, key: ec.EllipticCurvePrivateKey) -> Signer:
-    """Return the signing callable of a private key."""
-    scheme = _prehashed(algorithm)
-    return lambda digest: key.sign(digest, scheme)
+class KeySigner:
+    """Signs with a private key in memory."""
+
+    def __init__(self, algorithm: SignatureAlgorithm, key: ec.EllipticCurvePrivateKey) -> None:
+        self._key = key
+        self._scheme = _prehashed(algorithm)
+
+    def __call__(self, digest: bytes) -> bytes:
+        return self._key.sign(digest, self._scheme)
 
 
 def sign_static_length(algorithm: SignatureAlgorithm, sign: Signer, digest: bytes) -> bytes:

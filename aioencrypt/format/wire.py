@@ -176,7 +176,14 @@ class Cursor:
 
     def sized(self) -> bytes:
         """Take a field that follows its own length in 2 bytes."""
-        return self.take(self.number(2))
+        start = self._position + 2
+        if start > self._available:
+            self._pull(start)
+        end = start + int.from_bytes(self._data[start - 2 : start], "big")
+        if end > self._available:
+            self._pull(end)
+        self._position = end
+        return bytes(self._data[start:end])
 
     def commit(self) -> None:
         """Keep what was taken."""
@@ -186,9 +193,9 @@ class Cursor:
         """Return to the last commit."""
         self._position = self._committed
 
-    def taken(self) -> bytes:
-        """Return everything that was taken."""
-        return bytes(self._data[: self._position])
+    def taken(self, without: int) -> bytes:
+        """Return everything that was taken, without the last bytes of it."""
+        return bytes(self._data[: self._position - without])
 
     def finish(self) -> None:
         """Give what was not taken back to the queue."""

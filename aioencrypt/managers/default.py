@@ -18,7 +18,8 @@ from aioencrypt.errors import (
 )
 from aioencrypt.format import AlgorithmSuite, CommitmentPolicy
 from aioencrypt.format.context import PUBLIC_KEY_NAME
-from aioencrypt.format.signing import compressed_point, generate_signing_key, signer
+from aioencrypt.format.signing import KeySigner, compressed_point, generate_signing_key
+from aioencrypt.managers.base import CryptographicMaterialsManager
 from aioencrypt.materials import (
     DataKeyRequest,
     DecryptionMaterials,
@@ -30,7 +31,7 @@ from aioencrypt.offload import run
 from aioencrypt.providers.base import MasterKeyProvider, make_data_key
 
 # Microseconds for a P-384 key pair and its compressed point.
-_KEY_PAIR_COST = 200
+_KEY_PAIR_COST = 125
 
 
 class DefaultCMM:
@@ -65,8 +66,8 @@ class DefaultCMM:
             algorithm = suite.signature
             key = await run(lambda: generate_signing_key(algorithm), _KEY_PAIR_COST)
             context[PUBLIC_KEY_NAME] = base64.b64encode(compressed_point(key)).decode()
-            sign = signer(algorithm, key)
-        data_key, encrypted_data_keys = await make_data_key(
+            sign = KeySigner(algorithm, key)
+        data_key, encrypted_data_keys, provenance = await make_data_key(
             self._provider, DataKeyRequest(algorithm_suite=suite, encryption_context=context)
         )
         return EncryptionMaterials(
@@ -76,6 +77,7 @@ class DefaultCMM:
             encryption_context=context,
             required_encryption_context_keys=request.required_encryption_context_keys,
             signer=sign,
+            provenance=provenance,
         )
 
     async def decrypt_materials(self, request: DecryptionMaterialsRequest) -> DecryptionMaterials:
@@ -101,7 +103,19 @@ class DefaultCMM:
             encryption_context=context,
             required_encryption_context_keys=frozenset(reproduced.keys() - stored.keys()),
             verification_key=verification_key,
+            provenance=opened.provenance,
         )
+
+
+def as_manager(
+    provider: MasterKeyProvider | CryptographicMaterialsManager,
+) -> CryptographicMaterialsManager:
+    """Return a CMM as it is, and a default one for a provider; raises `TypeError` for anything else."""
+    if isinstance(provider, MasterKeyProvider):
+        return DefaultCMM(provider)
+    if isinstance(provider, CryptographicMaterialsManager) and not isinstance(provider, type):
+        return provider
+    raise TypeError(f"{provider!r} is neither a master key, nor a provider, nor a CMM")
 
 
 def _verification_key(request: DecryptionMaterialsRequest) -> bytes | None:

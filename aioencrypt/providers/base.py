@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from functools import lru_cache
 from types import TracebackType
 from typing import Self
 
@@ -17,7 +18,7 @@ from anyio.lowlevel import checkpoint
 
 from aioencrypt.errors import Attempt, Operation, ProviderClosedError, ProviderError
 from aioencrypt.format import EncryptedDataKey
-from aioencrypt.materials import DataKey, DataKeyRequest
+from aioencrypt.materials import DataKey, DataKeyRequest, KeyUse, Provenance
 
 _KEYS_PER_TURN = 64
 # Providers that an error names of a message that belongs to none of ours.
@@ -31,6 +32,15 @@ class DecryptedDataKey:
     data_key: DataKey
     encrypted_data_key: EncryptedDataKey
     master_key: MasterKey
+
+    @property
+    def provenance(self) -> Provenance:
+        """The key that opened; attempts that failed before do not count."""
+        return Provenance((_use("decrypt", self.master_key.provider_id, self.master_key.key_id),))
+
+
+# The same few keys serve message after message.
+_use = lru_cache(maxsize=256)(KeyUse)
 
 
 class MasterKeyProvider(ABC):
@@ -166,7 +176,7 @@ def check_length(data_key: DataKey, request: DataKeyRequest) -> None:
 
 async def make_data_key(
     provider: MasterKeyProvider, request: DataKeyRequest
-) -> tuple[DataKey, tuple[EncryptedDataKey, ...]]:
+) -> tuple[DataKey, tuple[EncryptedDataKey, ...], Provenance]:
     """Generate a data key with the provider's first key and encrypt it with all others at once.
 
     The encrypted data keys are in the order of the keys. Every key must succeed: the first failure
@@ -182,9 +192,12 @@ async def make_data_key(
         raise
     except Exception as error:
         raise _could_not("generate", keys[0], error) from error
+    use = _use("generate", keys[0].provider_id, keys[0].key_id)
     if len(keys) == 1:
-        return data_key, (first,)
-    return data_key, (first, *await _encrypt_with_all(keys[1:], data_key, request))
+        return data_key, (first,), Provenance((use,))
+    others = await _encrypt_with_all(keys[1:], data_key, request)
+    uses = [_use("encrypt", key.provider_id, key.key_id) for key in keys[1:]]
+    return data_key, (first, *others), Provenance((use, *uses))
 
 
 async def _encrypt_with_all(

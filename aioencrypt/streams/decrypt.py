@@ -35,7 +35,7 @@ from aioencrypt.format.context import serialize_context
 from aioencrypt.format.work import Output
 from aioencrypt.managers.base import CryptographicMaterialsManager
 from aioencrypt.managers.default import check_decrypt_policy
-from aioencrypt.materials import DecryptionMaterials, DecryptionMaterialsRequest
+from aioencrypt.materials import DecryptionMaterials, DecryptionMaterialsRequest, Provenance
 from aioencrypt.offload import LONG, DigestQueue, run
 from aioencrypt.policies import Limits, Offload, Release, SignaturePolicy
 from aioencrypt.streams.base import ByteStream
@@ -71,8 +71,8 @@ class DecryptOptions:
             max_plaintext_length=self.limits.max_plaintext_length,
         )
 
-    async def unlock(self, machine: MessageDecryptor, header: MessageHeader) -> None:
-        """Check the policies, fetch materials and verify the header."""
+    async def unlock(self, machine: MessageDecryptor, header: MessageHeader) -> Provenance:
+        """Check the policies, fetch materials and verify the header; tells where the data key comes from."""
         self._check_policies(header)
         absent = [key for key in self.encryption_context if key not in header.encryption_context]
         try:
@@ -90,6 +90,7 @@ class DecryptOptions:
             if absent:
                 raise _with_absent(error, absent) from error
             raise
+        return materials.provenance
 
     def _check_policies(self, header: MessageHeader) -> None:
         """Refuse what needs no key to be refused, before any key service is called."""
@@ -131,13 +132,13 @@ def _with_absent(error: ProviderError | TagError, absent: list[str]) -> Encrypti
     return TagError(f"{error}; {note}")
 
 
-async def decrypt_whole(message: bytes, options: DecryptOptions) -> tuple[bytes, MessageHeader]:
+async def decrypt_whole(message: bytes, options: DecryptOptions) -> tuple[bytes, MessageHeader, Provenance]:
     """Decrypt a message that is there as a whole; nothing leaves before all of it is verified."""
     digests = DigestQueue()
     output = Output(len(message))
     try:
-        header = await _open_whole(memoryview(message), options, digests, output)
-        return output.finish(), header
+        header, provenance = await _open_whole(memoryview(message), options, digests, output)
+        return output.finish(), header, provenance
     except BaseException:
         if output.used <= _WIPED_AT_ONCE:
             output.wipe()
@@ -150,7 +151,7 @@ async def decrypt_whole(message: bytes, options: DecryptOptions) -> tuple[bytes,
 
 async def _open_whole(
     rest: memoryview, options: DecryptOptions, digests: DigestQueue, output: Output
-) -> MessageHeader:
+) -> tuple[MessageHeader, Provenance]:
     """Drive a machine to the end, and write plaintext in place instead of releasing it."""
     machine = options.machine()
     while True:
@@ -171,11 +172,11 @@ async def _open_whole(
                 if machine.state is State.HEADER and rest:
                     await checkpoint()
             case HeaderParsed(parsed):
-                await options.unlock(machine, parsed)
+                provenance = await options.unlock(machine, parsed)
             case HeaderVerified(verified):
                 header = verified
             case EndOfMessage():
-                return header
+                return header, provenance
 
 
 class DecryptStream(ByteStream):
@@ -192,6 +193,7 @@ class DecryptStream(ByteStream):
         self._options = options
         self._machine = options.machine()
         self._header: MessageHeader | None = None
+        self._provenance: Provenance | None = None
         self._digests = DigestQueue()
         self._received = memoryview(b"")
         self._verified = False
@@ -203,6 +205,13 @@ class DecryptStream(ByteStream):
         if self._header is None:
             raise StreamNotEnteredError("the stream is not open: use it in `async with`")
         return self._header
+
+    @property
+    def provenance(self) -> Provenance:
+        """Which key opened the data key; raises `StreamNotEnteredError` before `async with`."""
+        if self._header is None or self._provenance is None:
+            raise StreamNotEnteredError("the stream is not open: use it in `async with`")
+        return self._provenance
 
     @property
     def verified(self) -> bool:
@@ -233,7 +242,7 @@ class DecryptStream(ByteStream):
                 case NeedData():
                     await self._receive()
                 case HeaderParsed(header):
-                    await self._options.unlock(machine, header)
+                    self._provenance = await self._options.unlock(machine, header)
                 case HeaderVerified(header):
                     self._header = header
                     return b""
@@ -245,6 +254,7 @@ class DecryptStream(ByteStream):
         if isinstance(work, VerifyWork):
             await self._digests.join()
         elif work.running:
+            await self._digests.reserve(work.input_length)
             await self._digests.add(work.digest, work.input_length)
         try:
             result = await run(work.crypt, work.cost, self._options.offload)

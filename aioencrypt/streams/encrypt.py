@@ -14,10 +14,10 @@ from aioencrypt.errors import LimitError, StreamNotEnteredError
 from aioencrypt.format import AlgorithmSuite, CommitmentPolicy, MessageEncryptor, MessageHeader
 from aioencrypt.format.body import body_length
 from aioencrypt.format.context import serialize_context
-from aioencrypt.format.work import SIGN_COST, Output, SealWork
+from aioencrypt.format.work import Output, SealWork
 from aioencrypt.managers.base import CryptographicMaterialsManager
 from aioencrypt.managers.default import check_encrypt_policy
-from aioencrypt.materials import EncryptionMaterials, EncryptionMaterialsRequest
+from aioencrypt.materials import EncryptionMaterials, EncryptionMaterialsRequest, Provenance
 from aioencrypt.offload import DigestQueue, run
 from aioencrypt.policies import Offload
 from aioencrypt.streams.base import ByteStream
@@ -50,7 +50,7 @@ class EncryptOptions:
             )
         )
         self._check(materials)
-        return Sealer(self._machine(materials), self.offload)
+        return Sealer(self._machine(materials), self.offload, materials.provenance)
 
     def _check(self, materials: EncryptionMaterials) -> None:
         """Check what a CMM gave as strictly as what the caller asked for (CVE-2026-6550)."""
@@ -85,8 +85,9 @@ class EncryptOptions:
 class Sealer:
     """Drives the machine: seals plaintext where `offload` says, digests beside it, signs at the end."""
 
-    def __init__(self, machine: MessageEncryptor, offload: Offload) -> None:
+    def __init__(self, machine: MessageEncryptor, offload: Offload, provenance: Provenance) -> None:
         self.machine = machine
+        self.provenance = provenance
         self._offload = offload
         self._signed = machine.header.algorithm_suite.signed
         self._digests = DigestQueue()
@@ -96,6 +97,8 @@ class Sealer:
         work = self.machine.seal(plaintext, last)
         sealed = b""
         if work.output_length:
+            if self._signed:
+                await self._digests.reserve(work.output_length)
             sealed = await run(work.crypt, work.cost, self._offload)
             if self._signed:
                 await self._digests.add(lambda: work.digest(sealed), len(sealed))
@@ -131,18 +134,18 @@ class Sealer:
         if not self._signed:
             return self.machine.finish()
         await self._digests.join()
-        return await run(self.machine.finish, SIGN_COST, self._offload)
+        return await run(self.machine.finish, self.machine.finish_cost, self._offload)
 
     async def aclose(self) -> None:
         """Drop what is not done."""
         await self._digests.aclose()
 
 
-async def encrypt_whole(plaintext: bytes, options: EncryptOptions) -> tuple[bytes, MessageHeader]:
+async def encrypt_whole(plaintext: bytes, options: EncryptOptions) -> tuple[bytes, MessageHeader, Provenance]:
     """Encrypt a plaintext that is there as a whole."""
     sealer = await options.begin()
     try:
-        return await sealer.seal_whole(plaintext), sealer.machine.header
+        return await sealer.seal_whole(plaintext), sealer.machine.header, sealer.provenance
     finally:
         await sealer.aclose()
 
@@ -174,6 +177,11 @@ class EncryptStream(ByteStream):
     def header(self) -> MessageHeader:
         """The header of the message; raises `StreamNotEnteredError` before `async with`."""
         return self._open_sealer.machine.header
+
+    @property
+    def provenance(self) -> Provenance:
+        """Which keys made the data key; raises `StreamNotEnteredError` before `async with`."""
+        return self._open_sealer.provenance
 
     @property
     def ciphertext_length(self) -> int | None:

@@ -14,6 +14,7 @@ from typing import IO, Self
 
 from aioencrypt.errors import StreamBusyError, StreamClosedError, StreamError, StreamNotEnteredError
 from aioencrypt.format import MessageHeader
+from aioencrypt.materials import Provenance
 from aioencrypt.offload import in_file_thread
 from aioencrypt.streams.encrypt import EncryptOptions, Sealer
 from aioencrypt.streams.sources import as_bytes
@@ -67,9 +68,18 @@ class EncryptWriter:
     @property
     def header(self) -> MessageHeader:
         """The header of the message; raises `StreamNotEnteredError` before `async with`."""
+        return self._open_sealer.machine.header
+
+    @property
+    def provenance(self) -> Provenance:
+        """Which keys made the data key; raises `StreamNotEnteredError` before `async with`."""
+        return self._open_sealer.provenance
+
+    @property
+    def _open_sealer(self) -> Sealer:
         if self._sealer is None:
             raise StreamNotEnteredError("the writer is not open: use it in `async with`")
-        return self._sealer.machine.header
+        return self._sealer
 
     async def __aenter__(self) -> Self:
         if self._entered:
@@ -121,8 +131,7 @@ class EncryptWriter:
     @asynccontextmanager
     async def _exclusive(self) -> AsyncIterator[Sealer]:
         """Guard one operation: one task, an open writer, and errors that stay."""
-        if self._sealer is None:
-            raise StreamNotEnteredError("the writer is not open: use it in `async with`")
+        sealer = self._open_sealer
         if self._busy:
             raise StreamBusyError("another task is using this writer: it belongs to one task at a time")
         if self._failure:
@@ -131,7 +140,7 @@ class EncryptWriter:
             raise StreamClosedError("the writer is closed")
         self._busy = True
         try:
-            yield self._sealer
+            yield sealer
         except BaseException as error:
             self._failure = error
             raise

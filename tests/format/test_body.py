@@ -83,6 +83,17 @@ def open_(cipher: BodyCipher, first: int, frames: bytes, cuts: Sequence[int] = (
     return written(length, partial(cipher.open_regular, first, views(frames, cuts)))
 
 
+@pytest.mark.spec(
+    "client-apis/encrypt.md#construct-a-frame",
+    "data-format/message-body-aad.md#body-aad-content",
+    "data-format/message-body-aad.md#sequence-number",
+    "data-format/message-body-aad.md#content-length",
+    "data-format/message-body.md#sequence-number",
+    "data-format/message-body.md#iv-1",
+    "data-format/message-body.md#encrypted-content-1",
+    "data-format/message-body.md#authentication-tag-1",
+    "framework/algorithm-suites.md#gcm",
+)
 @pytest.mark.parametrize("suite", SUITES, ids=lambda suite: f"{suite.value:04x}")
 @pytest.mark.parametrize("count", [0, 1, 3, 4, 5, 20])
 @pytest.mark.parametrize("frame_length", [1, 16, 1000])
@@ -195,6 +206,16 @@ LENGTHS = [0, 1, 15, 16, 17, 4096, JOINED, JOINED + 1, STEP + 1]
 CUTS = [(), (0, 0), (1,), (1, 9, 25, 26)]
 
 
+@pytest.mark.spec(
+    "client-apis/encrypt.md#construct-a-frame",
+    "data-format/message-body-aad.md#body-aad-content",
+    "data-format/message-body-aad.md#sequence-number",
+    "data-format/message-body-aad.md#content-length",
+    "data-format/message-body.md#sequence-number-end",
+    "data-format/message-body.md#sequence-number-1",
+    "data-format/message-body.md#iv-2",
+    "data-format/message-body.md#authentication-tag-2",
+)
 @pytest.mark.parametrize("cuts", CUTS)
 @pytest.mark.parametrize("length", LENGTHS)
 def test_the_final_frame(length: int, cuts: tuple[int, ...]) -> None:
@@ -211,6 +232,12 @@ def test_the_final_frame(length: int, cuts: tuple[int, ...]) -> None:
         assert written(length, fill) == plaintext
 
 
+@pytest.mark.spec(
+    "data-format/message-body-aad.md#body-aad-content",
+    "data-format/message-body-aad.md#sequence-number",
+    "data-format/message-body-aad.md#content-length",
+    "client-apis/decrypt.md#decrypt-the-message-body",
+)
 @pytest.mark.parametrize("cuts", CUTS)
 @pytest.mark.parametrize("length", LENGTHS)
 def test_a_non_framed_body(length: int, cuts: tuple[int, ...]) -> None:
@@ -244,6 +271,7 @@ def assert_refused(what: str, fill: Callable[[], bytes]) -> None:
     assert isinstance(caught.value.__cause__, InvalidTag)
 
 
+@pytest.mark.spec("client-apis/decrypt.md#decrypt-the-message-body")
 @pytest.mark.parametrize("cuts", [(), (0, 100, 101, 250), (63, 96, 160)])
 @pytest.mark.parametrize("count", [1, 3, 4, 9])
 @pytest.mark.parametrize("first", [1, 65530, LAST - 9])
@@ -287,6 +315,7 @@ def kinds(length: int) -> Iterator[tuple[str, bytes]]:
         yield name, bytes(writer.data[fields[f"{field}.content"].start : fields[f"{field}.tag"].stop])
 
 
+@pytest.mark.spec("data-format/message-body-aad.md#body-aad-content")
 @pytest.mark.parametrize("length", [0, 1, 40])
 def test_no_kind_passes_for_another(length: int) -> None:
     iv = (1).to_bytes(12, "big")
@@ -307,6 +336,9 @@ def test_no_kind_passes_for_another(length: int) -> None:
                 assert_refused(name, fill)
 
 
+@pytest.mark.spec(
+    "data-format/message-body-aad.md#sequence-number", "data-format/message-body-aad.md#content-length"
+)
 def test_a_frame_authenticates_its_number_its_length_and_its_message() -> None:
     frame = frames_of(16, plaintext_of(16), 5)
     other = cipher_of(16, AlgorithmSuite.ALG_AES_256_GCM_IV12_TAG16_HKDF_SHA256)

@@ -20,6 +20,9 @@ GIB = 1 << 30
 LANE = 250
 
 
+@pytest.mark.spec(
+    "data-format/message-body.md#framed-data", "framework/algorithm-suites.md#encryption-algorithm-mode"
+)
 def test_lengths_of_the_specification() -> None:
     assert (frames.FRAME_OVERHEAD, frames.FINAL_OVERHEAD) == (4 + 12 + 16, 4 + 4 + 12 + 4 + 16)
     assert (frames.FRAME_HEADER_LENGTH, frames.FINAL_HEADER_LENGTH) == (16, 24)
@@ -66,6 +69,7 @@ def test_a_body_is_as_long_as_it_says(frame_length: int) -> None:
         assert frames.body_length(length, frame_length) == len(writer.data)
 
 
+@pytest.mark.spec("data-format/message-body.md#iv-1", "data-format/message-body.md#iv-2")
 @pytest.mark.parametrize("number", [1, 255, 256, 65536, LAST - 1, LAST])
 def test_the_iv_is_the_number(number: int) -> None:
     assert frames.iv(number) == bytes(8) + u32(number)

@@ -16,15 +16,18 @@ from tests.support.messages import context_bytes, sized, sorted_context, u16
 UTF16_ORDER = [("\U00010000", "supplementary"), ("\uff01", "fullwidth")]
 
 
+@pytest.mark.spec("framework/structures.md#serialization")
 def test_no_pairs_are_no_bytes() -> None:
     assert serialize_context({}) == b""
     assert parse_context(b"") == {}
 
 
+@pytest.mark.spec("framework/structures.md#serialization")
 def test_serialization() -> None:
     assert serialize_context({"b": "2", "a": "1"}) == bytes.fromhex("0002 0001 61 0001 31 0001 62 0001 32")
 
 
+@pytest.mark.spec("framework/structures.md#key-value-pair-entries")
 def test_keys_are_sorted_by_their_utf8_bytes() -> None:
     context = dict(UTF16_ORDER)
     assert list(parse_context(serialize_context(context))) == ["\uff01", "\U00010000"]
@@ -60,6 +63,9 @@ def test_any_bytes_are_a_context_or_malformed(data: bytes) -> None:
     assert context_bytes(list(context.items())) == data
 
 
+@pytest.mark.spec(
+    "framework/structures.md#key-value-pair-count", "framework/structures.md#key-value-pair-entries"
+)
 @pytest.mark.parametrize(
     ("data", "text"),
     [
@@ -136,6 +142,7 @@ def test_keys_and_values_are_text(context: Any) -> None:
         validate_context(context)
 
 
+@pytest.mark.spec("client-apis/encrypt.md#encryption-context")
 @pytest.mark.parametrize("key", ["aws-crypto-public-key", "aws-crypto-", "aws-crypto-mine"])
 def test_the_reserved_prefix(key: str) -> None:
     with pytest.raises(ValueError, match="reserved"):

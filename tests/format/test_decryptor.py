@@ -92,6 +92,9 @@ def summary(outcome: Outcome) -> tuple[Any, ...]:
     return outcome.kinds, values, outcome.plaintext, type(error), text
 
 
+@pytest.mark.spec(
+    "client-apis/decrypt.md#parse-the-header", "client-apis/decrypt.md#decrypt-the-message-body"
+)
 @each_suite
 @each_shape
 def test_a_message_gives_the_same_events_however_it_comes(suite: AlgorithmSuite, shape: str) -> None:

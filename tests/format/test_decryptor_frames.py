@@ -33,6 +33,9 @@ def message_with(frames: list[Frame], suite: AlgorithmSuite = COMMITTING) -> Mes
     return writer.message(b"".join(content for _, _, content in frames))
 
 
+@pytest.mark.spec(
+    "client-apis/decrypt.md#decrypt-the-message-body", "data-format/message-body.md#final-frame"
+)
 @pytest.mark.parametrize("last", [THIRD, FULL, EMPTY], ids=["short", "full", "empty"])
 def test_the_final_frame_has_up_to_the_frame_length(last: Frame) -> None:
     message = message_with([FIRST, SECOND, last])
@@ -55,6 +58,9 @@ BAD_ORDERS: dict[str, tuple[list[Frame], int, str]] = {
 }
 
 
+@pytest.mark.spec(
+    "client-apis/decrypt.md#decrypt-the-message-body", "data-format/message-body.md#sequence-number"
+)
 @pytest.mark.parametrize(("frames", "good", "text"), BAD_ORDERS.values(), ids=BAD_ORDERS)
 @pytest.mark.parametrize("suite", [COMMITTING, SIGNED], ids=["unsigned", "signed"])
 def test_frames_out_of_order(suite: AlgorithmSuite, frames: list[Frame], good: int, text: str) -> None:
@@ -66,6 +72,7 @@ def test_frames_out_of_order(suite: AlgorithmSuite, frames: list[Frame], good: i
         assert outcome.plaintext == b"".join(content for _, _, content in frames[:good])
 
 
+@pytest.mark.spec("data-format/message-body.md#final-frame")
 def test_frames_after_the_final_frame() -> None:
     for frames in ([FIRST, SECOND, THIRD, THIRD], [FIRST, SECOND, THIRD, ("regular", 4, b"44444444")]):
         outcome = decrypt_message(message_with(frames))
@@ -73,6 +80,7 @@ def test_frames_after_the_final_frame() -> None:
         assert outcome.plaintext == b"1111111122222222333"
 
 
+@pytest.mark.spec("data-format/message-body.md#final-frame")
 def test_a_message_without_a_final_frame_is_cut() -> None:
     outcome = decrypt_message(message_with([FIRST, SECOND]))
     assert type(outcome.error) is TruncatedMessageError
@@ -110,6 +118,9 @@ def test_a_frame_belongs_to_its_message() -> None:
     assert outcome.plaintext == plaintext[:FRAME]
 
 
+@pytest.mark.spec(
+    "data-format/message-body.md#sequence-number", "data-format/message-body.md#sequence-number-1"
+)
 @settings(deadline=None, max_examples=150)
 @given(
     frames=st.lists(
@@ -138,6 +149,7 @@ def test_the_last_numbers() -> None:
     assert released_by(machine) == b"123456789"
 
 
+@pytest.mark.spec("data-format/message-body.md#sequence-number-end")
 def test_no_regular_frame_has_the_number_of_the_end() -> None:
     last = 0xFFFFFFFF
     message = message_with([("regular", last - 1, b"12345678"), ("regular", last, b"12345678")])

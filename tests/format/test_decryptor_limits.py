@@ -92,6 +92,9 @@ def test_a_length_in_the_header_above_the_limit_is_refused_before_its_bytes(
     assert found == ("max_header_length", 1000, stop + 0xFFFF)
 
 
+@pytest.mark.spec(
+    "client-apis/decrypt.md#parse-the-header", "client-apis/client.md#maximum-number-of-encrypted-data-keys"
+)
 @each_suite
 def test_too_many_encrypted_data_keys_are_refused_from_their_count(suite: AlgorithmSuite) -> None:
     """client-apis/decrypt.md#parse-the-header: as soon as that can be determined, process no more bytes."""
@@ -241,6 +244,7 @@ def test_a_small_message_with_the_longest_frame_length(suite: AlgorithmSuite) ->
         assert outcome.header.frame_length == 2**32 - 1
 
 
+@pytest.mark.spec("data-format/message-body.md#encrypted-content-length")
 @pytest.mark.parametrize("length", [2**36 - 31, 2**63, 2**64 - 1])
 def test_a_non_framed_body_that_aes_gcm_does_not_allow(length: int) -> None:
     """data-format/message-body.md#encrypted-content-length: at most 2^36 - 32."""

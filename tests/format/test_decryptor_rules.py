@@ -54,6 +54,11 @@ def message_of(suite: AlgorithmSuite, *, framed: bool = True) -> Message:
 # Rule 1
 
 
+@pytest.mark.spec(
+    "client-apis/decrypt.md#authenticated-data",
+    "client-apis/decrypt.md#parse-the-header",
+    "client-apis/decrypt.md#verify-the-header",
+)
 @each_suite
 def test_nothing_of_the_header_is_released_before_its_tag_is_verified(suite: AlgorithmSuite) -> None:
     """client-apis/decrypt.md#parse-the-header: no parsed information until the header is verified."""
@@ -75,6 +80,11 @@ def test_nothing_of_the_header_is_released_before_its_tag_is_verified(suite: Alg
 # Rule 2
 
 
+@pytest.mark.spec(
+    "client-apis/decrypt.md#authenticated-data",
+    "client-apis/decrypt.md#decrypt-the-message-body",
+    "client-apis/streaming.md#release",
+)
 @each_suite
 def test_no_frame_is_released_before_its_tag(suite: AlgorithmSuite) -> None:
     """client-apis/decrypt.md#decrypt-the-message-body: no unauthenticated plaintext."""
@@ -90,6 +100,9 @@ def test_no_frame_is_released_before_its_tag(suite: AlgorithmSuite) -> None:
     assert isinstance(machine.next_event(), NeedData)
 
 
+@pytest.mark.spec(
+    "client-apis/decrypt.md#authenticated-data", "client-apis/decrypt.md#decrypt-the-message-body"
+)
 @each_suite
 @pytest.mark.parametrize(
     "field", ["frame.1.tag", "frame.2.content", "frame.3.tag", "body.content", "body.tag"]
@@ -106,6 +119,9 @@ def test_a_frame_with_a_bad_tag_has_no_plaintext(suite: AlgorithmSuite, field: s
 # Rule 3
 
 
+@pytest.mark.spec(
+    "client-apis/decrypt.md#decrypt-the-message-body", "client-apis/decrypt.md#verify-the-signature"
+)
 @signed_suites
 @pytest.mark.parametrize("framed", [True, False])
 def test_the_last_frame_of_a_signed_message_waits_for_the_signature(
@@ -161,6 +177,7 @@ BAD_FOOTERS: dict[str, tuple[Callable[[bytes], bytes], type[MessageError], str]]
 }
 
 
+@pytest.mark.spec("client-apis/decrypt.md#verify-the-signature")
 @pytest.mark.parametrize("footer", BAD_FOOTERS)
 @pytest.mark.parametrize("framed", [True, False])
 def test_a_bad_signature_drops_what_waited_for_it(footer: str, framed: bool) -> None:
@@ -180,6 +197,7 @@ def test_a_bad_signature_drops_what_waited_for_it(footer: str, framed: bool) -> 
 # Rules 4 and 5
 
 
+@pytest.mark.spec("client-apis/decrypt.md#behavior")
 @each_suite
 @pytest.mark.parametrize("framed", [True, False])
 def test_bytes_after_the_message_are_an_error(suite: AlgorithmSuite, framed: bool) -> None:
@@ -195,6 +213,7 @@ def test_bytes_after_the_message_are_an_error(suite: AlgorithmSuite, framed: boo
         released_by(machine)
 
 
+@pytest.mark.spec("client-apis/decrypt.md#behavior")
 @each_suite
 @pytest.mark.parametrize("framed", [True, False])
 def test_the_end_of_the_message_is_the_end_of_input(suite: AlgorithmSuite, framed: bool) -> None:

@@ -68,6 +68,7 @@ def in_state(state: State) -> MessageDecryptor:
 STATES = [state for state in State if state is not State.FAILED]
 
 
+@pytest.mark.spec("client-apis/decrypt.md#behavior", "client-apis/decrypt.md#verify-the-signature")
 def test_a_signed_message_passes_through_every_state() -> None:
     seen: list[tuple[str, str, str]] = []
     machine = MessageDecryptor()
@@ -93,6 +94,7 @@ def test_a_signed_message_passes_through_every_state() -> None:
     ]
 
 
+@pytest.mark.spec("client-apis/decrypt.md#behavior")
 @pytest.mark.parametrize("name", ["unsigned", "non-framed"])
 def test_an_unsigned_message_has_no_footer(name: str) -> None:
     message = MESSAGES[name]
@@ -105,6 +107,7 @@ def test_an_unsigned_message_has_no_footer(name: str) -> None:
     assert machine.state.name == "DONE"
 
 
+@pytest.mark.spec("client-apis/decrypt.md#parse-the-header")
 @each_message
 def test_it_asks_for_bytes_until_a_field_is_there(message: Message) -> None:
     machine = MessageDecryptor()
@@ -161,6 +164,7 @@ def test_what_is_no_bytes_is_a_type_error(data: Any) -> None:
 # The end of input
 
 
+@pytest.mark.spec("client-apis/decrypt.md#behavior")
 @pytest.mark.parametrize(
     ("stop", "state"),
     [
@@ -249,6 +253,7 @@ def test_a_data_key_of_the_wrong_length_is_an_argument_that_may_be_mended(length
 HKDF = AlgorithmSuite.ALG_AES_256_GCM_IV12_TAG16_HKDF_SHA256
 
 
+@pytest.mark.spec("client-apis/decrypt.md#verify-the-header")
 @pytest.mark.parametrize(
     ("suite", "error", "text"),
     [

@@ -17,6 +17,13 @@ COMMITTING = AlgorithmSuite.ALG_AES_256_GCM_HKDF_SHA512_COMMIT_KEY
 NO_KDF = AlgorithmSuite.ALG_AES_256_GCM_IV12_TAG16_NO_KDF
 
 
+@pytest.mark.spec(
+    "framework/transitive-requirements.md#hkdf-encryption-key",
+    "framework/transitive-requirements.md#hkdf-commit-key",
+    "framework/algorithm-suites.md#encryption-key-derivation-algorithm",
+    "framework/algorithm-suites.md#commit-key-derivation-algorithm",
+    "framework/algorithm-suites.md#identity-kdf",
+)
 @each_suite
 def test_keys_are_those_of_hkdf(suite: AlgorithmSuite) -> None:
     data_key, message_id = example_data_key(suite), example_message_id(suite)
@@ -27,6 +34,9 @@ def test_keys_are_those_of_hkdf(suite: AlgorithmSuite) -> None:
     assert (key.commitment is not None) is suite.committing
 
 
+@pytest.mark.spec(
+    "framework/transitive-requirements.md#hkdf-encryption-key", "framework/algorithm-suites.md#identity-kdf"
+)
 @each_suite
 def test_the_message_id_is_in_the_key(suite: AlgorithmSuite) -> None:
     data_key, message_id = example_data_key(suite), example_message_id(suite)
@@ -50,6 +60,10 @@ def test_the_key_and_its_cipher_belong_together() -> None:
         key.aead.decrypt(bytes(12), sealed, b"other")
 
 
+@pytest.mark.spec(
+    "framework/transitive-requirements.md#hkdf-encryption-key",
+    "framework/transitive-requirements.md#hkdf-commit-key",
+)
 @each_suite
 def test_keys_are_those_of_the_official_sdk(suite: AlgorithmSuite) -> None:
     data_key, message_id = example_data_key(suite), example_message_id(suite)
@@ -60,6 +74,7 @@ def test_keys_are_those_of_the_official_sdk(suite: AlgorithmSuite) -> None:
         assert key.commitment == calculate_commitment_key(data_key, official, message_id)
 
 
+@pytest.mark.spec("framework/algorithm-suites.md#encryption-algorithm")
 @each_suite
 @pytest.mark.parametrize("change", [-1, 1])
 def test_a_data_key_of_the_wrong_length(suite: AlgorithmSuite, change: int) -> None:
@@ -67,6 +82,10 @@ def test_a_data_key_of_the_wrong_length(suite: AlgorithmSuite, change: int) -> N
         derive_message_key(suite, bytes(suite.data_key_length + change), example_message_id(suite))
 
 
+@pytest.mark.spec(
+    "framework/transitive-requirements.md#hkdf-commit-key",
+    "client-apis/decrypt.md#get-the-decryption-materials",
+)
 def test_check_commitment() -> None:
     key = derive_message_key(COMMITTING, bytes(32), bytes(32))
     assert key.commitment

@@ -64,6 +64,15 @@ def written(machine: MessageEncryptor, pieces: Sequence[bytes | memoryview]) -> 
     return b"".join((*parts, machine.finish()))
 
 
+@pytest.mark.spec(
+    "client-apis/encrypt.md#behavior",
+    "client-apis/encrypt.md#construct-the-header",
+    "client-apis/encrypt.md#construct-the-body",
+    "data-format/message-body.md#final-frame",
+    "data-format/message.md#structure",
+    "data-format/message-footer.md#overview",
+    "data-format/message-footer.md#signature",
+)
 @each_suite
 @pytest.mark.parametrize("frame_length", [1, 16, 64, 4096])
 def test_messages_are_those_of_the_specification(suite: AlgorithmSuite, frame_length: int) -> None:
@@ -85,6 +94,7 @@ def test_a_message_is_written_again_from_its_header(suite: AlgorithmSuite) -> No
     assert encrypt_as(message, parsed(message.data).header, chunks=100) == message.data
 
 
+@pytest.mark.spec("client-apis/encrypt.md#construct-the-body")
 @pytest.mark.parametrize("chunk", [1, 2, 15, 16, 17, 31, 32, 33, 64, 1000])
 @pytest.mark.parametrize("length", [0, 1, 15, 16, 17, 48, 160, 161])
 def test_chunks_of_any_length_make_the_same_message(length: int, chunk: int) -> None:
@@ -126,6 +136,7 @@ def test_plaintext_may_be_received_piece_by_piece_and_sealed_at_once(
     assert b"".join(parts) == message.data
 
 
+@pytest.mark.spec("client-apis/encrypt.md#construct-the-body", "data-format/message-body.md#final-frame")
 @pytest.mark.parametrize("frames", [1, 2, 3, 10])
 @pytest.mark.parametrize("frame_length", [1, 16, 4096])
 def test_the_last_full_frame_is_the_final_one(frames: int, frame_length: int) -> None:
@@ -138,6 +149,7 @@ def test_the_last_full_frame_is_the_final_one(frames: int, frame_length: int) ->
     assert len(data) == message.header_length + (frames - 1) * (frame_length + 32) + frame_length + 40
 
 
+@pytest.mark.spec("client-apis/encrypt.md#construct-the-body")
 def test_a_full_frame_waits_for_the_next_byte_or_the_end() -> None:
     message = message_of(UNSIGNED, 33, 16)
     machine = encryptor_of(message)
@@ -153,6 +165,7 @@ def test_a_full_frame_waits_for_the_next_byte_or_the_end() -> None:
         sequence += frames
 
 
+@pytest.mark.spec("client-apis/encrypt.md#construct-the-body", "data-format/message-body.md#final-frame")
 def test_no_plaintext_is_an_empty_final_frame() -> None:
     machine = encryptor_of(message_of(UNSIGNED, 0, 16))
     assert done(machine, machine.seal(b"")) == b""
@@ -180,6 +193,7 @@ def test_the_length_of_the_longest_messages(
     assert machine.ciphertext_length == header_and_footer + body
 
 
+@pytest.mark.spec("client-apis/encrypt.md#construct-the-header")
 @each_suite
 def test_pairs_that_are_not_stored_are_in_the_tag_of_the_header(suite: AlgorithmSuite) -> None:
     authenticated = context_bytes([("not", "stored")])
@@ -300,12 +314,19 @@ def test_batches_make_the_same_message(frame_length: int) -> None:
     assert written(machine, pieces) == message.data
 
 
+@pytest.mark.spec(
+    "client-apis/encrypt.md#behavior",
+    "data-format/message.md#structure",
+    "data-format/message-footer.md#overview",
+    "framework/algorithm-suites.md#asymmetric-signature-algorithm",
+)
 def test_unsigned_messages_have_no_footer() -> None:
     machine = encryptor_of(message_of(UNSIGNED, 1, 16))
     done(machine, machine.seal(b"x", last=True))
     assert machine.finish() == b""
 
 
+@pytest.mark.spec("client-apis/encrypt.md#construct-the-signature", "data-format/message-footer.md#signature")
 @pytest.mark.parametrize("suite", [suite for suite in AlgorithmSuite if suite.signed])
 def test_the_footer_is_the_signature_behind_its_length(suite: AlgorithmSuite) -> None:
     message = message_of(suite, 40, 16)

@@ -123,6 +123,9 @@ def test_a_plaintext_of_exactly_that_length(length: int) -> None:
     assert machine.start() + done(machine, machine.seal(message.plaintext, last=True)) == message.data
 
 
+@pytest.mark.spec(
+    "client-apis/encrypt.md#plaintext-length-bound", "client-apis/encrypt.md#construct-the-body"
+)
 @pytest.mark.parametrize("last", [False, True])
 @pytest.mark.parametrize("before", [0, 10])
 def test_the_bound_is_met_before_anything_above_it_is_sealed(before: int, last: bool) -> None:
@@ -154,6 +157,7 @@ def test_a_bound_beside_a_length_is_ignored() -> None:
         encryptor(plaintext_length=3, plaintext_length_bound=100).seal(b"abcd")
 
 
+@pytest.mark.spec("client-apis/encrypt.md#behavior")
 @pytest.mark.parametrize(
     ("options", "length", "error"),
     [
@@ -212,6 +216,7 @@ def nearly_full(rest: int) -> MessageEncryptor:
     return machine
 
 
+@pytest.mark.spec("data-format/message-body.md#framed-data")
 def test_the_last_frame_that_there_can_be() -> None:
     machine = nearly_full(9)
     work = machine.seal(b"last ones", last=True)
@@ -225,6 +230,7 @@ def test_the_last_frame_that_there_can_be() -> None:
     assert machine.finish() == b""
 
 
+@pytest.mark.spec("data-format/message-body.md#framed-data")
 @pytest.mark.parametrize("rest", [0, 9])
 @pytest.mark.parametrize("method", ["seal", "receive"])
 def test_too_many_frames_are_refused_before_any_is_sealed(rest: int, method: str) -> None:
@@ -305,6 +311,7 @@ def digest_of(message: Message) -> bytes:
     return hashlib.new(name, message.signed_part).digest()
 
 
+@pytest.mark.spec("client-apis/encrypt.md#construct-the-signature")
 @each_signed
 def test_the_signer_is_asked_at_the_end_and_once(suite: AlgorithmSuite) -> None:
     message = build_message(suite, plaintext_of(100), frame_length=16)

@@ -187,6 +187,7 @@ async def test_every_flipped_bit_is_refused(kind: Kind) -> None:
     assert await deviations(kind, message, damages) == []
 
 
+@pytest.mark.spec("client-apis/decrypt.md#behavior")
 @each_kind
 @pytest.mark.parametrize("release", Release, ids=lambda release: release.value)
 async def test_every_truncation_is_refused(kind: Kind, release: Release) -> None:

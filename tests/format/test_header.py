@@ -44,6 +44,7 @@ ODD = EncryptedDataKey(b"caf\xc3".decode(errors="surrogateescape"), b"info", b"w
 each_content_type = pytest.mark.parametrize("frame_length", [None, 1, 4096, 2**32 - 1])
 
 
+@pytest.mark.spec("client-apis/decrypt.md#parse-the-header", "data-format/message-header.md#structure")
 @each_suite
 @each_content_type
 def test_a_header_is_parsed_into_its_fields(suite: AlgorithmSuite, frame_length: int | None) -> None:
@@ -70,6 +71,12 @@ def test_a_header_is_parsed_into_its_fields(suite: AlgorithmSuite, frame_length:
     assert queue.take(len(queue)) == message.data[message.header_length :]
 
 
+@pytest.mark.spec(
+    "client-apis/encrypt.md#construct-the-header",
+    "data-format/message-header.md#structure",
+    "framework/algorithm-suites.md#message-format-version",
+    "framework/algorithm-suites.md#supported-algorithm-suite-data",
+)
 @each_suite
 @each_content_type
 def test_a_header_is_serialized_as_the_specification_says(
@@ -80,6 +87,19 @@ def test_a_header_is_serialized_as_the_specification_says(
     assert header.serialize_body() == part(message, "version", "commitment")
 
 
+@pytest.mark.spec(
+    "client-apis/encrypt.md#construct-the-header",
+    "data-format/message-header.md#structure",
+    "data-format/message-header.md#header-body-version-10",
+    "data-format/message-header.md#header-body-version-20",
+    "data-format/message-header.md#version-1",
+    "data-format/message-header.md#type",
+    "data-format/message-header.md#key-value-pairs-length",
+    "data-format/message-header.md#key-value-pairs",
+    "data-format/message-header.md#algorithm-suite-data",
+    "data-format/message-header.md#reserved",
+    "data-format/message-header.md#iv-length",
+)
 @pytest.mark.parametrize(
     ("suite", "data"),
     [
@@ -155,6 +175,7 @@ def test_parse_after_serialize_is_identity_however_it_comes(
     assert parsed_in_pieces(cut(data, 1), len(data)) == received
 
 
+@pytest.mark.spec("client-apis/decrypt.md#parse-the-header")
 @each_version
 def test_a_header_that_is_cut_off_waits_for_no_more_than_the_rest(suite: AlgorithmSuite) -> None:
     data = message_of(suite).data[: message_of(suite).header_length]
@@ -262,6 +283,11 @@ def assert_tag_error(received: ReceivedHeader, key: MessageKey, authenticated_co
 STORED_ELSEWHERE = context_bytes([("not", "stored")])
 
 
+@pytest.mark.spec(
+    "client-apis/encrypt.md#construct-the-header",
+    "client-apis/decrypt.md#verify-the-header",
+    "framework/structures.md#structure-1",
+)
 @each_suite
 @pytest.mark.parametrize("context", [b"", STORED_ELSEWHERE], ids=["stored", "not stored"])
 def test_the_tag_covers_the_header_and_what_is_not_stored(suite: AlgorithmSuite, context: bytes) -> None:
@@ -279,6 +305,7 @@ def test_the_tag_covers_the_header_and_what_is_not_stored(suite: AlgorithmSuite,
 UNSORTED = context_bytes([("\U00010000", "first"), ("\uff01", "second"), ("a", "last")])
 
 
+@pytest.mark.spec("client-apis/decrypt.md#verify-the-header")
 @each_suite
 def test_the_tag_covers_the_bytes_as_they_came(suite: AlgorithmSuite) -> None:
     message = message_of(suite, encryption_context=UNSORTED)
@@ -289,6 +316,7 @@ def test_the_tag_covers_the_bytes_as_they_came(suite: AlgorithmSuite) -> None:
     assert_tag_error(sorted_again, key_of(message))
 
 
+@pytest.mark.spec("client-apis/decrypt.md#verify-the-header")
 def test_the_header_iv_of_version_1_is_the_one_that_came() -> None:
     message = message_of(V1, random_ivs=True)
     received = parsed(message.data)
@@ -298,6 +326,7 @@ def test_the_header_iv_of_version_1_is_the_one_that_came() -> None:
     assert_tag_error(parsed(message.replaced("header_iv", bytes(12))), key_of(message))
 
 
+@pytest.mark.spec("client-apis/decrypt.md#verify-the-header")
 @each_version
 def test_every_byte_counts(suite: AlgorithmSuite) -> None:
     """Apart from the commitment, which has an error of its own."""
@@ -326,6 +355,7 @@ def test_another_key(suite: AlgorithmSuite) -> None:
         assert_tag_error(parsed(message.data), other)
 
 
+@pytest.mark.spec("client-apis/decrypt.md#get-the-decryption-materials")
 @pytest.mark.parametrize("suite", [suite for suite in AlgorithmSuite if suite.committing])
 def test_the_commitment_is_compared_also_where_the_tag_is_right(suite: AlgorithmSuite) -> None:
     """As in a message that was made to open under two keys."""

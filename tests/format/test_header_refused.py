@@ -48,6 +48,16 @@ MALFORMED = {
 }
 
 
+@pytest.mark.spec(
+    "data-format/message-header.md#version-1",
+    "data-format/message-header.md#type",
+    "data-format/message-header.md#algorithm-suite-id",
+    "data-format/message-header.md#encrypted-data-key-count",
+    "data-format/message-header.md#content-type",
+    "data-format/message-header.md#reserved",
+    "data-format/message-header.md#iv-length",
+    "client-apis/decrypt.md#algorithm-suite",
+)
 @pytest.mark.parametrize(
     ("suite", "field", "new", "text"),
     [
@@ -69,6 +79,7 @@ def test_a_malformed_field(suite: AlgorithmSuite, field: str, new: bytes, text: 
         assert str(caught.value) == text
 
 
+@pytest.mark.spec("data-format/message-header.md#frame-length")
 @each_version
 def test_a_non_framed_body_has_no_frame_length(suite: AlgorithmSuite) -> None:
     data = message_of(suite, frame_length=None).replaced("frame_length", u32(1))
@@ -76,6 +87,7 @@ def test_a_non_framed_body_has_no_frame_length(suite: AlgorithmSuite) -> None:
         parse(data)
 
 
+@pytest.mark.spec("framework/structures.md#key-value-pair-entries")
 @each_version
 def test_a_key_of_the_context_that_comes_twice(suite: AlgorithmSuite) -> None:
     message = message_of(suite, encryption_context=context_bytes([("k", "v"), ("k", "v")]))

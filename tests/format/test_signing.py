@@ -13,11 +13,11 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from aioencrypt.errors import SignatureError
 from aioencrypt.format import SignatureAlgorithm
 from aioencrypt.format.signing import (
+    KeySigner,
     RunningDigest,
     compressed_point,
     generate_signing_key,
     sign_static_length,
-    signer,
     verify,
 )
 from tests.support.messages import compressed
@@ -39,7 +39,7 @@ def digest_of(algorithm: SignatureAlgorithm, data: bytes = TEXT) -> bytes:
 
 
 def signature_of(algorithm: SignatureAlgorithm, key: ec.EllipticCurvePrivateKey) -> bytes:
-    return sign_static_length(algorithm, signer(algorithm, key), digest_of(algorithm))
+    return sign_static_length(algorithm, KeySigner(algorithm, key), digest_of(algorithm))
 
 
 def of_length(algorithm: SignatureAlgorithm, key: ec.EllipticCurvePrivateKey, length: int) -> bytes:
@@ -50,6 +50,10 @@ def of_length(algorithm: SignatureAlgorithm, key: ec.EllipticCurvePrivateKey, le
             return made
 
 
+@pytest.mark.spec(
+    "framework/transitive-requirements.md#ecdsa",
+    "framework/algorithm-suites.md#asymmetric-signature-algorithm",
+)
 @each_algorithm
 def test_signatures_have_one_length_and_verify(algorithm: SignatureAlgorithm) -> None:
     key = generate_signing_key(algorithm)
@@ -109,6 +113,10 @@ def test_s_may_be_either_of_two(algorithm: SignatureAlgorithm) -> None:
     verify(algorithm, compressed_point(key), other, digest_of(algorithm))
 
 
+@pytest.mark.spec(
+    "framework/transitive-requirements.md#ecdsa",
+    "framework/algorithm-suites.md#asymmetric-signature-algorithm",
+)
 @each_algorithm
 def test_another_digest_key_or_signature(algorithm: SignatureAlgorithm) -> None:
     key, other = generate_signing_key(algorithm), generate_signing_key(algorithm)
@@ -172,6 +180,7 @@ def test_numbers_that_are_no_signature(algorithm: SignatureAlgorithm) -> None:
             verify(algorithm, compressed_point(key), signature, digest_of(algorithm))
 
 
+@pytest.mark.spec("framework/transitive-requirements.md#ecdsa")
 @each_algorithm
 def test_points(algorithm: SignatureAlgorithm) -> None:
     key = generate_signing_key(algorithm)

@@ -21,10 +21,19 @@ CURVES: dict[SignatureAlgorithm, type[ec.EllipticCurve]] = {
 each_suite = pytest.mark.parametrize("suite", AlgorithmSuite, ids=lambda suite: f"{suite.value:04x}")
 
 
+@pytest.mark.spec(
+    "framework/algorithm-suites.md#supported-format-algorithm-suites-enum",
+    "framework/algorithm-suites.md#supported-algorithm-suites-enum",
+    "framework/algorithm-suites.md#supported-algorithm-suites",
+    "framework/algorithm-suites.md#algorithm-suite-id",
+)
 def test_all_suites_are_there() -> None:
     assert {suite.value for suite in AlgorithmSuite} == {row.algorithm_id for row in Algorithm}
 
 
+@pytest.mark.spec(
+    "framework/algorithm-suites.md#overview", "framework/algorithm-suites.md#encryption-algorithm-mode"
+)
 @each_suite
 def test_rows_are_those_of_the_official_sdk(suite: AlgorithmSuite) -> None:
     official = Algorithm.get_by_id(suite.value)
@@ -64,12 +73,23 @@ def test_lengths_follow_from_the_curve(algorithm: SignatureAlgorithm) -> None:
     assert algorithm.public_key_length == 1 + curve.key_size // 8
 
 
+@pytest.mark.spec(
+    "framework/commitment-policy.md#esdkrequire_encrypt_allow_decrypt",
+    "framework/commitment-policy.md#esdkrequire_encrypt_require_decrypt",
+)
 def test_default_suites() -> None:
     assert FORBID.default_suite.value == 0x0378
     assert ALLOW.default_suite.value == 0x0578
     assert REQUIRE.default_suite.value == 0x0578
 
 
+@pytest.mark.spec(
+    "framework/commitment-policy.md#supported-format-commitment-policy-enum",
+    "framework/commitment-policy.md#supported-commitment-policy-enum",
+    "framework/commitment-policy.md#esdkforbid_encrypt_allow_decrypt",
+    "framework/commitment-policy.md#esdkrequire_encrypt_allow_decrypt",
+    "framework/commitment-policy.md#esdkrequire_encrypt_require_decrypt",
+)
 @each_suite
 def test_policies(suite: AlgorithmSuite) -> None:
     """framework/commitment-policy.md: committing suites are 0x0478 and 0x0578."""

@@ -136,7 +136,8 @@ def test_a_cursor_takes_fields() -> None:
     assert cursor.number(1) == 7
     assert cursor.number(2) == 1
     assert cursor.sized() == b"abc"
-    assert cursor.taken() == b"\x07\x00\x01\x00\x03abc"
+    assert cursor.taken(without=0) == b"\x07\x00\x01\x00\x03abc"
+    assert cursor.taken(without=2) == b"\x07\x00\x01\x00\x03a"
     cursor.finish()
     assert queue.take(len(queue)) == b"rest"
 

@@ -26,11 +26,17 @@ pytestmark = pytest.mark.anyio
 # Encrypting: the first key generates
 
 
+@pytest.mark.spec(
+    "framework/keyring-interface.md#onencrypt",
+    "framework/keyring-interface.md#encrypt-data-key",
+    "framework/default-cmm.md#legacy-behavior--master-key-providers",
+    "framework/default-cmm.md#get-encryption-materials-master-key-provider",
+)
 async def test_the_first_key_generates_and_the_others_encrypt() -> None:
     log: list[str] = []
     keys = [OwnKey(name, log) for name in "abc"]
     request = asking()
-    data_key, encrypted = await make_data_key(OwnProvider("p", *keys), request)
+    data_key, encrypted, _ = await make_data_key(OwnProvider("p", *keys), request)
     assert log[0] == "generate a"
     assert sorted(log[1:]) == ["encrypt b", "encrypt c"]
     assert [edk.provider_info for edk in encrypted] == [b"a", b"b", b"c"]
@@ -38,6 +44,7 @@ async def test_the_first_key_generates_and_the_others_encrypt() -> None:
         assert await key.decrypt_one(edk, request) == data_key
 
 
+@pytest.mark.spec("framework/keyring-interface.md#onencrypt")
 async def test_no_key_to_encrypt_with() -> None:
     with pytest.raises(ProviderError, match=r"^the provider gave no master key to encrypt with$"):
         await make_data_key(OwnProvider("p"), asking())
@@ -52,6 +59,7 @@ async def test_the_error_of_a_provider_that_cannot_encrypt_passes() -> None:
         await make_data_key(DecryptsOnly("p"), asking())
 
 
+@pytest.mark.spec("framework/default-cmm.md#get-encryption-materials-master-key-provider")
 @pytest.mark.parametrize(
     "make",
     [ValueError, ServiceError, lambda text: ExceptionGroup(text, [OSError()])],
@@ -75,6 +83,7 @@ def assert_one_failure(caught: ProviderError, operation: str, name: str, error: 
     assert caught.summary == f"could not {operation} a data key"
 
 
+@pytest.mark.spec("framework/keyring-interface.md#generate-data-key")
 @pytest.mark.parametrize("length", [0, 31, 33])
 async def test_the_first_key_generates_the_wrong_length(length: int) -> None:
     log: list[str] = []
@@ -112,7 +121,7 @@ async def test_keys_encrypt_at_once_and_stay_in_order() -> None:
     for name in "edcb":
         chain.insert(0, Chained(name, log, chain[0].done if chain else None))
     with anyio.fail_after(10):
-        _, encrypted = await make_data_key(OwnProvider("p", OwnKey("a", log), *chain), asking())
+        _, encrypted, _ = await make_data_key(OwnProvider("p", OwnKey("a", log), *chain), asking())
     assert [edk.provider_info for edk in encrypted] == [b"a", b"b", b"c", b"d", b"e"]
     assert log[0] == "generate a"
     assert [line for line in log if line.startswith("done")] == ["done e", "done d", "done c", "done b"]
@@ -126,6 +135,7 @@ class FailsLater(OwnKey):
         await super().act(operation)
 
 
+@pytest.mark.spec("framework/multi-keyring.md#onencrypt")
 @pytest.mark.parametrize("position", range(3))
 @pytest.mark.parametrize("on_cancel", [None, RuntimeError])
 async def test_one_failure_cancels_the_others_and_is_one_error(
