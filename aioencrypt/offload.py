@@ -24,6 +24,7 @@ from anyio import CancelScope, CapacityLimiter, Event, Lock, get_cancelled_exc_c
 from anyio.lowlevel import checkpoint, checkpoint_if_cancelled
 
 from aioencrypt.background import loop_caller, running_loop
+from aioencrypt.format.body import BATCH_COST
 from aioencrypt.policies import Offload
 
 T = TypeVar("T")
@@ -34,6 +35,7 @@ LONG = float("inf")
 """The cost of work that belongs in a thread, however long it takes."""
 # Below this a hop costs more than the work.
 _WORTH_A_HOP = 150
+_THREAD_BATCH = 1000
 # Signed bytes of one stream that may wait for their digest: enough to keep the worker busy, no more, for
 # memory; and those of all streams of a loop, which is what a thousand of them share.
 _PENDING_DIGEST = 2 * 1024 * 1024
@@ -228,6 +230,11 @@ async def outlast(done: Event) -> None:
         finally:
             del cancellation
     await checkpoint_if_cancelled()
+
+
+def batch_cost(offload: Offload) -> float:
+    """Return the microseconds that a batch of frames may take: a hop should carry many times its own cost."""
+    return _THREAD_BATCH if offload is Offload.THREADS else BATCH_COST
 
 
 class DigestQueue:

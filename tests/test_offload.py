@@ -15,11 +15,12 @@ import anyio
 import pytest
 from anyio.lowlevel import checkpoint
 
-from aioencrypt import Offload
+from aioencrypt import EncryptionClient, Offload
 from aioencrypt import offload as module
-from aioencrypt.offload import LANE_MICROSECONDS, LONG, in_file_thread, read_in_thread, run
+from aioencrypt.format.body import batch_frames, frame_cost
+from aioencrypt.offload import LANE_MICROSECONDS, LONG, batch_cost, in_file_thread, read_in_thread, run
 from tests.support.cancelling import Way, each_way, settle
-from tests.support.streaming import assert_idle, threads_at_work
+from tests.support.streaming import KEY, UNSIGNED, assert_idle, threads_at_work
 
 pytestmark = pytest.mark.anyio
 
@@ -336,3 +337,33 @@ def test_several_loops_share_the_pool() -> None:
     for thread in threads:
         thread.join(20)
     assert sorted(done) == ["asyncio"] * 180 + ["trio"] * 90
+
+
+@pytest.mark.parametrize("frame_length", [1024, 4096, 65536, 1024 * 1024])
+def test_batches_are_short_in_the_lane_and_worth_a_hop_in_threads(frame_length: int) -> None:
+    def longest(offload: Offload) -> float:
+        cost = batch_cost(offload)
+        return batch_frames(frame_length, 10**6, cost) * frame_cost(frame_length)
+
+    assert longest(Offload.AUTO) == longest(Offload.INLINE) <= LANE_MICROSECONDS
+    assert 500 < longest(Offload.THREADS) <= 1000
+
+
+LENGTH = 8 * 1024 * 1024
+
+
+async def test_streams_take_the_batches_of_their_client() -> None:
+    """Seen in what is handed out: a chunk is a batch."""
+    lengths = {}
+    for offload in (Offload.INLINE, Offload.THREADS):
+        client = EncryptionClient(offload=offload)
+        async with client.encrypt_stream(
+            bytes(LENGTH), KEY, algorithm_suite=UNSIGNED, plaintext_length=LENGTH
+        ) as stream:
+            chunks = [chunk async for chunk in stream]
+        async with client.decrypt_stream(b"".join(chunks), KEY) as opening:
+            opened = [chunk async for chunk in opening]
+        assert b"".join(opened) == bytes(LENGTH)
+        lengths[offload] = (max(map(len, chunks)), max(map(len, opened)))
+    for inline, threads in zip(*lengths.values(), strict=True):
+        assert threads > 4 * inline

@@ -44,7 +44,7 @@ _FRAME_COST = 0.8
 _BYTES_PER_MICROSECOND = 9000
 # Two batches fit into what one turn of an event loop may be held up for. Larger ones are slower: their
 # buffers go back to the operating system each time, and page faults cost more than the cryptography.
-_BATCH_COST = 110
+BATCH_COST = 110
 # A little more than a batch is not worth another one.
 _STRETCH = 1.5
 
@@ -63,15 +63,15 @@ def frame_cost(length: int) -> float:
     return _FRAME_COST + length / _BYTES_PER_MICROSECOND
 
 
-def batch_frames(frame_length: int, available: int) -> int:
-    """Return how many of the frames that are there make a batch: what fits the time, at least one."""
-    batch, stretched = _batch(frame_length)
+def batch_frames(frame_length: int, available: int, cost: float = BATCH_COST) -> int:
+    """Return how many of the frames that are there make a batch of a cost in microseconds: at least one."""
+    batch, stretched = _batch(frame_length, cost)
     return available if available <= stretched else batch
 
 
 @lru_cache(maxsize=64)
-def _batch(frame_length: int) -> tuple[int, int]:
-    fitting = _BATCH_COST / frame_cost(frame_length)
+def _batch(frame_length: int, cost: float) -> tuple[int, int]:
+    fitting = cost / frame_cost(frame_length)
     return max(1, int(fitting)), max(1, int(_STRETCH * fitting))
 
 

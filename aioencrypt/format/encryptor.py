@@ -32,7 +32,7 @@ class MessageEncryptor:
     or a signer where the suite has none (or the reverse), and `PolicyError` where the plaintext
     needs more than 2**32 - 1 frames. `plaintext_length` is the exact length in bytes,
     `plaintext_length_bound` an upper bound; `authenticated_context` is the serialization of pairs
-    that are authenticated but not stored.
+    that are authenticated but not stored. `batch_cost` is what one work may take, in microseconds.
     """
 
     def __init__(
@@ -48,6 +48,7 @@ class MessageEncryptor:
         plaintext_length_bound: int | None = None,
         authenticated_context: bytes = b"",
         signer: Signer | None = None,
+        batch_cost: float = body.BATCH_COST,
     ) -> None:
         if not 1 <= frame_length <= MAX_FRAME_LENGTH:
             raise ValueError(f"frame_length is {frame_length}; it must be 1 to {MAX_FRAME_LENGTH}")
@@ -82,6 +83,7 @@ class MessageEncryptor:
         self._plaintext_length = plaintext_length
         self._bound = plaintext_length_bound
         self._pending = ByteQueue()
+        self._batch_cost = batch_cost
         self._length = 0
         self._most = body.MAX_FRAMES * frame_length
         self._sequence = 1
@@ -101,7 +103,7 @@ class MessageEncryptor:
         """Return how many of the bytes that are there to give to one `seal`, so that its work stays short."""
         frame_length = self.header.frame_length
         frames = -(-available // frame_length)
-        return min(available, body.batch_frames(frame_length, frames) * frame_length)
+        return min(available, body.batch_frames(frame_length, frames, self._batch_cost) * frame_length)
 
     def start(self) -> bytes:
         """Return the serialized header."""

@@ -18,7 +18,7 @@ from aioencrypt.format.work import Output, SealWork
 from aioencrypt.managers.base import CryptographicMaterialsManager
 from aioencrypt.managers.default import check_encrypt_policy
 from aioencrypt.materials import EncryptionMaterials, EncryptionMaterialsRequest, Provenance
-from aioencrypt.offload import DigestQueue, run
+from aioencrypt.offload import DigestQueue, batch_cost, run
 from aioencrypt.policies import Offload
 from aioencrypt.streams.base import ByteStream
 from aioencrypt.streams.sources import Reader
@@ -79,6 +79,7 @@ class EncryptOptions:
             plaintext_length_bound=self.plaintext_length_bound,
             authenticated_context=serialize_context({key: context[key] for key in required}),
             signer=materials.signer,
+            batch_cost=batch_cost(self.offload),
         )
 
 
