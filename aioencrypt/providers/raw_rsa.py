@@ -20,11 +20,16 @@ from aioencrypt.format import EncryptedDataKey
 from aioencrypt.materials import DataKey, DataKeyRequest
 from aioencrypt.offload import run
 from aioencrypt.providers.base import MasterKey
-from aioencrypt.providers.wrapping import check_names, not_copied, random_data_key
+from aioencrypt.providers.wrapping import (
+    check_names,
+    namespaces_in_messages,
+    not_copied,
+    random_data_key,
+)
 
 # Microseconds for a key of 4096 bits: the private operation goes to a thread, the public one does not.
 _DECRYPT_COST = 1500
-_ENCRYPT_COST = 60
+ENCRYPT_COST = 60
 
 
 class RSAPadding(enum.Enum):
@@ -46,14 +51,16 @@ _OAEP_HASHES: dict[RSAPadding, type[hashes.HashAlgorithm]] = {
 }
 
 
-def _scheme(padding: RSAPadding) -> rsa_padding.AsymmetricPadding:
+def padding_scheme(padding: RSAPadding) -> rsa_padding.AsymmetricPadding:
+    """Return the padding as cryptography has it."""
     if padding is RSAPadding.PKCS1:
         return rsa_padding.PKCS1v15()
     algorithm = _OAEP_HASHES[padding]()
     return rsa_padding.OAEP(mgf=rsa_padding.MGF1(algorithm=algorithm), algorithm=algorithm, label=None)
 
 
-def _load_public(key: RSAPublicKey | bytes) -> RSAPublicKey:
+def load_public_key(key: RSAPublicKey | bytes) -> RSAPublicKey:
+    """Return an RSA public key, from PEM if need be; raises `ValueError` and `TypeError`."""
     try:
         loaded = load_pem_public_key(key) if isinstance(key, bytes) else key
     except UnsupportedAlgorithm as error:
@@ -102,10 +109,11 @@ class RawRSAMasterKey(MasterKey):
         if public_key is None and private_key is None:
             raise ValueError("give public_key to encrypt, private_key to decrypt, or both")
         self._namespace = key_namespace
+        self._provider_ids = namespaces_in_messages(key_namespace)
         self._name = key_name
         self._padding = RSAPadding(padding)
-        self._scheme = _scheme(self._padding)
-        self._public_key = None if public_key is None else _load_public(public_key)
+        self._scheme = padding_scheme(self._padding)
+        self._public_key = None if public_key is None else load_public_key(public_key)
         self._private_key = None if private_key is None else _load_private(private_key)
 
     def __repr__(self) -> str:
@@ -124,7 +132,7 @@ class RawRSAMasterKey(MasterKey):
 
     def owns_data_key(self, encrypted_data_key: EncryptedDataKey) -> bool:
         return (
-            encrypted_data_key.provider_id == self._namespace
+            encrypted_data_key.provider_id in self._provider_ids
             and encrypted_data_key.provider_info == self._name.encode()
         )
 
@@ -137,7 +145,7 @@ class RawRSAMasterKey(MasterKey):
             raise ProviderError("this RSA key has no public_key, so it cannot encrypt")
         wrap = partial(self._public_key.encrypt, data_key.plaintext, self._scheme)
         try:
-            ciphertext = await run(wrap, _ENCRYPT_COST)
+            ciphertext = await run(wrap, ENCRYPT_COST)
         except ValueError as error:
             raise ProviderError(
                 f"an RSA key of {self._public_key.key_size} bits is too small to encrypt a data key of "

@@ -1,4 +1,4 @@
-"""Tools for the tests of programs that use this library: AWS KMS in memory.
+"""Tools for the tests of programs that use this library: AWS KMS and DynamoDB in memory.
 
 `InMemoryKMS` needs neither network nor account. It encrypts for real, and says no where AWS says no: the
 wrong region, context or key, a key that is disabled, denied or about to be deleted. Its clients go where
@@ -11,8 +11,9 @@ ready clients of aiobotocore would::
     there = kms.create_key(region="eu-west-1")
     provider = KMSMasterKeyProvider([here, there], clients=kms.clients("us-east-1", "eu-west-1"))
 
-Keys are of other accounts, of several regions (`multi_region=True`, `replicate_key`), and have names
-(`create_alias`). To see what a program does when things go wrong::
+Keys are of other accounts, of several regions (`multi_region=True`, `replicate_key`), key pairs
+(`key_spec="RSA_2048"`, `"ECC_NIST_P256"`, ...), and have names (`create_alias`). To see what a program
+does when things go wrong::
 
     kms.disable_key(here)                                # DisabledException; enable_key() undoes it
     kms.schedule_key_deletion(here)                      # KMSInvalidStateException
@@ -28,12 +29,39 @@ and to see what it asked for::
     assert kms.call_count("GenerateDataKey") == 1
     assert all(call.key_id is not None for call in kms.calls if call.operation == "Decrypt")
 
+Branch keys need a table: `InMemoryDynamoDB` has tables with conditions and transactions, and fails in the
+same ways; its client goes where one of aiobotocore would::
+
+    dynamodb = InMemoryDynamoDB()
+    store = BranchKeyStore(
+        "branch-keys",
+        kms_configuration=KMSKeyArn(here),
+        logical_name="branch-keys",
+        clients=kms.clients("us-east-1"),
+        dynamodb_client=dynamodb.client("us-east-1"),
+    )
+
 For programs that make their own clients, in any language, `aioencrypt.testing.kms` serves the same over
 HTTP; it needs aiohttp (`pip install 'aioencrypt[testing]'`).
 """
 
 from __future__ import annotations
 
+from aioencrypt.testing.memory_dynamodb import (
+    DynamoDBCall,
+    InMemoryDynamoDB,
+    InMemoryDynamoDBClient,
+    InMemoryDynamoDBError,
+)
 from aioencrypt.testing.memory_kms import InMemoryKMS, InMemoryKMSClient, InMemoryKMSError, KMSCall
 
-__all__ = ["InMemoryKMS", "InMemoryKMSClient", "InMemoryKMSError", "KMSCall"]
+__all__ = [
+    "DynamoDBCall",
+    "InMemoryDynamoDB",
+    "InMemoryDynamoDBClient",
+    "InMemoryDynamoDBError",
+    "InMemoryKMS",
+    "InMemoryKMSClient",
+    "InMemoryKMSError",
+    "KMSCall",
+]

@@ -69,13 +69,15 @@ class InMemoryKMSClient:
         *,
         KeyId: str,
         Plaintext: bytes | bytearray | memoryview,
+        EncryptionAlgorithm: str | None = None,
         EncryptionContext: Mapping[str, str] | None = None,
         GrantTokens: Sequence[str] | None = None,
     ) -> dict[str, Any]:
-        """Return `CiphertextBlob` and `KeyId`. The plaintext has 1 to 4096 bytes."""
+        """Return `CiphertextBlob` and `KeyId`. The plaintext has 1 to 4096 bytes, fewer under an RSA key."""
         parameters = {
             "KeyId": KeyId,
             "Plaintext": Plaintext,
+            "EncryptionAlgorithm": EncryptionAlgorithm,
             "EncryptionContext": EncryptionContext,
             "GrantTokens": GrantTokens,
         }
@@ -86,13 +88,15 @@ class InMemoryKMSClient:
         *,
         CiphertextBlob: bytes | bytearray | memoryview,
         KeyId: str | None = None,
+        EncryptionAlgorithm: str | None = None,
         EncryptionContext: Mapping[str, str] | None = None,
         GrantTokens: Sequence[str] | None = None,
     ) -> dict[str, Any]:
-        """Return `Plaintext` and `KeyId`. Without `KeyId` the blob says which key it is."""
+        """Return `Plaintext` and `KeyId`. Without `KeyId` the blob says which symmetric key it is."""
         parameters = {
             "CiphertextBlob": CiphertextBlob,
             "KeyId": KeyId,
+            "EncryptionAlgorithm": EncryptionAlgorithm,
             "EncryptionContext": EncryptionContext,
             "GrantTokens": GrantTokens,
         }
@@ -104,6 +108,8 @@ class InMemoryKMSClient:
         CiphertextBlob: bytes | bytearray | memoryview,
         DestinationKeyId: str,
         SourceKeyId: str | None = None,
+        SourceEncryptionAlgorithm: str | None = None,
+        DestinationEncryptionAlgorithm: str | None = None,
         SourceEncryptionContext: Mapping[str, str] | None = None,
         DestinationEncryptionContext: Mapping[str, str] | None = None,
         GrantTokens: Sequence[str] | None = None,
@@ -113,11 +119,37 @@ class InMemoryKMSClient:
             "CiphertextBlob": CiphertextBlob,
             "DestinationKeyId": DestinationKeyId,
             "SourceKeyId": SourceKeyId,
+            "SourceEncryptionAlgorithm": SourceEncryptionAlgorithm,
+            "DestinationEncryptionAlgorithm": DestinationEncryptionAlgorithm,
             "SourceEncryptionContext": SourceEncryptionContext,
             "DestinationEncryptionContext": DestinationEncryptionContext,
             "GrantTokens": GrantTokens,
         }
         return await self._invoke(self.region, "ReEncrypt", parameters)
+
+    async def get_public_key(self, *, KeyId: str, GrantTokens: Sequence[str] | None = None) -> dict[str, Any]:
+        """Return `PublicKey`, a DER SubjectPublicKeyInfo, `KeyId`, and what the key is for."""
+        return await self._invoke(self.region, "GetPublicKey", {"KeyId": KeyId, "GrantTokens": GrantTokens})
+
+    async def derive_shared_secret(
+        self,
+        *,
+        KeyId: str,
+        KeyAgreementAlgorithm: str,
+        PublicKey: bytes | bytearray | memoryview,
+        GrantTokens: Sequence[str] | None = None,
+    ) -> dict[str, Any]:
+        """Return `SharedSecret`, the x coordinate as long as the curve has it, and `KeyId`.
+
+        The algorithm is `"ECDH"`, the public key that of the peer, a DER SubjectPublicKeyInfo.
+        """
+        parameters = {
+            "KeyId": KeyId,
+            "KeyAgreementAlgorithm": KeyAgreementAlgorithm,
+            "PublicKey": PublicKey,
+            "GrantTokens": GrantTokens,
+        }
+        return await self._invoke(self.region, "DeriveSharedSecret", parameters)
 
     async def describe_key(self, *, KeyId: str, GrantTokens: Sequence[str] | None = None) -> dict[str, Any]:
         """Return `KeyMetadata`; its dates are `datetime` in UTC."""

@@ -34,7 +34,8 @@ class _Change:
 class Faults:
     """The faults to come. Not thread-safe."""
 
-    def __init__(self) -> None:
+    def __init__(self, service: str = "KMS") -> None:
+        self._service = service
         self.outages: set[str] = set()
         self.credentials_expired = False
         self._failures: list[_Failure] = []
@@ -51,9 +52,9 @@ class Faults:
         self._changes.append(_Change(operation, dict(fields), _positive(times)))
 
     def check(self, request: Request) -> None:
-        """Raise what the request meets before KMS looks at it: a `ConnectionError` or a `Refusal`."""
+        """Raise what the request meets before it is looked at: a `ConnectionError` or a `Refusal`."""
         if request.region in self.outages:
-            raise ConnectionError(f"the in-memory KMS is out of reach in {request.region}")
+            raise ConnectionError(f"the in-memory {self._service} is out of reach in {request.region}")
         if self.credentials_expired:
             raise Refusal("ExpiredTokenException", "The security token included in the request is expired")
         for failure in self._failures:

@@ -8,21 +8,23 @@ import os
 import re
 import uuid
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import attrs
 
+from aioencrypt.testing._kms_asymmetric import KEY_SPECS, SYMMETRIC_DEFAULT, KeyPair, KeySpec, load_key_pair
 from aioencrypt.testing._kms_errors import Refusal
-
-SYMMETRIC_DEFAULT = "SYMMETRIC_DEFAULT"
 
 GRANTABLE = frozenset(
     {
         "CreateGrant",
         "Decrypt",
+        "DeriveSharedSecret",
         "DescribeKey",
         "Encrypt",
         "GenerateDataKey",
         "GenerateDataKeyWithoutPlaintext",
+        "GetPublicKey",
         "ReEncryptFrom",
         "ReEncryptTo",
     }
@@ -54,10 +56,13 @@ class KeyState(enum.StrEnum):
 
 @attrs.frozen
 class KeyMaterial:
-    """An AES-256 key and its public name, 64 hexadecimal digits. Replicas have it in common."""
+    """The secret of a key, and its public name, 64 hexadecimal digits. Replicas have it in common.
+
+    `key` is what the spec of the key says: 32 bytes for AES-256, or a private key of cryptography.
+    """
 
     material_id: str
-    key: bytes = attrs.field(repr=False)
+    key: Any = attrs.field(repr=False)
 
 
 @attrs.define(kw_only=True, eq=False)
@@ -68,12 +73,11 @@ class KeyRecord:
     region: str
     account: str
     key_id: str
+    spec: KeySpec
     material: KeyMaterial
     created: float
     primary_region: str | None = None
     """Where the primary of a multi-Region key lives; None for a single-Region key."""
-    key_spec: str = SYMMETRIC_DEFAULT
-    key_usage: str = "ENCRYPT_DECRYPT"
     state: KeyState = KeyState.ENABLED
     deletion: float | None = None
     denied: set[str] = attrs.Factory(set)
@@ -82,6 +86,11 @@ class KeyRecord:
     def arn(self) -> str:
         """The key ARN."""
         return f"arn:{self.partition}:kms:{self.region}:{self.account}:key/{self.key_id}"
+
+    @property
+    def symmetric(self) -> bool:
+        """Whether it is not a key pair."""
+        return self.spec.name == SYMMETRIC_DEFAULT
 
 
 @attrs.frozen
@@ -112,9 +121,19 @@ class KeyStore:
     # Keys
 
     def create(
-        self, *, region: str, account: str | None, multi_region: bool, key_id: str | None
+        self,
+        *,
+        region: str,
+        account: str | None = None,
+        multi_region: bool = False,
+        key_id: str | None = None,
+        spec: KeySpec = KEY_SPECS[SYMMETRIC_DEFAULT],
+        private_key: KeyPair | bytes | None = None,
     ) -> KeyRecord:
-        """Add a key. Raises `ValueError` for an id that contradicts `multi_region`."""
+        """Add a key.
+
+        Raises `ValueError` for an id that contradicts `multi_region`, and for a private key of another spec.
+        """
         check_region(region)
         account = self.account if account is None else account
         if not _ACCOUNT.fullmatch(account):
@@ -130,7 +149,8 @@ class KeyStore:
             region=region,
             account=account,
             key_id=key_id,
-            material=KeyMaterial(os.urandom(32).hex(), os.urandom(32)),
+            spec=spec,
+            material=_material(spec, private_key),
             created=self._clock(),
             primary_region=region if multi_region else None,
         )
@@ -151,6 +171,7 @@ class KeyStore:
                 region=region,
                 account=primary.account,
                 key_id=primary.key_id,
+                spec=primary.spec,
                 material=primary.material,
                 created=self._clock(),
                 primary_region=primary.region,
@@ -301,6 +322,11 @@ class KeyStore:
             raise Refusal("KMSInvalidStateException", f"{record.arn} is not pending deletion.")
         record.state = KeyState.DISABLED
         record.deletion = None
+
+
+def _material(spec: KeySpec, private_key: KeyPair | bytes | None) -> KeyMaterial:
+    key = spec.generate() if private_key is None else load_key_pair(private_key, spec)
+    return KeyMaterial(os.urandom(32).hex(), key)
 
 
 def _check_alias(name: str) -> None:

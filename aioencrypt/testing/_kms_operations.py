@@ -1,38 +1,21 @@
-"""The operations of the in-memory KMS, one function for each, and the table that dispatches to them.
-
-Checks come in AWS's order: the parameters alone, which key is meant, whether the grant tokens are known,
-whether the caller may, whether the state of the key allows it, and only then the ciphertext.
-"""
+"""The operations of the in-memory KMS that manage keys, and the table that dispatches to all operations."""
 
 from __future__ import annotations
 
 import datetime
-import os
 import secrets
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
 import attrs
 
-from aioencrypt.testing import _kms_blobs
+from aioencrypt.testing import _kms_cryptography
+from aioencrypt.testing._kms_asymmetric import ENCRYPT_DECRYPT, KEY_AGREEMENT, KEY_SPECS, SYMMETRIC_DEFAULT
+from aioencrypt.testing._kms_cryptography import Answer, algorithms, authorized_key, material_id
 from aioencrypt.testing._kms_errors import Refusal
-from aioencrypt.testing._kms_keys import (
-    GRANTABLE,
-    SYMMETRIC_DEFAULT,
-    KeyRecord,
-    KeyState,
-    KeyStore,
-    check_region,
-)
+from aioencrypt.testing._kms_keys import GRANTABLE, KeyRecord, KeyState, KeyStore, check_region
 from aioencrypt.testing._kms_requests import Request, invalid
 
-Answer = dict[str, Any]
-
-_MAX_PLAINTEXT = 4096
-_MAX_CIPHERTEXT = 6144
-_MAX_DATA_KEY = 1024
 _MAX_ALIAS = 256
-_DATA_KEY_SPECS = {"AES_128": 16, "AES_256": 32}
 _DELETION_DAYS = (7, 30)
 
 
@@ -46,17 +29,12 @@ def perform(store: KeyStore, request: Request) -> Answer:
             continue
         # Half of a parameter's meaning would be worse than an error: DryRun, for one, must not do the work.
         if name not in _ONLY_VALUE or value != _ONLY_VALUE[name]:
-            raise Refusal(
-                "UnsupportedOperationException", f"the in-memory KMS does not serve {name} of this value"
-            )
+            raise _not_served(name)
     return operation.carry_out(store, request)
 
 
-def _authorized_key(store: KeyStore, request: Request, parameter: str, permission: str) -> KeyRecord:
-    identifier, tokens = request.text(parameter), request.grant_tokens()
-    record = store.by_identifier(identifier, request.region)
-    store.authorize(record, permission, tokens)
-    return record
+def _not_served(name: str) -> Refusal:
+    return Refusal("UnsupportedOperationException", f"the in-memory KMS does not serve {name} of this value")
 
 
 def _managed_key(store: KeyStore, request: Request, parameter: str, permission: str) -> KeyRecord:
@@ -64,123 +42,29 @@ def _managed_key(store: KeyStore, request: Request, parameter: str, permission: 
     identifier = request.text(parameter)
     if identifier.startswith("alias/") or ":alias/" in identifier:
         raise Refusal("NotFoundException", f"Invalid keyId {identifier!r}")
-    return _authorized_key(store, request, parameter, permission)
-
-
-def _usable_key(store: KeyStore, request: Request, parameter: str, permission: str) -> KeyRecord:
-    record = _authorized_key(store, request, parameter, permission)
-    store.check_usable(record)
-    return record
-
-
-# Data
-
-
-def _encrypt(store: KeyStore, request: Request) -> Answer:
-    plaintext, context = request.blob("Plaintext", _MAX_PLAINTEXT), request.context()
-    record = _usable_key(store, request, "KeyId", "Encrypt")
-    return {
-        "CiphertextBlob": _seal(record, plaintext, context),
-        "KeyId": record.arn,
-        "EncryptionAlgorithm": SYMMETRIC_DEFAULT,
-    }
-
-
-def _decrypt(store: KeyStore, request: Request) -> Answer:
-    record, plaintext = _open(store, request, "KeyId", request.context(), "Decrypt")
-    return {
-        "KeyId": record.arn,
-        "Plaintext": plaintext,
-        "EncryptionAlgorithm": SYMMETRIC_DEFAULT,
-        "KeyMaterialId": record.material.material_id,
-    }
-
-
-def _re_encrypt(store: KeyStore, request: Request) -> Answer:
-    context = request.context("DestinationEncryptionContext")
-    request.text("DestinationKeyId")
-    source, plaintext = _open(
-        store, request, "SourceKeyId", request.context("SourceEncryptionContext"), "ReEncryptFrom"
-    )
-    record = _usable_key(store, request, "DestinationKeyId", "ReEncryptTo")
-    return {
-        "CiphertextBlob": _seal(record, plaintext, context),
-        "SourceKeyId": source.arn,
-        "KeyId": record.arn,
-        "SourceEncryptionAlgorithm": SYMMETRIC_DEFAULT,
-        "DestinationEncryptionAlgorithm": SYMMETRIC_DEFAULT,
-        "SourceKeyMaterialId": source.material.material_id,
-        "DestinationKeyMaterialId": record.material.material_id,
-    }
-
-
-def _generate_data_key(store: KeyStore, request: Request) -> Answer:
-    plaintext = os.urandom(_data_key_length(request))
-    answer = _sealed_data_key(store, request, plaintext, "GenerateDataKey")
-    return answer | {"Plaintext": plaintext}
-
-
-def _generate_data_key_without_plaintext(store: KeyStore, request: Request) -> Answer:
-    plaintext = os.urandom(_data_key_length(request))
-    return _sealed_data_key(store, request, plaintext, "GenerateDataKeyWithoutPlaintext")
-
-
-def _data_key_length(request: Request) -> int:
-    spec = request.choice("KeySpec", tuple(_DATA_KEY_SPECS))
-    length = request.integer("NumberOfBytes", 1, _MAX_DATA_KEY)
-    if length is not None and spec is None:
-        return length
-    if spec is not None and length is None:
-        return _DATA_KEY_SPECS[spec]
-    raise Refusal("ValidationException", "Please specify either number of bytes or key spec.")
-
-
-def _sealed_data_key(store: KeyStore, request: Request, plaintext: bytes, permission: str) -> Answer:
-    context = request.context()
-    record = _usable_key(store, request, "KeyId", permission)
-    return {
-        "CiphertextBlob": _seal(record, plaintext, context),
-        "KeyId": record.arn,
-        "KeyMaterialId": record.material.material_id,
-    }
-
-
-def _seal(record: KeyRecord, plaintext: bytes, context: Mapping[str, str]) -> bytes:
-    return _kms_blobs.seal(record.material.key, record.account, record.key_id, plaintext, context)
-
-
-def _open(
-    store: KeyStore, request: Request, parameter: str, context: Mapping[str, str], permission: str
-) -> tuple[KeyRecord, bytes]:
-    """Return key and plaintext of the blob. The key that `parameter` names, if any, must be the blob's."""
-    data, tokens = request.blob("CiphertextBlob", _MAX_CIPHERTEXT), request.grant_tokens()
-    if request.optional_text(parameter) is not None:
-        record = _usable_key(store, request, parameter, permission)
-        blob = _kms_blobs.parse(data)
-        if (blob.account, blob.key_id) != (record.account, record.key_id):
-            raise Refusal(
-                "IncorrectKeyException",
-                "The key ID in the request does not identify a CMK that can perform this operation.",
-            )
-    else:
-        blob = _kms_blobs.parse(data)
-        record = store.of_blob(blob.account, blob.key_id, request.region)
-        store.authorize(record, permission, tokens)
-        store.check_usable(record)
-    return record, _kms_blobs.unseal(record.material.key, blob, context)
+    return authorized_key(store, request, parameter, permission)
 
 
 # Keys
 
 
 def _describe_key(store: KeyStore, request: Request) -> Answer:
-    return {"KeyMetadata": _metadata(store, _authorized_key(store, request, "KeyId", "DescribeKey"))}
+    return {"KeyMetadata": _metadata(store, authorized_key(store, request, "KeyId", "DescribeKey"))}
 
 
 def _create_key(store: KeyStore, request: Request) -> Answer:
-    record = store.create(
-        region=request.region, account=None, multi_region=request.flag("MultiRegion"), key_id=None
-    )
+    name, usage = request.optional_text("KeySpec") or SYMMETRIC_DEFAULT, request.optional_text("KeyUsage")
+    multi_region = request.flag("MultiRegion")
+    if name not in KEY_SPECS:
+        raise _not_served("KeySpec")
+    if usage not in (None, ENCRYPT_DECRYPT, KEY_AGREEMENT):
+        raise _not_served("KeyUsage")
+    spec = KEY_SPECS[name]
+    if usage is None and name != SYMMETRIC_DEFAULT:
+        raise Refusal("ValidationException", "You must specify a KeyUsage value for an asymmetric KMS key.")
+    if usage not in (None, spec.usage):
+        raise Refusal("ValidationException", f"KeyUsage {usage} is not compatible with KeySpec {name}.")
+    record = store.create(region=request.region, multi_region=multi_region, spec=spec)
     return {"KeyMetadata": _metadata(store, record)}
 
 
@@ -254,15 +138,15 @@ def _metadata(store: KeyStore, record: KeyRecord) -> Answer:
         "CreationDate": _date(record.created),
         "Enabled": record.state is KeyState.ENABLED,
         "Description": "",
-        "KeyUsage": record.key_usage,
+        "KeyUsage": record.spec.usage,
         "KeyState": str(record.state),
         "Origin": "AWS_KMS",
         "KeyManager": "CUSTOMER",
-        "CustomerMasterKeySpec": record.key_spec,
-        "KeySpec": record.key_spec,
-        "EncryptionAlgorithms": [SYMMETRIC_DEFAULT],
+        "CustomerMasterKeySpec": record.spec.name,
+        "KeySpec": record.spec.name,
         "MultiRegion": record.primary_region is not None,
-        "CurrentKeyMaterialId": record.material.material_id,
+        **algorithms(record),
+        **material_id(record, "Current"),
     }
     if record.deletion is not None:
         metadata["DeletionDate"] = _date(record.deletion)
@@ -308,35 +192,39 @@ _WITHOUT_EFFECT = frozenset(
 )
 _ONLY_VALUE: dict[str, object] = {
     "CustomerMasterKeySpec": SYMMETRIC_DEFAULT,
-    "DestinationEncryptionAlgorithm": SYMMETRIC_DEFAULT,
     "DryRun": False,
-    "EncryptionAlgorithm": SYMMETRIC_DEFAULT,
-    "KeySpec": SYMMETRIC_DEFAULT,
-    "KeyUsage": "ENCRYPT_DECRYPT",
     "Origin": "AWS_KMS",
-    "SourceEncryptionAlgorithm": SYMMETRIC_DEFAULT,
 }
+_DATA = ("KeyId", "EncryptionAlgorithm", "EncryptionContext", "GrantTokens")
 _DATA_KEY = ("KeyId", "NumberOfBytes", "KeySpec", "EncryptionContext", "GrantTokens")
 
 OPERATIONS: dict[str, _Operation] = {
     "CancelKeyDeletion": _operation(_cancel_key_deletion, "KeyId"),
     "CreateAlias": _operation(_create_alias, "AliasName", "TargetKeyId"),
     "CreateGrant": _operation(_create_grant, "KeyId", "Operations", "GrantTokens"),
-    "CreateKey": _operation(_create_key, "MultiRegion"),
-    "Decrypt": _operation(_decrypt, "CiphertextBlob", "KeyId", "EncryptionContext", "GrantTokens"),
+    "CreateKey": _operation(_create_key, "KeySpec", "KeyUsage", "MultiRegion"),
+    "Decrypt": _operation(_kms_cryptography.decrypt, "CiphertextBlob", *_DATA),
     "DeleteAlias": _operation(_delete_alias, "AliasName"),
+    "DeriveSharedSecret": _operation(
+        _kms_cryptography.derive_shared_secret, "KeyId", "KeyAgreementAlgorithm", "PublicKey", "GrantTokens"
+    ),
     "DescribeKey": _operation(_describe_key, "KeyId", "GrantTokens"),
     "DisableKey": _operation(_disable_key, "KeyId"),
     "EnableKey": _operation(_enable_key, "KeyId"),
-    "Encrypt": _operation(_encrypt, "KeyId", "Plaintext", "EncryptionContext", "GrantTokens"),
-    "GenerateDataKey": _operation(_generate_data_key, *_DATA_KEY),
-    "GenerateDataKeyWithoutPlaintext": _operation(_generate_data_key_without_plaintext, *_DATA_KEY),
+    "Encrypt": _operation(_kms_cryptography.encrypt, "Plaintext", *_DATA),
+    "GenerateDataKey": _operation(_kms_cryptography.generate_data_key, *_DATA_KEY),
+    "GenerateDataKeyWithoutPlaintext": _operation(
+        _kms_cryptography.generate_data_key_without_plaintext, *_DATA_KEY
+    ),
+    "GetPublicKey": _operation(_kms_cryptography.get_public_key, "KeyId", "GrantTokens"),
     "ReEncrypt": _operation(
-        _re_encrypt,
+        _kms_cryptography.re_encrypt,
         "CiphertextBlob",
+        "DestinationEncryptionAlgorithm",
         "DestinationEncryptionContext",
         "DestinationKeyId",
         "GrantTokens",
+        "SourceEncryptionAlgorithm",
         "SourceEncryptionContext",
         "SourceKeyId",
     ),

@@ -56,7 +56,7 @@ except ModuleNotFoundError as _missing:
 _CONTENT_TYPE = "application/x-amz-json-1.1"
 _TARGET_PREFIX = "TrentService."
 _SCOPE = re.compile(r"Credential=[^/\s,]+/\d{8}/((?:[a-z]+-){2,3}\d+)/kms/aws4_request[\s,]")
-_BLOBS = frozenset({"CiphertextBlob", "Plaintext"})
+_BLOBS = frozenset({"CiphertextBlob", "Plaintext", "PublicKey", "SharedSecret"})
 # Requests still waiting for their latency when the server stops; it is not worth waiting with them.
 _SHUTDOWN_SECONDS = 0.1
 

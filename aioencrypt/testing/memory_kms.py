@@ -1,4 +1,4 @@
-"""An AWS KMS in memory, for tests: real AES-256-GCM, real rules about who may use which key where."""
+"""An AWS KMS in memory, for tests: real cryptography, real rules about who may use which key where."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ from typing import Any
 
 import anyio
 import attrs
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 
+from aioencrypt.testing._kms_asymmetric import KEY_SPECS, KeySpec
 from aioencrypt.testing._kms_client import InMemoryKMSClient
 from aioencrypt.testing._kms_errors import InMemoryKMSError, Refusal, service_error
 from aioencrypt.testing._kms_faults import Faults
@@ -98,16 +101,29 @@ class InMemoryKMS:
         account: str | None = None,
         multi_region: bool = False,
         key_id: str | None = None,
+        key_spec: str = "SYMMETRIC_DEFAULT",
+        key_usage: str | None = None,
+        private_key: RSAPrivateKey | EllipticCurvePrivateKey | bytes | None = None,
     ) -> str:
-        """Create a symmetric key and return its ARN.
+        """Create a key and return its ARN.
 
         `key_id` is drawn if it is not given; ids that start with `mrk-` are those of multi-Region keys, and
-        of no other. Raises `ValueError` for what AWS would not have, AlreadyExistsException for a second
-        key of the same ARN or, multi-Region, of the same id.
+        of no other. `key_spec` is also RSA_2048, RSA_3072 or RSA_4096 (ENCRYPT_DECRYPT), ECC_NIST_P256,
+        ECC_NIST_P384 or ECC_NIST_P521 (KEY_AGREEMENT); `key_usage` may say so, and nothing else.
+        `private_key`, a key object or unencrypted PEM, is used in place of a new key pair.
+
+        Raises `ValueError` for what AWS would not have, AlreadyExistsException for a second key of the same
+        ARN or, multi-Region, of the same id.
         """
+        spec = _key_spec(key_spec, key_usage)
         with self._named("CreateKey"):
             record = self._store.create(
-                region=region, account=account, multi_region=multi_region, key_id=key_id
+                region=region,
+                account=account,
+                multi_region=multi_region,
+                key_id=key_id,
+                spec=spec,
+                private_key=private_key,
             )
             return record.arn
 
@@ -308,6 +324,14 @@ def _call(request: Request, error: str | None) -> KMSCall:
         grant_tokens=tuple(tokens) if isinstance(tokens, list | tuple) else (),
         error=error,
     )
+
+
+def _key_spec(name: str, usage: str | None) -> KeySpec:
+    _check_names([name], KEY_SPECS)
+    spec = KEY_SPECS[name]
+    if usage not in (None, spec.usage):
+        raise ValueError(f"the key_usage of {name} is {spec.usage} here, not {usage!r}")
+    return spec
 
 
 def _check_names(names: Iterable[str], known: Iterable[str]) -> None:

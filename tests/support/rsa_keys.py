@@ -14,10 +14,14 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 
-@lru_cache
 def rsa_key(name: str = "first", bits: int = 2048) -> rsa.RSAPrivateKey:
     """Return the same private key for a name and a size, within one run."""
-    del name
+    return _generated(name, bits)
+
+
+# Defaults would be one entry of the cache, the same values written out another.
+@lru_cache
+def _generated(name: str, bits: int) -> rsa.RSAPrivateKey:
     return rsa.generate_private_key(public_exponent=65537, key_size=bits)
 
 

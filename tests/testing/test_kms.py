@@ -20,9 +20,12 @@ from aiobotocore.config import AioConfig
 from aiobotocore.session import get_session
 from botocore.config import Config
 from botocore.exceptions import ClientError, ConnectionClosedError, ReadTimeoutError
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
+from cryptography.hazmat.primitives.serialization import load_der_public_key
 
 from aioencrypt.testing import InMemoryKMS
 from aioencrypt.testing.kms import KMSServer, run_in_thread
+from tests.support.kms_pairs import oaep
 
 US, EU = "us-east-1", "eu-west-1"
 AUTHORIZATION = (
@@ -95,6 +98,34 @@ def test_encrypt_and_re_encrypt(kms: InMemoryKMS, connect: Callable[..., Any]) -
     assert client.decrypt(CiphertextBlob=moved["CiphertextBlob"])["Plaintext"] == b"secret"
     with pytest.raises(client.exceptions.IncorrectKeyException):
         client.decrypt(CiphertextBlob=moved["CiphertextBlob"], KeyId=old)
+
+
+def test_rsa_keys(connect: Callable[..., Any]) -> None:
+    client = connect()
+    key = client.create_key(KeySpec="RSA_2048", KeyUsage="ENCRYPT_DECRYPT")["KeyMetadata"]["Arn"]
+    algorithm = "RSAES_OAEP_SHA_256"
+    answer = client.get_public_key(KeyId=key)
+    assert algorithm in answer["EncryptionAlgorithms"]
+    public = load_der_public_key(answer["PublicKey"])
+    assert isinstance(public, RSAPublicKey)
+    blob = public.encrypt(b"secret", oaep(algorithm))
+    opened = client.decrypt(KeyId=key, CiphertextBlob=blob, EncryptionAlgorithm=algorithm)
+    assert (opened["KeyId"], opened["Plaintext"]) == (key, b"secret")
+    with pytest.raises(client.exceptions.InvalidKeyUsageException):
+        client.generate_data_key(KeyId=key, NumberOfBytes=32)
+
+
+def test_key_agreement(connect: Callable[..., Any]) -> None:
+    client = connect()
+    made = [client.create_key(KeySpec="ECC_NIST_P384", KeyUsage="KEY_AGREEMENT") for _ in range(2)]
+    keys = [answer["KeyMetadata"]["Arn"] for answer in made]
+    public = [client.get_public_key(KeyId=key)["PublicKey"] for key in keys]
+    secrets = [
+        client.derive_shared_secret(KeyId=key, KeyAgreementAlgorithm="ECDH", PublicKey=peer)["SharedSecret"]
+        for key, peer in zip(keys, reversed(public), strict=True)
+    ]
+    assert secrets[0] == secrets[1]
+    assert len(secrets[0]) == 48
 
 
 def test_the_region_is_that_of_the_signature(kms: InMemoryKMS, connect: Callable[..., Any]) -> None:

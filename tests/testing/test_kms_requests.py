@@ -68,9 +68,11 @@ async def test_refused_before_anything_is_looked_up(
     ("operation", "parameters"),
     [
         ("Encrypt", {"KeyId": KEY, "Plaintext": b"a", "DryRun": True}),
-        ("Encrypt", {"KeyId": KEY, "Plaintext": b"a", "EncryptionAlgorithm": "RSAES_OAEP_SHA_256"}),
+        ("DescribeKey", {"KeyId": KEY, "EncryptionAlgorithm": "RSAES_OAEP_SHA_256"}),
         ("Decrypt", {"CiphertextBlob": b"a", "Recipient": {}}),
-        ("CreateKey", {"KeySpec": "RSA_2048"}),
+        ("CreateKey", {"KeySpec": "HMAC_256", "KeyUsage": "GENERATE_VERIFY_MAC"}),
+        ("CreateKey", {"KeySpec": "RSA_2048", "KeyUsage": "SIGN_VERIFY"}),
+        ("CreateKey", {"CustomerMasterKeySpec": "RSA_2048"}),
     ],
 )
 async def test_what_is_not_served_is_refused(operation: str, parameters: dict[str, Any]) -> None:

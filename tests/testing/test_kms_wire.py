@@ -21,6 +21,7 @@ import pytest_asyncio
 import aioencrypt.testing
 from aioencrypt.testing import InMemoryKMS
 from aioencrypt.testing.kms import KMSServer, main
+from tests.support.kms_pairs import curve_key, der
 
 US, EU = "us-east-1", "eu-west-1"
 AUTHORIZATION = (
@@ -231,6 +232,26 @@ async def test_injecting_faults(kms: InMemoryKMS, session: aiohttp.ClientSession
         await ask()
     assert await control(session, {"recover": {"region": US}}) == 204
     assert (await ask())[0] == 200
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize(
+    ("operation", "field"), [("GetPublicKey", "PublicKey"), ("DeriveSharedSecret", "SharedSecret")]
+)
+async def test_injecting_blobs_of_key_pairs(
+    kms: InMemoryKMS, session: aiohttp.ClientSession, operation: str, field: str
+) -> None:
+    key = kms.create_key(key_spec="ECC_NIST_P256")
+    public = base64.b64encode(der(curve_key())).decode()
+    body = {"KeyId": key} | (
+        {"KeyAgreementAlgorithm": "ECDH", "PublicKey": public} if field == "SharedSecret" else {}
+    )
+    changes = {field: base64.b64encode(b"short").decode()}
+    assert await control(session, {"answer_next": {"operation": operation, "changes": changes}}) == 204
+    _, answer = await post(session, body, target=f"TrentService.{operation}")
+    assert base64.b64decode(answer[field]) == b"short"
+    _, answer = await post(session, body, target=f"TrentService.{operation}")
+    assert len(base64.b64decode(answer[field])) == (32 if field == "SharedSecret" else len(der(curve_key())))
 
 
 @pytest.mark.asyncio
