@@ -16,9 +16,13 @@ from aioencrypt.providers.base import MasterKeyProvider
 from aioencrypt.streams.decrypt import DecryptOptions, DecryptStream, decrypt_whole
 from aioencrypt.streams.encrypt import EncryptOptions, EncryptStream, encrypt_whole
 from aioencrypt.streams.files import EncryptWriter, FileReader, PathLike
+from aioencrypt.streams.ranges import SeekableSource, open_range_source
+from aioencrypt.streams.seekable import SeekableDecryptStream
 from aioencrypt.streams.sources import Source, known_length, open_source
 
 DEFAULT_FRAME_LENGTH = 4096
+DEFAULT_CACHE_LENGTH = 4 * 1024 * 1024
+DEFAULT_CONCURRENCY = 4
 
 Provider = MasterKeyProvider | CryptographicMaterialsManager
 """What gives data keys: a master key, a provider or a CMM."""
@@ -27,12 +31,11 @@ Provider = MasterKeyProvider | CryptographicMaterialsManager
 class EncryptResult(tuple[bytes, MessageHeader]):
     """The message and its header: ``ciphertext, header = await encrypt(...)``."""
 
-    _provenance: Provenance
-
     def __new__(cls, ciphertext: bytes, header: MessageHeader, provenance: Provenance) -> EncryptResult:
-        result = super().__new__(cls, (ciphertext, header))
-        result._provenance = provenance
-        return result
+        return super().__new__(cls, (ciphertext, header))
+
+    def __init__(self, ciphertext: bytes, header: MessageHeader, provenance: Provenance) -> None:
+        self._provenance = provenance
 
     @property
     def ciphertext(self) -> bytes:
@@ -56,12 +59,11 @@ class EncryptResult(tuple[bytes, MessageHeader]):
 class DecryptResult(tuple[bytes, MessageHeader]):
     """The plaintext and the verified header: ``plaintext, header = await decrypt(...)``."""
 
-    _provenance: Provenance
-
     def __new__(cls, plaintext: bytes, header: MessageHeader, provenance: Provenance) -> DecryptResult:
-        result = super().__new__(cls, (plaintext, header))
-        result._provenance = provenance
-        return result
+        return super().__new__(cls, (plaintext, header))
+
+    def __init__(self, plaintext: bytes, header: MessageHeader, provenance: Provenance) -> None:
+        self._provenance = provenance
 
     @property
     def plaintext(self) -> bytes:
@@ -87,7 +89,8 @@ class EncryptionClient:
 
     `commitment_policy` says which suites are written and read. `max_encrypted_data_keys` limits the
     encrypted data keys of a message in both directions; None is no limit. `limits` bounds what is
-    decrypted. `offload` says where AES-GCM runs.
+    decrypted. `offload` says where AES-GCM runs. `net_v4_0_0_retry`: a header that fails is verified
+    once more as version 4.0.0 of the SDK for .NET wrote it.
     Specification: client-apis/client.md.
     """
 
@@ -98,6 +101,7 @@ class EncryptionClient:
         max_encrypted_data_keys: int | None = None,
         limits: Limits = Limits(),  # noqa: B008 (frozen)
         offload: Offload = Offload.AUTO,
+        net_v4_0_0_retry: bool = True,
     ) -> None:
         if max_encrypted_data_keys is not None and max_encrypted_data_keys < 1:
             raise ValueError(
@@ -107,6 +111,9 @@ class EncryptionClient:
         self._max_encrypted_data_keys = max_encrypted_data_keys
         self._limits = limits
         self._offload = Offload(offload)
+        if not isinstance(net_v4_0_0_retry, bool):
+            raise TypeError(f"net_v4_0_0_retry is a bool, not {type(net_v4_0_0_retry).__name__}")
+        self._net_v4_0_0_retry = net_v4_0_0_retry
 
     def __repr__(self) -> str:
         return (
@@ -282,6 +289,41 @@ class EncryptionClient:
             return EncryptWriter(path, writing)
         raise ValueError(f"mode is {mode!r}; it must be 'rb' or 'wb'")
 
+    def open_seekable(
+        self,
+        source: SeekableSource,
+        provider: Provider,
+        *,
+        encryption_context: Mapping[str, str] | None = None,
+        accept_unverified_signature: bool = False,
+        limits: Limits | None = None,
+        cache_length: int = DEFAULT_CACHE_LENGTH,
+        concurrency: int = DEFAULT_CONCURRENCY,
+    ) -> SeekableDecryptStream:
+        """Return a message that can be read anywhere; enter it with `async with`.
+
+        `source`: bytes, the path of a file, or any `RangeSource`, which is closed with the stream.
+        `accept_unverified_signature`: read signed messages, too, though nobody verifies a signature
+        without reading everything: whoever can decrypt the message could have written it.
+        `cache_length`: bytes of plaintext that are kept; the frames read last are kept however long.
+        `concurrency`: how many ranges are read at once.
+
+        Raises `ValueError` and `TypeError` for wrong arguments here; `MessageError`, `PolicyError`,
+        `ProviderError` and what the source raises on entry. Other arguments: `decrypt_stream`.
+        """
+        _check_number("cache_length", cache_length, 0)
+        _check_number("concurrency", concurrency, 1)
+        options = self._decrypt_options(
+            provider, encryption_context, SignaturePolicy.ALLOW, limits, Release.STREAM
+        )
+        return SeekableDecryptStream(
+            open_range_source(source),
+            options,
+            accept_unverified_signature=accept_unverified_signature,
+            cache_length=cache_length,
+            concurrency=concurrency,
+        )
+
     def _encrypt_options(
         self,
         provider: Provider,
@@ -330,6 +372,7 @@ class EncryptionClient:
             release=Release(release),
             limits=self._limits if limits is None else limits,
             offload=self._offload,
+            net_v4_0_0_retry=self._net_v4_0_0_retry,
         )
 
 
@@ -347,4 +390,5 @@ encrypt: Final = _default.encrypt
 encrypt_stream: Final = _default.encrypt_stream
 decrypt: Final = _default.decrypt
 decrypt_stream: Final = _default.decrypt_stream
+open_seekable: Final = _default.open_seekable
 open: Final = _default.open  # noqa: A001

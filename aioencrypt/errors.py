@@ -15,7 +15,8 @@
     |   |-- SignaturePolicyError            signed, or not signed, against the caller's wish
     |   |-- LimitError                      larger than a limit
     |   |-- PlaintextLengthError            the source is not as long as the caller said
-    |   `-- EncryptionContextMismatchError  the header says otherwise than the caller
+    |   |-- EncryptionContextMismatchError  the header says otherwise than the caller
+    |   `-- RequiredEncryptionContextError  the caller leaves out what a manager requires
     |-- ProviderError                     no data key: see .attempts
     |   `-- ServiceError                    what a key service answered
     |-- StreamError                       a stream is used in a way that it does not allow
@@ -127,6 +128,17 @@ class EncryptionContextMismatchError(PolicyError):
         names = ", ".join(repr(key) for key in self.keys)
         super().__init__(
             f"the header has another value than the caller for the encryption context keys {names}"
+        )
+
+
+class RequiredEncryptionContextError(PolicyError):
+    """Pairs are not given that a `RequiredEncryptionContextCMM` requires. `keys` names them."""
+
+    def __init__(self, keys: Sequence[str]) -> None:
+        self.keys: tuple[str, ...] = tuple(keys)
+        names = ", ".join(repr(key) for key in self.keys)
+        super().__init__(
+            f"the encryption context lacks the required keys {names}; give them as encryption_context"
         )
 
 

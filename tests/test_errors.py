@@ -20,6 +20,7 @@ from aioencrypt.errors import (
     PlaintextLengthError,
     PolicyError,
     ProviderError,
+    RequiredEncryptionContextError,
     ServiceError,
     describe,
 )
@@ -39,6 +40,7 @@ TREE = {
     "LimitError": "PolicyError",
     "PlaintextLengthError": "PolicyError",
     "EncryptionContextMismatchError": "PolicyError",
+    "RequiredEncryptionContextError": "PolicyError",
     "ProviderError": "EncryptionError",
     "ServiceError": "ProviderError",
     "StreamError": "EncryptionError",
@@ -112,6 +114,14 @@ def test_a_mismatch_names_the_keys() -> None:
     assert error.keys == ("tenant", "größe")
     assert str(error) == (
         "the header has another value than the caller for the encryption context keys 'tenant', 'größe'"
+    )
+
+
+def test_missing_required_pairs_name_the_keys() -> None:
+    error = RequiredEncryptionContextError(["größe", "tenant"])
+    assert error.keys == ("größe", "tenant")
+    assert str(error) == (
+        "the encryption context lacks the required keys 'größe', 'tenant'; give them as encryption_context"
     )
 
 

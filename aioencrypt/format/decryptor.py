@@ -31,7 +31,6 @@ from aioencrypt.errors import (
 )
 from aioencrypt.format import body
 from aioencrypt.format.body import BodyCipher
-from aioencrypt.format.derivation import derive_message_key
 from aioencrypt.format.events import (
     EndOfMessage,
     Event,
@@ -75,7 +74,8 @@ class MessageDecryptor:
 
     All lengths are in bytes, None is no limit: `max_header_length` of the header,
     `max_frame_length` of a frame or a non-framed body, `max_plaintext_length` of the whole. A breach
-    is a `LimitError` from the length field, before the bytes are there. Errors are sticky.
+    is a `LimitError` from the length field, before the bytes are there. `net_v4_0_0_retry`: see
+    `ReceivedHeader.unlock`. `batch_cost` is what one work may take, in microseconds. Errors are sticky.
     """
 
     def __init__(
@@ -85,6 +85,8 @@ class MessageDecryptor:
         max_encrypted_data_keys: int | None = None,
         max_frame_length: int | None = None,
         max_plaintext_length: int | None = None,
+        net_v4_0_0_retry: bool = False,
+        batch_cost: float = body.BATCH_COST,
     ) -> None:
         self.state: State = State.HEADER
         self._queue = ByteQueue()
@@ -97,6 +99,8 @@ class MessageDecryptor:
         self._cipher: BodyCipher | None = None
         self._max_frame_length = max_frame_length
         self._max_plaintext_length = max_plaintext_length
+        self._net_v4_0_0_retry = net_v4_0_0_retry
+        self._batch_cost = batch_cost
         self._events: deque[Event] = deque()
         self._unsettled: deque[OpenWork | VerifyWork] = deque()
         self._withheld: Plaintext | None = None
@@ -228,8 +232,7 @@ class MessageDecryptor:
         try:
             if algorithm and verification_key is None:
                 raise SignatureError("the message is signed, but no verification key is there")
-            key = derive_message_key(header.algorithm_suite, data_key, header.message_id)
-            self._received.verify(key, authenticated_context)
+            key = self._received.unlock(data_key, authenticated_context, self._net_v4_0_0_retry)
         except EncryptionError as error:
             self.fail(error)
             raise
@@ -262,7 +265,8 @@ class MessageDecryptor:
             return None
         length = self._header.frame_length
         stride = length + body.FRAME_OVERHEAD
-        count = min(body.batch_frames(length, len(self._queue) // stride), self._frames_allowed(length))
+        complete = body.batch_frames(length, len(self._queue) // stride, self._batch_cost)
+        count = min(complete, self._frames_allowed(length))
         count = count and body.count_regular(self._queue.peek_pieces(count * stride), length, self._sequence)
         if count:
             return self._open_regular(count, stride)

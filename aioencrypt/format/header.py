@@ -14,7 +14,7 @@ from cryptography.exceptions import InvalidTag
 
 from aioencrypt.errors import LimitError, MalformedMessageError, TagError
 from aioencrypt.format.context import parse_context, read_only, serialize_context
-from aioencrypt.format.derivation import MessageKey
+from aioencrypt.format.derivation import MessageKey, derive_message_key
 from aioencrypt.format.suites import IV_LENGTH, TAG_LENGTH, AlgorithmSuite
 from aioencrypt.format.wire import ByteQueue, Cursor, Short
 
@@ -25,6 +25,8 @@ MAX_FRAME_LENGTH = 0xFFFFFFFF
 _TYPE_CUSTOMER_AED = 0x80
 _RESERVED = bytes(4)
 _HEADER_IV = bytes(IV_LENGTH)
+# The number of pairs in an empty context, which the specification does not write.
+_NO_PAIRS = bytes(2)
 # What base64 makes of the first bytes of version 1 (01 80) and version 2 (02 04, 02 05).
 _BASE64_STARTS = (b"AY", b"Ag")
 
@@ -105,6 +107,24 @@ class ReceivedHeader:
     def serialized(self) -> bytes:
         """The whole header as it came."""
         return self.body + (self.iv if self.header.version == 1 else b"") + self.tag
+
+    def unlock(self, data_key: bytes, authenticated_context: bytes, net_v4_0_0_retry: bool) -> MessageKey:
+        """Derive the message key and verify the header with it; raises as `verify` does.
+
+        With `net_v4_0_0_retry`, a tag that fails is tried once more as version 4.0.0 of the SDK for
+        .NET made it: it left the message id out of the derivation of suites that do not commit, and
+        wrote out an empty `authenticated_context`.
+        """
+        suite, message_id = self.header.algorithm_suite, self.header.message_id
+        key = derive_message_key(suite, data_key, message_id)
+        try:
+            self.verify(key, authenticated_context)
+        except TagError:
+            if not net_v4_0_0_retry:
+                raise
+            key = derive_message_key(suite, data_key, message_id if suite.committing else b"")
+            self.verify(key, authenticated_context or _NO_PAIRS)
+        return key
 
     def verify(self, key: MessageKey, authenticated_context: bytes) -> None:
         """Check commitment and tag; raises `CommitmentError` or `TagError`.

@@ -190,15 +190,18 @@ def _encrypted_data_key(answer: Mapping[str, Any]) -> EncryptedDataKey:
 class _KMSProvider(MasterKeyProvider):
     """What both KMS providers are: an owner of clients."""
 
-    def __init__(self, service: KMSService) -> None:
+    def __init__(self, service: KMSService, preferred_region: str | None) -> None:
+        _check_region("preferred_region", preferred_region)
         self._service = service
+        self._preferred_region = preferred_region
 
     @abstractmethod
     def _keys_for(self, stored: KeyArn) -> Sequence[KMSMasterKey]:
         """Return the keys to call for a data key that the key of an ARN encrypted."""
 
     async def decrypt_data_key(self, request: DataKeyRequest) -> DecryptedDataKey:
-        ours: list[tuple[EncryptedDataKey, KeyArn]] = []
+        preferred: list[tuple[EncryptedDataKey, KeyArn]] = []
+        others: list[tuple[EncryptedDataKey, KeyArn]] = []
         for index, encrypted_data_key in enumerate(request.encrypted_data_keys):
             await give_way(index)
             if encrypted_data_key.provider_id == KMS_PROVIDER_ID:
@@ -206,15 +209,21 @@ class _KMSProvider(MasterKeyProvider):
                 if stored is None:
                     # aws-kms-keyring.md#ondecrypt: such a message fails here, before any call.
                     raise ProviderError("an encrypted data key of KMS does not name a KMS key ARN")
+                ours = preferred if self._prefers(stored) else others
                 ours.append((encrypted_data_key, stored))
         attempts: list[Attempt] = []
-        for index, (encrypted_data_key, stored) in enumerate(ours):
+        for index, (encrypted_data_key, stored) in enumerate(preferred + others):
             await give_way(index)
             for key in self._keys_for(stored):
                 opened = await try_decrypt(key, encrypted_data_key, request, attempts)
                 if opened:
                     return opened
         raise no_data_key(request, attempts)
+
+    def _prefers(self, stored: KeyArn) -> bool:
+        # The region that would be called counts: of a multi-Region key it may be another than the stored one.
+        region = self._preferred_region
+        return region is not None and any(key.region == region for key in self._keys_for(stored))
 
     def _master_key(self, key_id: str, multi_region: MultiRegion) -> KMSMasterKey:
         return KMSMasterKey(key_id, self._service, multi_region=multi_region)
@@ -237,7 +246,8 @@ class KMSMasterKeyProvider(_KMSProvider):
 
     `key_ids` are key ARNs, alias ARNs, or key ids and alias names in the default region; the first
     generates data keys. Only keys named by their key ARN decrypt. Related multi-Region keys are
-    refused with `MultiRegion.MATCH`.
+    refused with `MultiRegion.MATCH`. On decrypt, keys of the `preferred_region` are tried first, and
+    otherwise the order is that of the message.
 
     Clients: with none of the other arguments they are made with the standard credentials, inside
     `async with`; or from an aiobotocore `session`, with a `client_config` over ours, for an
@@ -251,6 +261,7 @@ class KMSMasterKeyProvider(_KMSProvider):
         key_ids: Sequence[str],
         *,
         multi_region: MultiRegion = MultiRegion.MATCH,
+        preferred_region: str | None = None,
         session: AioSession | None = None,
         client_config: AioConfig | None = None,
         endpoint_url: str | None = None,
@@ -272,7 +283,8 @@ class KMSMasterKeyProvider(_KMSProvider):
                 client_supplier=client_supplier,
                 grant_tokens=grant_tokens,
                 timeout=timeout,
-            )
+            ),
+            preferred_region,
         )
         self._multi_region = MultiRegion(multi_region)
         self._keys = tuple(self._master_key(key_id, self._multi_region) for key_id in key_ids)
@@ -287,7 +299,11 @@ class KMSMasterKeyProvider(_KMSProvider):
         return _rebuild, (
             type(self),
             (key_ids,),
-            {**self._service.configuration, "multi_region": self._multi_region},
+            {
+                **self._service.configuration,
+                "multi_region": self._multi_region,
+                "preferred_region": self._preferred_region,
+            },
         )
 
     async def encryption_keys(self, request: DataKeyRequest) -> Sequence[MasterKey]:
@@ -305,8 +321,8 @@ class KMSDiscoveryMasterKeyProvider(_KMSProvider):
 
     `discovery_filter` limits the accounts; None, any account, must be written out. `region` None calls
     each key in its own region. With a `region`, only that region is called: for its own keys, and for
-    its replicas of the multi-Region keys that the message names. The other arguments are those of
-    `KMSMasterKeyProvider`.
+    its replicas of the multi-Region keys that the message names. With a `preferred_region` the keys of
+    that region are tried first. The other arguments are those of `KMSMasterKeyProvider`.
     """
 
     def __init__(
@@ -314,6 +330,7 @@ class KMSDiscoveryMasterKeyProvider(_KMSProvider):
         *,
         discovery_filter: DiscoveryFilter | None,
         region: str | None = None,
+        preferred_region: str | None = None,
         session: AioSession | None = None,
         client_config: AioConfig | None = None,
         endpoint_url: str | None = None,
@@ -325,8 +342,9 @@ class KMSDiscoveryMasterKeyProvider(_KMSProvider):
         if not isinstance(discovery_filter, DiscoveryFilter | None):
             kind = type(discovery_filter).__name__
             raise TypeError(f"discovery_filter is a DiscoveryFilter, or None for any account, not {kind}")
-        if region is not None and (not isinstance(region, str) or not region):
-            raise ValueError("region is the name of a region, or None for the region of each key")
+        _check_region("region", region)
+        if region is not None and preferred_region is not None:
+            raise ValueError("with region no other one is called: leave preferred_region out, or region")
         super().__init__(
             KMSService(
                 session=session,
@@ -336,7 +354,8 @@ class KMSDiscoveryMasterKeyProvider(_KMSProvider):
                 client_supplier=client_supplier,
                 grant_tokens=grant_tokens,
                 timeout=timeout,
-            )
+            ),
+            preferred_region,
         )
         self._filter = discovery_filter
         self._region = region
@@ -345,7 +364,11 @@ class KMSDiscoveryMasterKeyProvider(_KMSProvider):
         return f"KMSDiscoveryMasterKeyProvider(discovery_filter={self._filter!r}, region={self._region!r})"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        own = {"discovery_filter": self._filter, "region": self._region}
+        own = {
+            "discovery_filter": self._filter,
+            "region": self._region,
+            "preferred_region": self._preferred_region,
+        }
         return _rebuild, (type(self), (), {**self._service.configuration, **own})
 
     async def encryption_keys(self, request: DataKeyRequest) -> Sequence[MasterKey]:
@@ -363,6 +386,12 @@ class KMSDiscoveryMasterKeyProvider(_KMSProvider):
     async def warm_up(self) -> None:
         if self._region:
             await self._service.warm_up([self._region])
+
+
+def _check_region(name: str, region: str | None) -> None:
+    """Check the name of a region; raises `ValueError`."""
+    if region is not None and (not isinstance(region, str) or not region):
+        raise ValueError(f"{name} is the name of a region, or None")
 
 
 def _rebuild(cls: type[_KMSProvider], args: tuple[Any, ...], kwargs: dict[str, Any]) -> _KMSProvider:

@@ -17,7 +17,13 @@ from aioencrypt.format.context import serialize_context
 from aioencrypt.format.suites import IV_LENGTH, TAG_LENGTH
 from aioencrypt.materials import DataKey, DataKeyRequest
 from aioencrypt.providers.base import MasterKey
-from aioencrypt.providers.wrapping import check_names, not_copied, random_data_key, serializations
+from aioencrypt.providers.wrapping import (
+    check_names,
+    namespaces_in_messages,
+    not_copied,
+    random_data_key,
+    serializations,
+)
 
 
 class RawAESMasterKey(MasterKey):
@@ -39,6 +45,7 @@ class RawAESMasterKey(MasterKey):
         if len(key) not in (16, 24, 32):
             raise ValueError(f"wrapping_key has {len(key)} bytes; an AES key has 16, 24 or 32")
         self._namespace = key_namespace
+        self._provider_ids = namespaces_in_messages(key_namespace)
         self._name = key_name
         self._aead = AESGCM(key)
         self._info_start = (
@@ -62,7 +69,7 @@ class RawAESMasterKey(MasterKey):
     def owns_data_key(self, encrypted_data_key: EncryptedDataKey) -> bool:
         info = encrypted_data_key.provider_info
         return (
-            encrypted_data_key.provider_id == self._namespace
+            encrypted_data_key.provider_id in self._provider_ids
             and len(info) == len(self._info_start) + IV_LENGTH
             and info.startswith(self._info_start)
         )

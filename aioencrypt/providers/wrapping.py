@@ -34,6 +34,16 @@ def check_names(key_namespace: str, key_name: str) -> None:
         )
 
 
+def namespaces_in_messages(key_namespace: str) -> frozenset[str]:
+    """Return the provider ids that writers made of a namespace.
+
+    Python SDKs before 4.0.1 counted characters where bytes are written, and so cut off what is not
+    ASCII, in the middle of a character or not.
+    """
+    cut = key_namespace.encode()[: len(key_namespace)]
+    return frozenset((key_namespace, cut.decode("utf-8", "surrogateescape")))
+
+
 def serializations(context: Mapping[str, str]) -> Iterator[bytes]:
     """Yield the bytes that writers authenticated for a context, those of the specification first.
 

@@ -36,7 +36,7 @@ from aioencrypt.format.work import Output
 from aioencrypt.managers.base import CryptographicMaterialsManager
 from aioencrypt.managers.default import check_decrypt_policy
 from aioencrypt.materials import DecryptionMaterials, DecryptionMaterialsRequest, Provenance
-from aioencrypt.offload import LONG, DigestQueue, run
+from aioencrypt.offload import LONG, DigestQueue, batch_cost, run
 from aioencrypt.policies import Limits, Offload, Release, SignaturePolicy
 from aioencrypt.streams.base import ByteStream
 from aioencrypt.streams.sources import Reader
@@ -61,6 +61,7 @@ class DecryptOptions:
     release: Release
     limits: Limits
     offload: Offload
+    net_v4_0_0_retry: bool
 
     def machine(self) -> MessageDecryptor:
         """Return a machine with these limits."""
@@ -69,10 +70,12 @@ class DecryptOptions:
             max_encrypted_data_keys=self.max_encrypted_data_keys,
             max_frame_length=self.limits.max_frame_length,
             max_plaintext_length=self.limits.max_plaintext_length,
+            net_v4_0_0_retry=self.net_v4_0_0_retry,
+            batch_cost=batch_cost(self.offload),
         )
 
-    async def unlock(self, machine: MessageDecryptor, header: MessageHeader) -> Provenance:
-        """Check the policies, fetch materials and verify the header; tells where the data key comes from."""
+    async def unlock(self, machine: MessageDecryptor, header: MessageHeader) -> DecryptionMaterials:
+        """Check the policies, fetch materials and verify the header; returns the materials."""
         self._check_policies(header)
         absent = [key for key in self.encryption_context if key not in header.encryption_context]
         try:
@@ -90,7 +93,7 @@ class DecryptOptions:
             if absent:
                 raise _with_absent(error, absent) from error
             raise
-        return materials.provenance
+        return materials
 
     def _check_policies(self, header: MessageHeader) -> None:
         """Refuse what needs no key to be refused, before any key service is called."""
@@ -172,7 +175,7 @@ async def _open_whole(
                 if machine.state is State.HEADER and rest:
                     await checkpoint()
             case HeaderParsed(parsed):
-                provenance = await options.unlock(machine, parsed)
+                provenance = (await options.unlock(machine, parsed)).provenance
             case HeaderVerified(verified):
                 header = verified
             case EndOfMessage():
@@ -242,7 +245,7 @@ class DecryptStream(ByteStream):
                 case NeedData():
                     await self._receive()
                 case HeaderParsed(header):
-                    self._provenance = await self._options.unlock(machine, header)
+                    self._provenance = (await self._options.unlock(machine, header)).provenance
                 case HeaderVerified(header):
                     self._header = header
                     return b""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import attrs
 import pytest
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from aioencrypt import (
@@ -16,6 +16,8 @@ from aioencrypt import (
     MultiMasterKeyProvider,
     ProviderError,
     RawAESMasterKey,
+    RawRSAMasterKey,
+    RSAPadding,
 )
 from tests.support.messages import (
     Message,
@@ -36,6 +38,7 @@ from tests.support.vectors import StaticDataKey
 pytestmark = [pytest.mark.anyio, on_asyncio]
 
 WRAPPING_KEY = bytes(range(32))
+RSA_KEY = rsa.generate_private_key(public_exponent=65537, key_size=2048)
 V1_SIGNED = AlgorithmSuite.ALG_AES_128_GCM_IV12_TAG16_HKDF_SHA256_ECDSA_P256
 V1_UNSIGNED = AlgorithmSuite.ALG_AES_256_GCM_IV12_TAG16_NO_KDF
 
@@ -116,6 +119,17 @@ async def test_raw_aes_keys_of_old_javascript_are_opened(suite: AlgorithmSuite, 
     assert header.encryption_context == context
 
 
+@orders
+async def test_pairs_that_are_given_do_not_change_the_order_of_old_javascript(order: list[str]) -> None:
+    context, serialized = in_order(UNSIGNED, order)
+    edk = aes_wrapped(example_data_key(UNSIGNED), serialized)
+    message = build_message(UNSIGNED, b"secret", encryption_context=serialized, encrypted_data_keys=[edk])
+    key = RawAESMasterKey("ns", "name", wrapping_key=WRAPPING_KEY)
+    for given in (context, dict(reversed(context.items())), {order[-1]: context[order[-1]]}):
+        result = await client_for(UNSIGNED).decrypt(message.data, key, encryption_context=given)
+        assert result.plaintext == b"secret"
+
+
 @pytest.mark.parametrize(
     "order",
     [
@@ -149,10 +163,48 @@ async def test_a_key_wrapped_with_another_context_does_not_open(suite: Algorithm
 
 # Python before 4.0.1: provider ids that are not ASCII are cut to as many bytes as they have characters
 
+cut_names = pytest.mark.parametrize("name", ["größe", "日本", "x\u00e9", "éab", "🔑"])
 
-@pytest.mark.parametrize("name", ["größe", "日本", "x\u00e9", "éab"])
+
+def rsa_wrapped(data_key: bytes, provider_id: bytes) -> EncryptedDataKey:
+    """framework/raw-rsa-keyring.md."""
+    sha256 = hashes.SHA256()
+    scheme = padding.OAEP(mgf=padding.MGF1(algorithm=sha256), algorithm=sha256, label=None)
+    ciphertext = RSA_KEY.public_key().encrypt(data_key, scheme)
+    return EncryptedDataKey(provider_id.decode("utf-8", "surrogateescape"), b"name", ciphertext)
+
+
+@cut_names
 @some_suites
-async def test_a_cut_provider_id_is_another_keys(suite: AlgorithmSuite, name: str) -> None:
+async def test_a_cut_provider_id_is_its_keys(suite: AlgorithmSuite, name: str) -> None:
+    cut = name.encode()[: len(name)]
+    context = context_for(suite, {"a": "1"})
+    data_key = example_data_key(suite)
+    aes = aes_wrapped(data_key, sorted_context(context), provider_id=cut)
+    rsa = rsa_wrapped(data_key, cut)
+    keys = (
+        RawAESMasterKey(name, "name", wrapping_key=WRAPPING_KEY),
+        RawRSAMasterKey(name, "name", private_key=RSA_KEY, padding=RSAPadding.OAEP_SHA256),
+    )
+    message = build_message(
+        suite, b"secret", encryption_context=context, encrypted_data_keys=[aes, rsa], frame_length=128
+    )
+    for key in keys:
+        plaintext, header = await opened(message, key)
+        assert plaintext == b"secret"
+        # it serializes as it came
+        assert header.encrypted_data_keys == (aes, rsa)
+        assert header.encrypted_data_keys[0].serialize().startswith(u16(len(cut)) + cut)
+        assert header.encrypted_data_keys[0].serialize() in message.data
+    # what is written now has the whole name
+    for key in keys[:1]:
+        written = await client_for(suite).encrypt(b"secret", key, algorithm_suite=suite)
+        assert written.header.encrypted_data_keys[0].provider_id == name
+
+
+@cut_names
+@some_suites
+async def test_a_cut_provider_id_is_no_other_keys(suite: AlgorithmSuite, name: str) -> None:
     cut = name.encode()[: len(name)]
     context = context_for(suite, {"a": "1"})
     data_key = example_data_key(suite)
@@ -162,20 +214,27 @@ async def test_a_cut_provider_id_is_another_keys(suite: AlgorithmSuite, name: st
     message = build_message(
         suite, b"secret", encryption_context=context, encrypted_data_keys=[odd, good], frame_length=128
     )
-    theirs = RawAESMasterKey(name, "name", wrapping_key=WRAPPING_KEY)
+    others = [
+        RawAESMasterKey(other, "name", wrapping_key=WRAPPING_KEY)
+        for other in (name + "x", "x" + name, name * 2)
+    ]
     mine = RawAESMasterKey("ns", "name", wrapping_key=WRAPPING_KEY)
-    plaintext, header = await opened(message, MultiMasterKeyProvider(None, theirs, mine))
-    assert plaintext == b"secret"
-    assert header.encrypted_data_keys == (odd, good)
-    # it serializes as it came
-    written = header.encrypted_data_keys[0].serialize()
-    assert written == u16(len(cut)) + cut + written[2 + len(cut) :]
-    assert written in message.data
+    assert (await opened(message, MultiMasterKeyProvider(None, *others, mine))).plaintext == b"secret"
     with pytest.raises(ProviderError, match="belongs to a master key given here") as caught:
-        await client_for(suite).decrypt(message.data, theirs)
+        await client_for(suite).decrypt(message.data, MultiMasterKeyProvider(None, *others))
     assert caught.value.attempts == ()
     # errors can be printed and logged, whatever the id
     str(caught.value).encode()
+
+
+@cut_names
+async def test_a_cut_provider_id_under_another_wrapping_key_is_a_failed_attempt(name: str) -> None:
+    odd = aes_wrapped(example_data_key(UNSIGNED), b"", provider_id=name.encode()[: len(name)])
+    message = build_message(UNSIGNED, b"secret", encrypted_data_keys=[odd])
+    other = RawAESMasterKey(name, "name", wrapping_key=bytes(32))
+    with pytest.raises(ProviderError, match="fails authentication") as caught:
+        await client_for(UNSIGNED).decrypt(message.data, other)
+    assert [attempt.provider_id for attempt in caught.value.attempts] == [name]
 
 
 # Frames

@@ -64,6 +64,7 @@ def lengths(frame_length: int) -> list[int]:
 # Suites and lengths
 
 
+@pytest.mark.spec("client-apis/decrypt.md#overview", "client-apis/decrypt.md#encrypted-message")
 @kinds
 @suites
 @pytest.mark.parametrize("frame_length", [128, 4096, 65536])
@@ -83,6 +84,7 @@ async def test_official_messages_are_read(kind: Kind, suite: AlgorithmSuite, fra
         assert len(header.encryption_context) == len(CONTEXT) + suite.signed
 
 
+@pytest.mark.spec("client-apis/encrypt.md#overview", "client-apis/encrypt.md#encrypted-message")
 @kinds
 @suites
 @pytest.mark.parametrize("frame_length", [1, 16, 4096, 65536])

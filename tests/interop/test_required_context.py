@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import attrs
 import pytest
 from aws_cryptographic_material_providers.mpl.models import (
     CreateDefaultCryptographicMaterialsManagerInput,
@@ -13,15 +12,11 @@ from aws_cryptographic_material_providers.mpl.models import (
 from aws_encryption_sdk.exceptions import AWSEncryptionSDKClientError
 
 from aioencrypt import (
-    DecryptionMaterials,
-    DecryptionMaterialsRequest,
-    DefaultCMM,
     EncryptionContextMismatchError,
     EncryptionError,
-    EncryptionMaterials,
-    EncryptionMaterialsRequest,
-    MasterKey,
     ProviderError,
+    RequiredEncryptionContextCMM,
+    RequiredEncryptionContextError,
     RSAPadding,
     TagError,
 )
@@ -57,22 +52,6 @@ def official_manager(key: SharedKey, required: list[str]) -> dict[str, Any]:
     }
 
 
-class RequiringCMM:
-    """A CMM of a user: some pairs are not stored."""
-
-    def __init__(self, key: MasterKey, required: list[str]) -> None:
-        self._default = DefaultCMM(key)
-        self._required = frozenset(required)
-
-    async def get_encryption_materials(self, request: EncryptionMaterialsRequest) -> EncryptionMaterials:
-        return await self._default.get_encryption_materials(
-            attrs.evolve(request, required_encryption_context_keys=self._required)
-        )
-
-    async def decrypt_materials(self, request: DecryptionMaterialsRequest) -> DecryptionMaterials:
-        return await self._default.decrypt_materials(request)
-
-
 def only(*names: str) -> dict[str, str]:
     return {name: CONTEXT[name] for name in names}
 
@@ -86,9 +65,11 @@ async def test_absent_pairs_are_given_back(
     message = write(PLAINTEXT, official_manager(key, required), suite, encryption_context=CONTEXT)
     client = client_for(suite)
     # the absent pairs alone, or all
+    cmm = RequiredEncryptionContextCMM(key.ours, required)
     for given in (only(*required), CONTEXT):
         opened, header = await client.decrypt(message, key.ours, encryption_context=given)
         assert opened == PLAINTEXT
+        assert (await client.decrypt(message, cmm, encryption_context=given)) == (opened, header)
         stored = {name for name in header.encryption_context if not name.startswith("aws-crypto-")}
         assert stored == CONTEXT.keys() - required
         source = in_chunks(message, 101)
@@ -144,7 +125,10 @@ async def test_the_official_sdk_reads_ours_with_absent_pairs(
     key: SharedKey, required: list[str], suite: AlgorithmSuite
 ) -> None:
     message, header = await client_for(suite).encrypt(
-        PLAINTEXT, RequiringCMM(key.ours, required), algorithm_suite=suite, encryption_context=CONTEXT
+        PLAINTEXT,
+        RequiredEncryptionContextCMM(key.ours, required),
+        algorithm_suite=suite,
+        encryption_context=CONTEXT,
     )
     assert not header.encryption_context.keys() & set(required)
     manager = official_manager(key, required)
@@ -152,3 +136,45 @@ async def test_the_official_sdk_reads_ours_with_absent_pairs(
     assert read(message, key.official("mpl"), suite, encryption_context=CONTEXT)[0] == PLAINTEXT
     with pytest.raises(AWSEncryptionSDKClientError):
         read(message, key.official("mpl"), suite)
+
+
+@keys
+@requirements
+async def test_both_managers_refuse_what_lacks_a_required_pair(key: SharedKey, required: list[str]) -> None:
+    ours, theirs = RequiredEncryptionContextCMM(key.ours, required), official_manager(key, required)
+    client, missing = client_for(SIGNED), required[-1:]
+    too_few = {name: value for name, value in CONTEXT.items() if name not in missing}
+    with pytest.raises(RequiredEncryptionContextError) as caught:
+        await client.encrypt(PLAINTEXT, ours, encryption_context=too_few)
+    assert list(caught.value.keys) == missing
+    with pytest.raises(AWSEncryptionSDKClientError):
+        write(PLAINTEXT, theirs, SIGNED, encryption_context=too_few)
+    # also where the message stores the pair
+    message = write(PLAINTEXT, key.official("mpl"), SIGNED, encryption_context=CONTEXT)
+    with pytest.raises(RequiredEncryptionContextError):
+        await client.decrypt(message, ours, encryption_context=too_few)
+    with pytest.raises(AWSEncryptionSDKClientError):
+        read(message, theirs, SIGNED, encryption_context=too_few)
+    assert (await client.decrypt(message, ours, encryption_context=CONTEXT)).plaintext == PLAINTEXT
+    assert read(message, theirs, SIGNED, encryption_context=CONTEXT)[0] == PLAINTEXT
+
+
+@keys
+@suites
+async def test_both_managers_make_the_same_header(key: SharedKey, suite: AlgorithmSuite) -> None:
+    required = ["größe", "zone"]
+    message, header = await client_for(suite).encrypt(
+        PLAINTEXT,
+        RequiredEncryptionContextCMM(key.ours, required),
+        algorithm_suite=suite,
+        encryption_context=CONTEXT,
+    )
+    theirs = write(PLAINTEXT, official_manager(key, required), suite, encryption_context=CONTEXT)
+    assert len(theirs) == len(message)
+    read_back = (await client_for(suite).decrypt(theirs, key.ours, encryption_context=CONTEXT)).header
+    stored = [
+        {name: value for name, value in each.encryption_context.items() if name in CONTEXT}
+        for each in (header, read_back)
+    ]
+    assert stored == [only("tenant")] * 2
+    assert read_back.encryption_context.keys() == header.encryption_context.keys()

@@ -119,6 +119,11 @@ async def message_of(
 # What a CMM gets to know, and what counts
 
 
+@pytest.mark.spec(
+    "framework/cmm-interface.md#overview",
+    "framework/cmm-interface.md#behaviors",
+    "client-apis/decrypt.md#cryptographic-materials-manager",
+)
 async def test_any_object_with_the_two_methods_is_one() -> None:
     cmm = OwnCMM()
     message, _ = await encrypt(PLAINTEXT, cmm, encryption_context=CONTEXT)
@@ -134,6 +139,7 @@ async def test_any_object_with_the_two_methods_is_one() -> None:
     assert read.encryption_context.keys() == {*CONTEXT, "aws-crypto-public-key"}
 
 
+@pytest.mark.spec("framework/cmm-interface.md#encryption-materials-request")
 @pytest.mark.parametrize(
     ("options", "known"),
     [
@@ -156,6 +162,7 @@ class HalfCMM:
         pass
 
 
+@pytest.mark.spec("framework/cmm-interface.md#behaviors")
 @pytest.mark.parametrize(
     "wrong", [OwnCMM, DefaultCMM, OwnKey, HalfCMM(), None, "key"], ids=lambda value: str(value)[:20]
 )
@@ -166,6 +173,7 @@ async def test_what_is_no_cmm(wrong: Any) -> None:
             call(b"", wrong)
 
 
+@pytest.mark.spec("client-apis/encrypt.md#get-the-encryption-materials")
 async def test_the_suite_of_the_materials_is_the_one_that_is_written() -> None:
     """client-apis/encrypt.md#get-the-encryption-materials; a caller may ask for another one."""
     cmm = OwnCMM(suite=UNSIGNED)
@@ -174,6 +182,7 @@ async def test_the_suite_of_the_materials_is_the_one_that_is_written() -> None:
     assert (await decrypt(message, cmm)).plaintext == PLAINTEXT
 
 
+@pytest.mark.spec("client-apis/encrypt.md#construct-the-header", "client-apis/decrypt.md#verify-the-header")
 async def test_pairs_that_a_cmm_requires_are_authenticated_and_not_stored() -> None:
     cmm = OwnCMM(required_encryption_context_keys=frozenset({"tenant"}))
     reader = cmm.key
@@ -194,6 +203,7 @@ async def test_pairs_that_a_cmm_requires_are_authenticated_and_not_stored() -> N
 # The commitment policy
 
 
+@pytest.mark.spec("client-apis/encrypt.md#get-the-encryption-materials")
 @pytest.mark.parametrize(
     ("policy", "suite"), [(REQUIRE, NOT_COMMITTING), (ALLOW, NOT_COMMITTING), (FORBID, UNSIGNED)]
 )
@@ -207,6 +217,7 @@ async def test_a_suite_against_the_policy_is_not_written(
     )
 
 
+@pytest.mark.spec("client-apis/decrypt.md#get-the-decryption-materials")
 async def test_a_message_against_the_policy_is_refused_before_a_cmm_is_asked() -> None:
     cmm = OwnCMM(policy=ALLOW)
     message = await message_of(cmm.key, NOT_COMMITTING)
@@ -216,6 +227,7 @@ async def test_a_message_against_the_policy_is_refused_before_a_cmm_is_asked() -
     assert (await client.decrypt(message, cmm)).plaintext == PLAINTEXT
 
 
+@pytest.mark.spec("client-apis/decrypt.md#get-the-decryption-materials")
 @pytest.mark.parametrize(
     ("policy", "suite", "expected"),
     [
@@ -239,6 +251,7 @@ async def test_materials_for_another_suite_than_the_header_has(
 # The number of encrypted data keys
 
 
+@pytest.mark.spec("client-apis/encrypt.md#get-the-encryption-materials")
 @pytest.mark.parametrize("count", [1, 2, 3, 4])
 @pytest.mark.parametrize("own", [True, False], ids=["own CMM", "provider"])
 @on_asyncio
@@ -287,17 +300,30 @@ CHANGED_TO_READ: dict[str, dict[str, Any]] = {
 OURS = (MessageError, PolicyError, ProviderError, ValueError)
 
 
+@pytest.mark.spec(
+    "framework/cmm-interface.md#get-encryption-materials",
+    "framework/structures.md#overview",
+    "framework/structures.md#plaintext-data-key",
+    "framework/structures.md#required-encryption-context-keys",
+)
 @pytest.mark.parametrize("changes", CHANGED_TO_WRITE.values(), ids=CHANGED_TO_WRITE)
 @on_asyncio
 async def test_materials_that_cannot_be_right(changes: dict[str, Any]) -> None:
     await fails_to_encrypt(OwnCMM(**changes), OURS)
 
 
+@pytest.mark.spec("framework/structures.md#signing-key")
 async def test_a_signer_for_a_suite_that_does_not_sign() -> None:
     cmm = OwnCMM(suite=UNSIGNED, signer=lambda digest: hashlib.sha256(digest).digest())
     await fails_to_encrypt(cmm, ValueError)
 
 
+@pytest.mark.spec(
+    "framework/cmm-interface.md#decrypt-materials",
+    "framework/structures.md#overview",
+    "framework/structures.md#plaintext-data-key-1",
+    "framework/structures.md#required-encryption-context-keys-1",
+)
 @pytest.mark.parametrize("changes", CHANGED_TO_READ.values(), ids=CHANGED_TO_READ)
 @on_asyncio
 async def test_materials_that_cannot_open_the_message(changes: dict[str, Any]) -> None:
@@ -305,6 +331,7 @@ async def test_materials_that_cannot_open_the_message(changes: dict[str, Any]) -
     await fails_to_decrypt(await message_of(cmm.key), cmm, OURS)
 
 
+@pytest.mark.spec("framework/structures.md#verification-key")
 @pytest.mark.parametrize("point", [b"", b"\x02" * 33, b"\x02" + bytes(48), b"\x04" + bytes(48)], ids=len)
 async def test_a_verification_key_that_is_not_that_of_the_message(point: bytes) -> None:
     cmm = OwnCMM(verification_key=point)

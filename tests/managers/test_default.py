@@ -26,8 +26,10 @@ from aioencrypt import (
     EncryptedDataKey,
     EncryptionContextMismatchError,
     EncryptionMaterialsRequest,
+    KeyUse,
     MalformedMessageError,
     MultiMasterKeyProvider,
+    Provenance,
     ProviderClosedError,
     ProviderError,
     SignatureError,
@@ -88,6 +90,7 @@ def reading(
 # What it is made of
 
 
+@pytest.mark.spec("framework/default-cmm.md#initialization", "framework/default-cmm.md#initialization-1")
 @pytest.mark.parametrize(
     "wrong", [None, "key", OwnKey, DefaultCMM(OwnKey("a"))], ids=lambda value: type(value).__name__
 )
@@ -124,12 +127,16 @@ async def test_it_enters_and_leaves_its_provider() -> None:
 # Encryption materials
 
 
+@pytest.mark.spec("framework/default-cmm.md#get-encryption-materials")
 @each_policy
 async def test_the_suite_of_the_policy(policy: CommitmentPolicy) -> None:
     materials = await DefaultCMM(OwnKey("a")).get_encryption_materials(writing(policy=policy))
     assert materials.algorithm_suite.value == (0x0378 if policy is FORBID else 0x0578)
 
 
+@pytest.mark.spec(
+    "framework/default-cmm.md#get-encryption-materials", "framework/default-cmm.md#decrypt-materials"
+)
 @each_policy
 @each_suite
 @on_asyncio
@@ -150,6 +157,11 @@ async def test_the_suite_of_the_request(policy: CommitmentPolicy, suite: Algorit
     assert key.log == []
 
 
+@pytest.mark.spec(
+    "framework/default-cmm.md#get-encryption-materials",
+    "framework/cmm-interface.md#get-encryption-materials",
+    "framework/structures.md#signing-key",
+)
 @each_suite
 @on_asyncio
 async def test_the_verification_key_goes_into_the_context(suite: AlgorithmSuite) -> None:
@@ -179,6 +191,7 @@ async def test_the_verification_key_goes_into_the_context(suite: AlgorithmSuite)
     ec.EllipticCurvePublicKey.from_encoded_point(curve, point).verify(signature, b"message", ec.ECDSA(sha))
 
 
+@pytest.mark.spec("framework/default-cmm.md#get-encryption-materials")
 async def test_everything_is_new_for_each_message() -> None:
     cmm = DefaultCMM(OwnKey("a"))
     made = [await cmm.get_encryption_materials(writing()) for _ in range(5)]
@@ -186,6 +199,7 @@ async def test_everything_is_new_for_each_message() -> None:
     assert len({materials.encryption_context[PUBLIC_KEY] for materials in made}) == 5
 
 
+@pytest.mark.spec("framework/default-cmm.md#get-encryption-materials")
 @pytest.mark.parametrize("suite", [SIGNED, SUITE], ids=["signed", "unsigned"])
 async def test_the_reserved_key_is_never_overwritten(suite: AlgorithmSuite) -> None:
     key = OwnKey("a")
@@ -195,6 +209,12 @@ async def test_the_reserved_key_is_never_overwritten(suite: AlgorithmSuite) -> N
     assert key.log == []
 
 
+@pytest.mark.spec(
+    "framework/default-cmm.md#get-encryption-materials",
+    "framework/cmm-interface.md#get-encryption-materials",
+    "framework/structures.md#encrypted-data-keys",
+    "framework/default-cmm.md#get-encryption-materials-master-key-provider",
+)
 async def test_the_data_key_is_that_of_all_keys() -> None:
     keys = [OwnKey(name) for name in "abc"]
     materials = await DefaultCMM(MultiMasterKeyProvider(*keys)).get_encryption_materials(writing())
@@ -213,6 +233,7 @@ async def test_the_error_of_the_provider_passes() -> None:
         await DefaultCMM(OwnKey("a", length=5)).get_encryption_materials(writing())
 
 
+@pytest.mark.spec("framework/cmm-interface.md#get-encryption-materials")
 async def test_required_keys_are_handed_on() -> None:
     context = {"tenant": "42", "user": "7"}
     materials = await DefaultCMM(OwnKey("a")).get_encryption_materials(
@@ -222,6 +243,10 @@ async def test_required_keys_are_handed_on() -> None:
     assert materials.encryption_context["tenant"] == "42"
 
 
+@pytest.mark.spec(
+    "framework/cmm-interface.md#get-encryption-materials",
+    "framework/structures.md#required-encryption-context-keys",
+)
 async def test_required_keys_must_be_in_the_context() -> None:
     """cmm-interface.md#get-encryption-materials: there must be a matching key."""
     with pytest.raises(ValueError, match="'other'"):
@@ -231,6 +256,7 @@ async def test_required_keys_must_be_in_the_context() -> None:
 # Decryption materials
 
 
+@pytest.mark.spec("framework/default-cmm.md#decrypt-materials")
 @each_policy
 @each_suite
 @on_asyncio
@@ -245,6 +271,7 @@ async def test_the_policy_for_reading(policy: CommitmentPolicy, suite: Algorithm
             data_key=DataKey(example_data_key(suite)),
             encryption_context=context,
             verification_key=b"\0\0\0" if context else None,
+            provenance=Provenance((KeyUse("decrypt", "own", "a"),)),
         )
         return
     with pytest.raises(CommitmentPolicyError) as caught:
@@ -256,6 +283,9 @@ async def test_the_policy_for_reading(policy: CommitmentPolicy, suite: Algorithm
     assert key.log == []
 
 
+@pytest.mark.spec(
+    "framework/default-cmm.md#decrypt-materials", "framework/cmm-interface.md#decrypt-materials"
+)
 @each_suite
 @on_asyncio
 async def test_signed_suites_have_a_verification_key_and_others_none(suite: AlgorithmSuite) -> None:
@@ -326,6 +356,7 @@ async def test_a_verification_key_that_is_no_point(point: bytes) -> None:
 STORED = {"tenant": "42", "user": "7", "empty": ""}
 
 
+@pytest.mark.spec("framework/cmm-interface.md#decrypt-materials")
 @pytest.mark.parametrize(
     ("reproduced", "required"),
     [
@@ -349,6 +380,7 @@ async def test_pairs_that_the_caller_reproduces(reproduced: Mapping[str, str], r
     assert request.encryption_context == STORED
 
 
+@pytest.mark.spec("framework/cmm-interface.md#decrypt-materials")
 @pytest.mark.parametrize(
     ("reproduced", "keys"),
     [
@@ -370,6 +402,7 @@ async def test_pairs_that_the_header_has_otherwise(
     assert key.log == []
 
 
+@pytest.mark.spec("framework/cmm-interface.md#decrypt-materials")
 async def test_a_reproduced_verification_key_is_compared_too() -> None:
     key = OwnKey("a")
     stored = {PUBLIC_KEY: point_text(GOOD_POINT)}
@@ -384,6 +417,10 @@ async def test_a_reproduced_verification_key_is_compared_too() -> None:
         await DefaultCMM(key).decrypt_materials(absent)
 
 
+@pytest.mark.spec(
+    "framework/default-cmm.md#decrypt-materials",
+    "framework/default-cmm.md#decrypt-materials-master-key-provider",
+)
 async def test_the_provider_cannot_open() -> None:
     key = OwnKey("a")
     with pytest.raises(ProviderError, match="does not open") as caught:

@@ -77,6 +77,12 @@ async def test_the_context_of_every_call_is_that_of_the_header(kms: InMemoryKMS)
     assert header.encryption_context.keys() == CONTEXT.keys() | {"aws-crypto-public-key"}
 
 
+@pytest.mark.spec(
+    "framework/aws-kms/aws-kms-keyring.md#onencrypt",
+    "framework/aws-kms/aws-kms-keyring.md#ondecrypt",
+    "framework/aws-kms/aws-kms-mrk-keyring.md#onencrypt",
+    "framework/aws-kms/aws-kms-mrk-keyring.md#ondecrypt",
+)
 @pytest.mark.parametrize(
     ("suite", "length"),
     [
@@ -95,7 +101,7 @@ async def test_the_parameters_of_the_calls(kms: InMemoryKMS, suite: AlgorithmSui
         return await call()
 
     provider = KMSMasterKeyProvider([here, there], clients=wrapped(kms, note, US, EU), grant_tokens=tokens)
-    data_key, encrypted = await make_data_key(provider, request(suite=suite))
+    data_key, encrypted, _ = await make_data_key(provider, request(suite=suite))
     opened = await provider.decrypt_data_key(request(encrypted[0], suite=suite))
     assert opened.data_key == data_key
     assert (opened.encrypted_data_key, opened.master_key.key_id) == (encrypted[0], here)
@@ -114,6 +120,10 @@ async def test_without_context_and_grant_tokens_both_are_empty(kms: InMemoryKMS)
     assert kms.calls[0].grant_tokens == ()
 
 
+@pytest.mark.spec(
+    "framework/aws-kms/aws-kms-multi-keyrings.md#aws-kms-multi-keyring",
+    "framework/aws-kms/aws-kms-mrk-multi-keyrings.md#aws-kms-mrk-multi-keyring",
+)
 async def test_keys_in_several_regions_each_open_the_message_alone(kms: InMemoryKMS) -> None:
     keys = [kms.create_key(region=region) for region in (EU, US, AP, EU)]
     message, header = await encrypt(b"x", provider_for(kms, *keys), encryption_context=CONTEXT)
@@ -130,6 +140,9 @@ async def test_keys_in_several_regions_each_open_the_message_alone(kms: InMemory
         assert (region, called) == (key.split(":")[3], key)
 
 
+@pytest.mark.spec(
+    "framework/aws-kms/aws-kms-keyring.md#onencrypt", "framework/aws-kms/aws-kms-mrk-keyring.md#onencrypt"
+)
 async def test_the_message_names_the_key_that_kms_answered_with(kms: InMemoryKMS) -> None:
     """Whatever the key was called, provider info is the KeyId of the answer, a key ARN."""
     key = kms.create_key(key_id=ID)
@@ -184,6 +197,9 @@ async def test_the_order_in_the_message_is_that_of_the_keys_not_of_the_answers(k
 # Decrypting: aws-kms-keyring.md#ondecrypt, aws-kms-mrk-keyring.md#ondecrypt
 
 
+@pytest.mark.spec(
+    "framework/aws-kms/aws-kms-keyring.md#ondecrypt", "framework/aws-kms/aws-kms-mrk-keyring.md#ondecrypt"
+)
 async def test_attempts_go_in_the_order_of_the_message_until_one_succeeds(kms: InMemoryKMS) -> None:
     a, b, c, d = (kms.create_key() for _ in range(4))
     of = {key: await encrypted_data_key(kms, key) for key in (a, b, c, d)}
@@ -202,6 +218,7 @@ async def test_attempts_go_in_the_order_of_the_message_until_one_succeeds(kms: I
     ] == [("decrypt", "aws-kms", key) for key in (c, a, b)]
 
 
+@pytest.mark.spec("framework/aws-kms/aws-kms-keyring.md#ondecrypt")
 async def test_two_encrypted_data_keys_of_one_key_are_two_attempts(kms: InMemoryKMS) -> None:
     key = kms.create_key()
     good = await encrypted_data_key(kms, key)
@@ -209,6 +226,9 @@ async def test_two_encrypted_data_keys_of_one_key_are_two_attempts(kms: InMemory
     assert await opened_with(kms, provider_for(kms, key), bad, good) == [key, key]
 
 
+@pytest.mark.spec(
+    "framework/aws-kms/aws-kms-keyring.md#ondecrypt", "framework/aws-kms/aws-kms-mrk-keyring.md#ondecrypt"
+)
 @on_asyncio
 @pytest.mark.parametrize(
     "stored",
@@ -235,6 +255,9 @@ async def test_keys_of_others_are_not_called(kms: InMemoryKMS, stored: tuple[str
     assert await opened_with(kms, provider, theirs, await encrypted_data_key(kms, key)) == [key]
 
 
+@pytest.mark.spec(
+    "framework/aws-kms/aws-kms-keyring.md#ondecrypt", "framework/aws-kms/aws-kms-mrk-keyring.md#ondecrypt"
+)
 @pytest.mark.parametrize("name", [ID, "alias/app", arn("alias/app")])
 async def test_only_a_key_named_by_its_arn_decrypts(kms: InMemoryKMS, name: str) -> None:
     key = kms.create_key(key_id=ID)
@@ -247,6 +270,9 @@ async def test_only_a_key_named_by_its_arn_decrypts(kms: InMemoryKMS, name: str)
     assert not kms.calls
 
 
+@pytest.mark.spec(
+    "framework/aws-kms/aws-kms-keyring.md#ondecrypt", "framework/aws-kms/aws-kms-mrk-keyring.md#ondecrypt"
+)
 @on_asyncio
 @pytest.mark.parametrize(
     "info",
@@ -269,7 +295,7 @@ async def test_malformed_provider_info_in_a_message_fails_without_a_call(
 async def test_a_raw_key_beside_it_in_the_message_is_passed_over(kms: InMemoryKMS) -> None:
     key = kms.create_key()
     raw = RawAESMasterKey("raw", arn(f"key/{ID}"), wrapping_key=bytes(32))
-    _, (theirs,) = await make_data_key(raw, request())
+    _, (theirs,), _ = await make_data_key(raw, request())
     assert await opened_with(kms, provider_for(kms, key), theirs, await encrypted_data_key(kms, key)) == [key]
 
 
@@ -280,6 +306,9 @@ async def test_another_context_does_not_open(kms: InMemoryKMS) -> None:
         await decrypt(message, provider_for(kms, key), encryption_context={"more": "pairs"})
 
 
+@pytest.mark.spec(
+    "framework/aws-kms/aws-kms-keyring.md#interface", "framework/aws-kms/aws-kms-mrk-keyring.md#interface"
+)
 async def test_a_key_by_itself_is_a_provider(kms: InMemoryKMS) -> None:
     here, there = kms.create_key(), kms.create_key(region=EU)
     key, other = await provider_for(kms, here, there).encryption_keys(request())
@@ -301,6 +330,9 @@ async def test_a_key_by_itself_is_a_provider(kms: InMemoryKMS) -> None:
 # Grant tokens
 
 
+@pytest.mark.spec(
+    "framework/aws-kms/aws-kms-keyring.md#onencrypt", "framework/aws-kms/aws-kms-keyring.md#ondecrypt"
+)
 async def test_grant_tokens_go_with_every_call(kms: InMemoryKMS) -> None:
     here, there = kms.create_key(), kms.create_key(region=EU)
     for key in (here, there):

@@ -57,6 +57,12 @@ GARBAGE: list[Any] = [
 ]  # fmt: skip
 
 
+@pytest.mark.spec(
+    "framework/aws-kms/aws-kms-keyring.md#onencrypt",
+    "framework/aws-kms/aws-kms-keyring.md#ondecrypt",
+    "framework/aws-kms/aws-kms-mrk-keyring.md#onencrypt",
+    "framework/aws-kms/aws-kms-mrk-keyring.md#ondecrypt",
+)
 @on_asyncio
 @pytest.mark.parametrize(
     ("operation", "changes", "text"),

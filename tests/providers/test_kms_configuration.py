@@ -52,6 +52,12 @@ def kms() -> InMemoryKMS:
 # Arguments
 
 
+@pytest.mark.spec(
+    "framework/aws-kms/aws-kms-keyring.md#initialization",
+    "framework/aws-kms/aws-kms-mrk-keyring.md#initialization",
+    "framework/aws-kms/aws-kms-multi-keyrings.md#aws-kms-multi-keyring",
+    "framework/aws-kms/aws-kms-mrk-multi-keyrings.md#aws-kms-mrk-multi-keyring",
+)
 @pytest.mark.parametrize(
     ("key_ids", "error", "text"),
     [
@@ -75,6 +81,10 @@ def test_key_ids_that_are_refused(key_ids: Any, error: type[Exception], text: st
         KMSMasterKeyProvider(key_ids, clients={})
 
 
+@pytest.mark.spec(
+    "framework/aws-kms/aws-kms-keyring.md#initialization",
+    "framework/aws-kms/aws-kms-mrk-keyring.md#initialization",
+)
 @pytest.mark.parametrize("key_id", [KEY, arn(f"key/{MRK}"), ID, MRK, "alias/a/b", arn("alias/a/b")])
 def test_key_ids_that_are_taken(key_id: str) -> None:
     for multi_region in MultiRegion:
@@ -110,6 +120,11 @@ def test_multi_region_that_is_refused() -> None:
         strict(clients={}, multi_region="all")
 
 
+@pytest.mark.spec(
+    "framework/aws-kms/aws-kms-mrk-discovery-keyring.md#initialization",
+    "framework/aws-kms/aws-kms-multi-keyrings.md#aws-kms-discovery-multi-keyring",
+    "framework/aws-kms/aws-kms-mrk-multi-keyrings.md#aws-kms-mrk-discovery-multi-keyring",
+)
 @pytest.mark.parametrize("region", ["", 1, b"us-east-1"])
 def test_a_region_that_is_refused(region: Any) -> None:
     """aws-kms-mrk-multi-keyrings.md: a region that is an empty string must fail."""
@@ -117,6 +132,10 @@ def test_a_region_that_is_refused(region: Any) -> None:
         discovery(clients={}, region=region)
 
 
+@pytest.mark.spec(
+    "framework/aws-kms/aws-kms-discovery-keyring.md#initialization",
+    "framework/aws-kms/aws-kms-mrk-discovery-keyring.md#initialization",
+)
 def test_the_filter_must_be_written_out() -> None:
     with pytest.raises(TypeError, match="discovery_filter"):
         KMSDiscoveryMasterKeyProvider(clients={})  # type: ignore[call-arg]
@@ -194,6 +213,10 @@ async def test_a_region_without_a_client(kms: InMemoryKMS) -> None:
         await encrypt(b"x", provider)
 
 
+@pytest.mark.spec(
+    "framework/aws-kms/aws-kms-multi-keyrings.md#aws-kms-multi-keyring",
+    "framework/aws-kms/aws-kms-mrk-multi-keyrings.md#aws-kms-mrk-multi-keyring",
+)
 async def test_a_supplier_is_asked_by_region(kms: InMemoryKMS) -> None:
     keys = [kms.create_key(region=EU), kms.create_key(), "alias/app"]
     kms.create_alias("alias/app", keys[1])
@@ -256,7 +279,13 @@ def configuration(provider: MasterKeyProvider) -> Mapping[str, Any]:
     return {**arguments, "config": config and config._user_provided_options}
 
 
-SHARED = {"endpoint_url": None, "grant_tokens": (), "timeout": 30.0, "config": None}
+SHARED = {
+    "endpoint_url": None,
+    "grant_tokens": (),
+    "timeout": 30.0,
+    "config": None,
+    "preferred_region": None,
+}
 PICKLED: list[tuple[MasterKeyProvider, dict[str, object]]] = [
     (KMSMasterKeyProvider([KEY, "alias/app"]), {**SHARED, "multi_region": MultiRegion.MATCH}),
     (
@@ -267,8 +296,10 @@ PICKLED: list[tuple[MasterKeyProvider, dict[str, object]]] = [
             endpoint_url="http://127.0.0.1:1",
             grant_tokens=["one", "two"],
             timeout=None,
+            preferred_region=EU,
         ),
         {
+            "preferred_region": EU,
             "multi_region": MultiRegion.EXACT,
             "config": {"read_timeout": 3, "retries": {"total_max_attempts": 2}},
             "endpoint_url": "http://127.0.0.1:1",

@@ -58,6 +58,10 @@ def discovery(
 # aws-kms-discovery-keyring.md#onencrypt, aws-kms-mrk-discovery-keyring.md#onencrypt
 
 
+@pytest.mark.spec(
+    "framework/aws-kms/aws-kms-discovery-keyring.md#onencrypt",
+    "framework/aws-kms/aws-kms-mrk-discovery-keyring.md#onencrypt",
+)
 @pytest.mark.parametrize("region", [None, US])
 async def test_it_never_encrypts(kms: InMemoryKMS, region: str | None) -> None:
     provider = discovery(kms, region=region)
@@ -71,6 +75,10 @@ async def test_it_never_encrypts(kms: InMemoryKMS, region: str | None) -> None:
 # aws-kms-discovery-keyring.md#ondecrypt
 
 
+@pytest.mark.spec(
+    "framework/aws-kms/aws-kms-discovery-keyring.md#interface",
+    "framework/aws-kms/aws-kms-discovery-keyring.md#ondecrypt",
+)
 async def test_a_message_is_opened_by_the_first_key_that_can(kms: InMemoryKMS) -> None:
     a, b, c = (kms.create_key(region=region) for region in (US, EU, AP))
     message, _ = await encrypt(b"x", provider_for(kms, a, b, c), encryption_context=CONTEXT)
@@ -111,6 +119,7 @@ async def test_an_alias_that_encrypted_is_found_by_its_key(kms: InMemoryKMS) -> 
     assert calls_of(kms) == [("Decrypt", US, key)]
 
 
+@pytest.mark.spec("framework/aws-kms/aws-kms-discovery-keyring.md#ondecrypt")
 async def test_keys_of_other_providers_are_passed_over(kms: InMemoryKMS) -> None:
     key = kms.create_key()
     good = await encrypted_data_key(kms, key)
@@ -126,6 +135,10 @@ async def test_keys_of_other_providers_are_passed_over(kms: InMemoryKMS) -> None
     assert not kms.calls
 
 
+@pytest.mark.spec(
+    "framework/aws-kms/aws-kms-discovery-keyring.md#ondecrypt",
+    "framework/aws-kms/aws-kms-mrk-discovery-keyring.md#ondecrypt",
+)
 @on_asyncio
 @pytest.mark.parametrize(
     "info", ["", ID, "alias/app", arn("alias/app"), arn("key/"), f"arn:aws:kms:{US}:{ACCOUNT}"]
@@ -148,6 +161,10 @@ async def test_malformed_provider_info_in_a_message_fails_without_a_call(
     assert (await both.decrypt_data_key(request(malformed, encrypted))).data_key == data_key
 
 
+@pytest.mark.spec(
+    "framework/aws-kms/aws-kms-discovery-keyring.md#ondecrypt",
+    "framework/aws-kms/aws-kms-mrk-discovery-keyring.md#ondecrypt",
+)
 @on_asyncio
 @pytest.mark.parametrize(
     ("accounts", "partition", "called"),
@@ -175,6 +192,7 @@ async def test_a_filter_asks_for_account_and_partition(
     assert not kms.calls
 
 
+@pytest.mark.spec("framework/aws-kms/aws-kms-discovery-keyring.md#ondecrypt")
 async def test_a_filter_passes_over_keys_and_goes_on(kms: InMemoryKMS) -> None:
     theirs, ours = kms.create_key(account=OTHER), kms.create_key(region=EU)
     encrypted = [await encrypted_data_key(kms, key) for key in (theirs, ours)]
@@ -183,6 +201,7 @@ async def test_a_filter_passes_over_keys_and_goes_on(kms: InMemoryKMS) -> None:
     assert await opened_with(kms, discovery(kms), *encrypted) == [theirs]
 
 
+@pytest.mark.spec("framework/aws-kms/aws-kms-discovery-keyring.md#ondecrypt")
 async def test_grant_tokens_go_with_the_calls(kms: InMemoryKMS) -> None:
     key = kms.create_key()
     encrypted = await encrypted_data_key(kms, key)
@@ -191,6 +210,7 @@ async def test_grant_tokens_go_with_the_calls(kms: InMemoryKMS) -> None:
     assert await opened_with(kms, provider, encrypted) == [key]
 
 
+@pytest.mark.spec("framework/aws-kms/aws-kms-discovery-keyring.md#ondecrypt")
 @pytest.mark.parametrize(
     ("changes", "text"),
     [
@@ -229,6 +249,7 @@ async def test_a_region_without_a_client_is_a_failed_attempt(kms: InMemoryKMS) -
 # aws-kms-mrk-discovery-keyring.md#ondecrypt
 
 
+@pytest.mark.spec("framework/aws-kms/aws-kms-mrk-discovery-keyring.md#ondecrypt")
 async def test_with_a_region_only_that_region_is_called(kms: InMemoryKMS) -> None:
     here, there = kms.create_key(), kms.create_key(region=EU)
     # the same id in the region is no replica
@@ -240,6 +261,10 @@ async def test_with_a_region_only_that_region_is_called(kms: InMemoryKMS) -> Non
     assert not kms.calls
 
 
+@pytest.mark.spec(
+    "framework/aws-kms/aws-kms-mrk-discovery-keyring.md#interface",
+    "framework/aws-kms/aws-kms-mrk-discovery-keyring.md#ondecrypt",
+)
 async def test_with_a_region_its_replica_is_called(kms: InMemoryKMS) -> None:
     primary = kms.create_key(multi_region=True, account=OTHER)
     replica = kms.replicate_key(primary, EU)
@@ -255,6 +280,7 @@ async def test_with_a_region_its_replica_is_called(kms: InMemoryKMS) -> None:
     assert caught.value.attempts[0].key_id == primary.replace(US, AP)
 
 
+@pytest.mark.spec("framework/aws-kms/aws-kms-mrk-discovery-keyring.md#ondecrypt")
 async def test_with_a_region_the_answer_must_be_of_the_replica(kms: InMemoryKMS) -> None:
     primary = kms.create_key(multi_region=True)
     kms.replicate_key(primary, EU)
@@ -267,6 +293,10 @@ async def test_with_a_region_the_answer_must_be_of_the_replica(kms: InMemoryKMS)
 # aws-kms-mrk-multi-keyrings.md#aws-kms-mrk-discovery-multi-keyring
 
 
+@pytest.mark.spec(
+    "framework/aws-kms/aws-kms-multi-keyrings.md#aws-kms-discovery-multi-keyring",
+    "framework/aws-kms/aws-kms-mrk-multi-keyrings.md#aws-kms-mrk-discovery-multi-keyring",
+)
 async def test_several_regions_are_several_providers_tried_in_order(kms: InMemoryKMS) -> None:
     primary = kms.create_key(region=AP, multi_region=True)
     in_eu = kms.replicate_key(primary, EU)

@@ -178,6 +178,9 @@ async def test_an_interrupt_is_not_a_failure_of_a_key(kms: InMemoryKMS, raised: 
 # Every key must succeed: aws-kms-keyring.md#onencrypt
 
 
+@pytest.mark.spec(
+    "framework/aws-kms/aws-kms-keyring.md#onencrypt", "framework/aws-kms/aws-kms-mrk-keyring.md#onencrypt"
+)
 @pytest.mark.parametrize("position", [0, 1, 2])
 async def test_encrypting_every_key_must_succeed_and_nothing_is_written(
     kms: InMemoryKMS, position: int
@@ -234,6 +237,9 @@ async def test_several_failures_at_once_are_one_error(kms: InMemoryKMS) -> None:
 # The next key is tried: aws-kms-keyring.md#ondecrypt
 
 
+@pytest.mark.spec(
+    "framework/aws-kms/aws-kms-keyring.md#ondecrypt", "framework/aws-kms/aws-kms-mrk-keyring.md#ondecrypt"
+)
 async def test_decrypting_every_failure_is_kept_in_order(kms: InMemoryKMS) -> None:
     denied, cut, garbled, hanging = (
         kms.create_key(),

@@ -42,6 +42,7 @@ def kms() -> InMemoryKMS:
 # Multi-Region keys: aws-kms-mrk-match-for-decrypt.md#implementation
 
 
+@pytest.mark.spec("framework/aws-kms/aws-kms-mrk-keyring.md#ondecrypt")
 async def test_a_replica_opens_what_its_primary_encrypted(kms: InMemoryKMS) -> None:
     primary = kms.create_key(multi_region=True)
     replica = kms.replicate_key(primary, EU)
@@ -60,6 +61,7 @@ async def test_a_replica_opens_what_its_primary_encrypted(kms: InMemoryKMS) -> N
         assert await opened_with(kms, provider_for(kms, ours, multi_region=MultiRegion.EXACT), own) == [ours]
 
 
+@pytest.mark.spec("framework/aws-kms/aws-kms-mrk-keyring.md#ondecrypt")
 @on_asyncio
 @pytest.mark.parametrize(
     ("configured", "stored"),
@@ -84,6 +86,10 @@ async def test_what_is_no_replica_is_not_called(kms: InMemoryKMS, configured: st
 # Related keys: aws-kms-mrk-multi-keyrings.md#aws-kms-mrk-multi-keyring, aws-kms-mrk-are-unique.md
 
 
+@pytest.mark.spec(
+    "framework/aws-kms/aws-kms-mrk-multi-keyrings.md#aws-kms-mrk-multi-keyring",
+    "framework/aws-kms/aws-kms-mrk-are-unique.md#implementation",
+)
 @pytest.mark.parametrize(
     ("related", "others"),
     [
@@ -103,6 +109,7 @@ def test_related_multi_region_keys_are_refused_all_by_name(related: list[str], o
     KMSMasterKeyProvider([*others, *related], clients={}, multi_region=MultiRegion.EXACT)
 
 
+@pytest.mark.spec("framework/aws-kms/aws-kms-mrk-multi-keyrings.md#aws-kms-mrk-multi-keyring")
 @pytest.mark.parametrize(
     "key_ids",
     [

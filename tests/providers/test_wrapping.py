@@ -8,6 +8,7 @@ from aioencrypt import AlgorithmSuite, RawAESMasterKey
 from aioencrypt.providers.wrapping import (
     KMS_PROVIDER_ID,
     check_names,
+    namespaces_in_messages,
     not_copied,
     random_data_key,
     serializations,
@@ -38,6 +39,7 @@ def test_namespaces_that_are_allowed(namespace: str) -> None:
     check_names(namespace, "name")
 
 
+@pytest.mark.spec("framework/keyring-interface.md#key-provider-id")
 @pytest.mark.parametrize("namespace", ["aws-kms", "aws-kms-hierarchy", "aws-kms/", "aws-kmsx", "aws-kms\0"])
 def test_namespaces_of_kms_are_reserved(namespace: str) -> None:
     with pytest.raises(ValueError, match="which is reserved for AWS KMS") as caught:
@@ -54,6 +56,7 @@ def test_names_that_are_allowed(name: str) -> None:
     check_names("mine", name)
 
 
+@pytest.mark.spec("framework/keyring-interface.md#key-namespace", "framework/keyring-interface.md#key-name")
 @pytest.mark.parametrize("value", [b"mine", None, 5, ["mine"]], ids=repr)
 def test_names_are_text(value: object) -> None:
     kind = type(value).__name__
@@ -82,6 +85,7 @@ def test_names_are_valid_unicode(text: str) -> None:
         check_names("mine", text)
 
 
+@pytest.mark.spec("framework/keyring-interface.md#generate-data-key")
 @pytest.mark.parametrize("suite", AlgorithmSuite, ids=lambda suite: hex(suite.value))
 def test_data_keys_are_random_and_as_long_as_the_suite_wants(suite: AlgorithmSuite) -> None:
     keys = [random_data_key(suite).plaintext for _ in range(20)]
@@ -134,3 +138,18 @@ def test_the_advice_against_copies() -> None:
 
 def test_the_provider_id_of_kms() -> None:
     assert KMS_PROVIDER_ID == "aws-kms"
+
+
+@pytest.mark.parametrize(
+    ("namespace", "cut"),
+    [
+        ("", ""),
+        ("ascii", "ascii"),
+        ("größe", "grö\udcc3"),
+        ("日本", "\udce6\udc97"),
+        ("éab", "éa"),
+        ("🔑", "\udcf0"),
+    ],
+)
+def test_a_namespace_is_known_as_old_python_writers_cut_it(namespace: str, cut: str) -> None:
+    assert namespaces_in_messages(namespace) == {namespace, cut}

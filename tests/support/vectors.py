@@ -24,6 +24,7 @@ from aioencrypt import (
     DataKeyRequest,
     EncryptedDataKey,
     EncryptionClient,
+    HierarchicalMasterKey,
     MasterKey,
     MessageHeader,
     RawAESMasterKey,
@@ -34,6 +35,7 @@ from aioencrypt import (
 from aioencrypt.format.header import parse_header
 from aioencrypt.format.signing import RunningDigest, verify
 from aioencrypt.format.wire import ByteQueue
+from tests.support.hierarchical import MemoryKeyStore
 
 _PROJECT = Path(__file__).parents[2]
 FOLDER = Path(os.environ.get("AIOENCRYPT_VECTORS") or _PROJECT.parent / "shared" / "vectors")
@@ -175,11 +177,27 @@ class Vector:
         return self.entry.get("reproduced_ec") or {}
 
     @property
+    def plaintext(self) -> Mapping[str, Any] | None:
+        """What is expected of the plaintext, of messages of .NET 4.0.0 too; None where there is none."""
+        found = self.entry.get("expect_with_net_v4_0_0_retry") or self.expected
+        return found if found["result"] == "plaintext" else None
+
+    @property
     def client(self) -> EncryptionClient:
+        """A client that reads messages of .NET 4.0.0, as by default."""
+        return self._client(net_v4_0_0_retry=True)
+
+    @property
+    def strict_client(self) -> EncryptionClient:
+        """A client that reads by the specification alone."""
+        return self._client(net_v4_0_0_retry=False)
+
+    def _client(self, *, net_v4_0_0_retry: bool) -> EncryptionClient:
         options = self.entry["options"]
         return EncryptionClient(
             commitment_policy=CommitmentPolicy(options["commitment_policy"]),
             max_encrypted_data_keys=options.get("max_encrypted_data_keys"),
+            net_v4_0_0_retry=net_v4_0_0_retry,
         )
 
     @property
@@ -188,7 +206,7 @@ class Vector:
         return SignaturePolicy.FORBID if unsigned_only else SignaturePolicy.ALLOW
 
     def master_keys(self) -> list[MasterKey]:
-        """Return the keys; raises `KeyError` for a kind that is none of `KEY_KINDS`."""
+        """Return the keys; raises `KeyError` for those of the real AWS KMS."""
         return [_MASTER_KEYS[key["type"]](key) for key in self.keys]
 
     def check_header(self, header: MessageHeader) -> None:
@@ -221,8 +239,19 @@ def _static(key: Mapping[str, Any]) -> MasterKey:
     return StaticDataKey(base64.b64decode(key["data_key_b64"]))
 
 
-_MASTER_KEYS = {"raw-aes": _raw_aes, "raw-rsa": _raw_rsa, "static-data-key": _static}
-KEY_KINDS = frozenset(_MASTER_KEYS)
+def _hierarchical(key: Mapping[str, Any]) -> MasterKey:
+    store = MemoryKeyStore()
+    branch_key = base64.b64decode(key["branch_key_b64"])
+    store.add(key["branch_key_id"], key["branch_key_version"], branch_key)
+    return HierarchicalMasterKey(store, branch_key_id=key["branch_key_id"], ttl=60)
+
+
+_MASTER_KEYS = {
+    "hierarchical": _hierarchical,
+    "raw-aes": _raw_aes,
+    "raw-rsa": _raw_rsa,
+    "static-data-key": _static,
+}
 
 
 @cache

@@ -1,0 +1,282 @@
+"""A CMM that uses one data key for many messages.
+
+Specification: framework/caching-cmm.md.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Sequence
+from contextlib import AbstractAsyncContextManager, suppress
+from heapq import merge
+from types import TracebackType
+from typing import Any, Generic, NoReturn, Self, TypeVar
+from uuid import uuid4
+
+import attrs
+from anyio.lowlevel import checkpoint
+
+from aioencrypt.cache import AsyncCache, CacheStatistics
+from aioencrypt.format import AlgorithmSuite, EncryptedDataKey
+from aioencrypt.format.context import serialize_context
+from aioencrypt.managers.base import CryptographicMaterialsManager
+from aioencrypt.managers.default import as_manager, check_decrypt_policy, check_encrypt_policy
+from aioencrypt.materials import (
+    DecryptionMaterials,
+    DecryptionMaterialsRequest,
+    EncryptionMaterials,
+    EncryptionMaterialsRequest,
+)
+from aioencrypt.providers.base import MasterKeyProvider, give_way
+
+M = TypeVar("M", bound=EncryptionMaterials | DecryptionMaterials)
+
+_MAX_MESSAGES = 2**32
+_MAX_BYTES = 2**63 - 1
+_CAPACITY = 1000
+# What a cache identifier is made of: the kind of what asks, and what it asks for.
+_CACHING_CMM, _FOR_ENCRYPT, _FOR_DECRYPT = b"\x01", b"\x01", b"\x02"
+_WITHOUT_SUITE, _WITH_SUITE = b"\x00", b"\x01"
+# Encrypted data keys that are sorted in one turn of the loop.
+_SORTED = 64
+
+
+class _NotCachedError(Exception):
+    """The materials that were fetched are for one message only."""
+
+
+@attrs.define(eq=False)
+class _Entry(Generic[M]):
+    """Cached materials and what they were used for. `reused` are the same, and say so."""
+
+    materials: M
+    reused: M = attrs.field(init=False)
+    messages: int = 0
+    bytes: int = 0
+
+    def __attrs_post_init__(self) -> None:
+        provenance = attrs.evolve(self.materials.provenance, cached=True)
+        self.reused = attrs.evolve(self.materials, provenance=provenance)
+
+    def take(self, length: int, max_messages: int, max_bytes: int) -> bool:
+        """Count a message, if it fits."""
+        if self.messages >= max_messages or self.bytes + length > max_bytes:
+            return False
+        self.messages += 1
+        self.bytes += length
+        return True
+
+
+class CachingCMM:
+    """Keeps data keys for `max_age` seconds: messages with the same encryption context share them.
+
+    A data key encrypts at most `max_messages` messages with at most `max_bytes` bytes of plaintext in
+    all; both count in this process only. Messages whose length is neither known nor bounded get data
+    keys of their own, and so do those of suites without a key derivation. Decrypting, only the age
+    counts. In the last `refresh_ahead` seconds of its age a key is fetched anew in the background.
+
+    `cache` may serve several managers, each of which finds its own keys; those with the same
+    `partition` find each other's. Without one, a cache of `capacity` keys is made. `clock` gives
+    monotonic seconds.
+
+    `async with` enters the provider or CMM; leaving it for the last time drops the keys that were
+    fetched here. Who waits for a key then gets a `ProviderClosedError`.
+    """
+
+    def __init__(
+        self,
+        provider: MasterKeyProvider | CryptographicMaterialsManager,
+        *,
+        max_age: float,
+        max_messages: int = _MAX_MESSAGES,
+        max_bytes: int = _MAX_BYTES,
+        capacity: int = _CAPACITY,
+        partition: str | None = None,
+        cache: AsyncCache[Any] | None = None,
+        refresh_ahead: float = 0.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._manager = as_manager(provider)
+        _check_seconds("max_age", max_age)
+        _check_seconds("refresh_ahead", refresh_ahead)
+        if not 0 < max_age < math.inf:
+            raise ValueError(f"max_age is {max_age} seconds; it must be more than 0, and finite")
+        if not 0 <= refresh_ahead < max_age:
+            raise ValueError(
+                f"refresh_ahead is {refresh_ahead} seconds; it must be 0 or more, "
+                f"and less than max_age={max_age}"
+            )
+        _check_limit("max_messages", max_messages, 1, _MAX_MESSAGES)
+        _check_limit("max_bytes", max_bytes, 0, _MAX_BYTES)
+        if cache is not None and not isinstance(cache, AsyncCache):
+            raise TypeError(f"cache is an AsyncCache, not {type(cache).__name__}")
+        if cache is not None and (capacity != _CAPACITY or clock is not time.monotonic):
+            raise ValueError("capacity and clock are those of the cache that is given: leave them out here")
+        self._max_age = max_age
+        self._refresh_ahead = refresh_ahead
+        self._max_messages = max_messages
+        self._max_bytes = max_bytes
+        self._partition = _checked_partition(partition)
+        self._cache: AsyncCache[Any] = AsyncCache(capacity=capacity, clock=clock) if cache is None else cache
+        self._entered = 0
+
+    def __repr__(self) -> str:
+        return (
+            f"CachingCMM({self._manager!r}, max_age={self._max_age}, max_messages={self._max_messages}, "
+            f"max_bytes={self._max_bytes})"
+        )
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            "a CachingCMM holds data keys and is not pickled or copied; "
+            "build one in each process, where its limits count anew"
+        )
+
+    async def __aenter__(self) -> Self:
+        if isinstance(self._manager, AbstractAsyncContextManager):
+            await self._manager.__aenter__()
+        self._entered += 1
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._entered -= 1
+        try:
+            if not self._entered:
+                await self._cache.aclose(owner=self)
+        finally:
+            if isinstance(self._manager, AbstractAsyncContextManager):
+                await self._manager.__aexit__(exc_type, exc, traceback)
+
+    @property
+    def partition(self) -> str:
+        """The name under which the keys of this manager stand in the cache."""
+        return self._partition
+
+    @property
+    def statistics(self) -> CacheStatistics:
+        """What the cache has done; a shared one, for all its managers."""
+        return self._cache.statistics
+
+    async def get_encryption_materials(self, request: EncryptionMaterialsRequest) -> EncryptionMaterials:
+        """Return materials from the cache, or from the manager below."""
+        length = request.plaintext_length
+        if length is None or length > self._max_bytes or self._max_messages == 1:
+            return await self._manager.get_encryption_materials(request)
+        if request.algorithm_suite is not None and _for_one_message(request.algorithm_suite):
+            return await self._manager.get_encryption_materials(request)
+
+        async def fetch() -> _Entry[EncryptionMaterials]:
+            # The length of the first of many messages says nothing.
+            many = attrs.evolve(request, plaintext_length=None)
+            fetched = await self._manager.get_encryption_materials(many)
+            # Where the request left the choice of the suite, only the answer tells.
+            if _for_one_message(fetched.algorithm_suite):
+                raise _NotCachedError
+            return _Entry(fetched)
+
+        def take(entry: _Entry[EncryptionMaterials]) -> bool:
+            return entry.take(length, self._max_messages, self._max_bytes)
+
+        # The identifier tells neither what a policy chooses (CVE-2026-6550) nor which pairs are kept
+        # out of the message.
+        key = (
+            self._encryption_identifier(request),
+            request.commitment_policy,
+            request.required_encryption_context_keys,
+        )
+        with suppress(_NotCachedError):
+            materials = await self._get(key, fetch, take)
+            check_encrypt_policy(request.commitment_policy, materials.algorithm_suite)
+            return materials
+        return await self._manager.get_encryption_materials(request)
+
+    async def decrypt_materials(self, request: DecryptionMaterialsRequest) -> DecryptionMaterials:
+        """Return materials from the cache, or from the manager below."""
+        if _for_one_message(request.algorithm_suite):
+            return await self._manager.decrypt_materials(request)
+
+        async def fetch() -> _Entry[DecryptionMaterials]:
+            return _Entry(await self._manager.decrypt_materials(request))
+
+        # The identifier does not tell which pairs the caller gave; the manager below checks them.
+        given = serialize_context(request.reproduced_encryption_context)
+        key = (
+            await self._decryption_identifier(request),
+            request.commitment_policy,
+            hashlib.sha384(given).digest(),
+        )
+        materials = await self._get(key, fetch, None)
+        check_decrypt_policy(request.commitment_policy, materials.algorithm_suite)
+        return materials
+
+    async def _get(
+        self,
+        key: Hashable,
+        fetch: Callable[[], Awaitable[_Entry[M]]],
+        usable: Callable[[_Entry[M]], bool] | None,
+    ) -> M:
+        entry: _Entry[M]
+        entry, cached = await self._cache.get(
+            key, fetch, ttl=self._max_age, refresh_ahead=self._refresh_ahead, usable=usable, owner=self
+        )
+        return entry.reused if cached else entry.materials
+
+    def _encryption_identifier(self, request: EncryptionMaterialsRequest) -> bytes:
+        suite = request.algorithm_suite
+        parts = [_CACHING_CMM, _FOR_ENCRYPT, self._partition.encode()]
+        parts += [_WITHOUT_SUITE] if suite is None else [_WITH_SUITE, suite.id_bytes]
+        parts.append(serialize_context(request.encryption_context))
+        return hashlib.sha384(b"\0".join(parts)).digest()
+
+    async def _decryption_identifier(self, request: DecryptionMaterialsRequest) -> bytes:
+        parts = [_CACHING_CMM, _FOR_DECRYPT, self._partition.encode(), request.algorithm_suite.id_bytes]
+        digest = hashlib.sha384(b"\0".join(parts) + b"\0")
+        async for data_key in _sorted(request.encrypted_data_keys):
+            digest.update(data_key)
+        digest.update(b"\0" + serialize_context(request.encryption_context))
+        return digest.digest()
+
+
+async def _sorted(data_keys: Sequence[EncryptedDataKey]) -> AsyncIterator[bytes]:
+    """Yield serialized data keys in order. Strangers may send 65,535 of them, so the loop goes on."""
+    runs = []
+    for start in range(0, len(data_keys), _SORTED):
+        runs.append(sorted(key.serialize() for key in data_keys[start : start + _SORTED]))
+        if start:
+            await checkpoint()
+    for index, data_key in enumerate(merge(*runs)):
+        await give_way(index)
+        yield data_key
+
+
+def _for_one_message(suite: AlgorithmSuite) -> bool:
+    # Without a key derivation, two messages would use one key with the same IVs.
+    return suite.kdf_hash is None
+
+
+def _check_seconds(name: str, value: float) -> None:
+    if not isinstance(value, int | float):
+        raise TypeError(f"{name} is a number of seconds, not {type(value).__name__}")
+
+
+def _check_limit(name: str, value: int, lowest: int, highest: int) -> None:
+    if not isinstance(value, int):
+        raise TypeError(f"{name} is an int, not {type(value).__name__}")
+    if not lowest <= value <= highest:
+        raise ValueError(f"{name} is {value}; it must be {lowest} to {highest}")
+
+
+def _checked_partition(partition: str | None) -> str:
+    if partition is None:
+        return str(uuid4())
+    if not isinstance(partition, str):
+        raise TypeError(f"partition is a str, not {type(partition).__name__}")
+    # A NUL separates the parts of an identifier.
+    if not partition or "\0" in partition:
+        raise ValueError("partition is a name without NUL characters; leave it out to share nothing")
+    partition.encode()
+    return partition

@@ -1,0 +1,92 @@
+"""A CMM that keeps pairs of the encryption context out of messages.
+
+Specification: framework/required-encryption-context-cmm.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import AbstractAsyncContextManager
+from types import TracebackType
+from typing import Self
+
+import attrs
+
+from aioencrypt.errors import ProviderError, RequiredEncryptionContextError
+from aioencrypt.format.context import RESERVED_PREFIX
+from aioencrypt.managers.base import CryptographicMaterialsManager
+from aioencrypt.managers.default import as_manager
+from aioencrypt.materials import (
+    DecryptionMaterials,
+    DecryptionMaterialsRequest,
+    EncryptionMaterials,
+    EncryptionMaterialsRequest,
+)
+from aioencrypt.providers.base import MasterKeyProvider
+
+
+class RequiredEncryptionContextCMM:
+    """Makes callers give certain pairs of the encryption context, and stores them in no message.
+
+    The pairs are authenticated like all others. Whoever decrypts must give them again, whichever SDK
+    they use, and with this CMM cannot forget to: a `RequiredEncryptionContextError` says so before any
+    key is called. `required_keys` are the keys of the pairs. `async with` enters the provider or CMM.
+    """
+
+    def __init__(
+        self, provider: MasterKeyProvider | CryptographicMaterialsManager, required_keys: Iterable[str]
+    ) -> None:
+        if isinstance(required_keys, str):
+            raise TypeError("required_keys is a collection of keys: write [key]")
+        self._manager = as_manager(provider)
+        self._required = frozenset(required_keys)
+        if not self._required:
+            raise ValueError("required_keys is empty; without any, leave this CMM out")
+        for key in self._required:
+            if not isinstance(key, str):
+                raise TypeError(f"a required key is a str, not {type(key).__name__}")
+            if key.startswith(RESERVED_PREFIX):
+                raise ValueError(f"the required key {key!r} starts with the reserved {RESERVED_PREFIX!r}")
+
+    def __repr__(self) -> str:
+        return f"RequiredEncryptionContextCMM({self._manager!r}, {sorted(self._required)})"
+
+    async def __aenter__(self) -> Self:
+        if isinstance(self._manager, AbstractAsyncContextManager):
+            await self._manager.__aenter__()
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if isinstance(self._manager, AbstractAsyncContextManager):
+            await self._manager.__aexit__(exc_type, exc, traceback)
+
+    async def get_encryption_materials(self, request: EncryptionMaterialsRequest) -> EncryptionMaterials:
+        """Ask the manager below for materials that keep the required pairs out of the message."""
+        self._check_given(request.encryption_context.keys())
+        required = request.required_encryption_context_keys | self._required
+        materials = await self._manager.get_encryption_materials(
+            attrs.evolve(request, required_encryption_context_keys=required)
+        )
+        self._check_answer(materials.required_encryption_context_keys, "would store")
+        return materials
+
+    async def decrypt_materials(self, request: DecryptionMaterialsRequest) -> DecryptionMaterials:
+        """Ask the manager below, if the caller gave all required pairs."""
+        self._check_given(request.reproduced_encryption_context.keys())
+        materials = await self._manager.decrypt_materials(request)
+        self._check_answer(materials.encryption_context.keys(), "does not authenticate")
+        return materials
+
+    def _check_given(self, given: Iterable[str]) -> None:
+        if missing := self._required.difference(given):
+            raise RequiredEncryptionContextError(sorted(missing))
+
+    def _check_answer(self, answered: Iterable[str], what: str) -> None:
+        """Hold the manager below to its contract: it may be a user's, or answer from a cache."""
+        if missing := self._required.difference(answered):
+            names = ", ".join(map(repr, sorted(missing)))
+            raise ProviderError(
+                f"{type(self._manager).__name__} {what} the required encryption context keys {names}"
+            )
