@@ -50,6 +50,12 @@ def tests(session: nox.Session) -> None:
 
 
 @nox.session
+def spec(session: nox.Session) -> None:
+    """Show which requirements of the specification have tests: nox -s spec."""
+    session.run("python", "-m", "tests.support.requirements", *session.posargs)
+
+
+@nox.session
 def lint(session: nox.Session) -> None:
     """Check style and format."""
     install(session, "lint", extras="")

@@ -11,35 +11,47 @@ from __future__ import annotations
 import asyncio
 import json
 import secrets
+from collections.abc import Awaitable
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from aioencrypt import DataKey, DataKeyRequest, EncryptedDataKey, MasterKey, ProviderError, decrypt, encrypt
+from aioencrypt import (
+    DataKey,
+    DataKeyRequest,
+    EncryptedDataKey,
+    MasterKey,
+    ProviderError,
+    ServiceError,
+    decrypt,
+    encrypt,
+)
 
 
 class KeyService:
     """Stands for the service: wraps and unwraps 16 to 32 bytes over the network."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, delay: float = 0.005) -> None:
         self._keys = {"orders": AESGCM(secrets.token_bytes(32))}
+        self._delay = delay
 
     async def wrap(self, key_name: str, data: bytes, context: bytes) -> bytes:
-        await asyncio.sleep(0.005)
+        await asyncio.sleep(self._delay)
         nonce = secrets.token_bytes(12)
         return nonce + self._keys[key_name].encrypt(nonce, data, context)
 
     async def unwrap(self, key_name: str, wrapped: bytes, context: bytes) -> bytes:
-        await asyncio.sleep(0.005)
+        await asyncio.sleep(self._delay)
         return self._keys[key_name].decrypt(wrapped[:12], wrapped[12:], context)
 
 
 class ServiceMasterKey(MasterKey):
-    """A key of the service."""
+    """A key of the service. `timeout` is in seconds, for one call."""
 
-    def __init__(self, service: KeyService, key_name: str) -> None:
+    def __init__(self, service: KeyService, key_name: str, *, timeout: float = 10.0) -> None:
         self._service = service
         self._key_name = key_name
+        self._timeout = timeout
 
     def __repr__(self) -> str:
         return f"ServiceMasterKey({self._key_name!r})"
@@ -64,17 +76,25 @@ class ServiceMasterKey(MasterKey):
         return data_key, await self.encrypt_data_key(data_key, request)
 
     async def encrypt_data_key(self, data_key: DataKey, request: DataKeyRequest) -> EncryptedDataKey:
-        wrapped = await self._service.wrap(self._key_name, data_key.plaintext, bound(request))
+        wrapped = await self._in_time(self._service.wrap(self._key_name, data_key.plaintext, bound(request)))
         return EncryptedDataKey(self.provider_id, self._key_name.encode(), wrapped)
 
     async def decrypt_one(self, encrypted_data_key: EncryptedDataKey, request: DataKeyRequest) -> DataKey:
         """One attempt. Whatever is raised becomes a line of `ProviderError.attempts`."""
+        wrapped = encrypted_data_key.ciphertext
         try:
-            return DataKey(
-                await self._service.unwrap(self._key_name, encrypted_data_key.ciphertext, bound(request))
-            )
+            return DataKey(await self._in_time(self._service.unwrap(self._key_name, wrapped, bound(request))))
         except InvalidTag as error:
             raise ProviderError("the key service says that key or context is another one") from error
+
+    async def _in_time(self, call: Awaitable[bytes]) -> bytes:
+        """Wait for the service. A cancellation of our caller is not caught: it passes through."""
+        try:
+            async with asyncio.timeout(self._timeout):
+                return await call
+        except TimeoutError as error:
+            text = f"the key service gave no answer within {self._timeout} seconds"
+            raise ServiceError(text, retryable=True) from error
 
 
 def bound(request: DataKeyRequest) -> bytes:
@@ -83,15 +103,20 @@ def bound(request: DataKeyRequest) -> bytes:
 
 
 async def main() -> None:
-    key = ServiceMasterKey(KeyService(), "orders")
+    service = KeyService()
+    key = ServiceMasterKey(service, "orders")
     message, header = await encrypt(b"attack at dawn", key, encryption_context={"tenant": "42"})
     print(f"encrypted under {header.encrypted_data_keys[0].provider_id}")
     plaintext, _ = await decrypt(message, key)
     print(plaintext)
-    try:
-        await decrypt(message, ServiceMasterKey(KeyService(), "orders"))
-    except ProviderError as error:
-        print(f"refused: {error}")
+    for refused in (
+        ServiceMasterKey(KeyService(), "orders"),
+        ServiceMasterKey(service, "orders", timeout=0.0001),
+    ):
+        try:
+            await decrypt(message, refused)
+        except ProviderError as error:
+            print(f"refused: {error}")
 
 
 if __name__ == "__main__":

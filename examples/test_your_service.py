@@ -2,7 +2,8 @@
 
     pytest test_your_service.py
 
-The service is `upload_service.py`; the KMS is in memory, encrypts for real, and fails when it is told to.
+The service is `upload_service.py`. The KMS is a fixture that pytest has wherever aioencrypt is installed: it
+is in memory, encrypts for real, and fails when it is told to.
 """
 
 from __future__ import annotations
@@ -34,52 +35,53 @@ def names(folder: Path) -> list[str]:
 
 
 @pytest.fixture
-def kms() -> InMemoryKMS:
-    return InMemoryKMS()
+def aioencrypt_provider(aioencrypt_kms: InMemoryKMS) -> KMSMasterKeyProvider:
+    """In place of the provider with one key that the plugin has: this service writes to two regions."""
+    regions = ["us-east-1", "eu-west-1"]
+    keys = [aioencrypt_kms.create_key(region=region) for region in regions]
+    return KMSMasterKeyProvider(keys, clients=aioencrypt_kms.clients(*regions))
 
 
 @pytest.fixture
-def provider(kms: InMemoryKMS) -> KMSMasterKeyProvider:
-    keys = [kms.create_key(region="us-east-1"), kms.create_key(region="eu-west-1")]
-    return KMSMasterKeyProvider(keys, clients=kms.clients("us-east-1", "eu-west-1"))
-
-
-@pytest.fixture
-async def client(provider: KMSMasterKeyProvider, tmp_path: Path) -> AsyncIterator[Client]:
-    async with TestClient(TestServer(make_app(provider, tmp_path))) as client:
+async def client(aioencrypt_provider: KMSMasterKeyProvider, tmp_path: Path) -> AsyncIterator[Client]:
+    async with TestClient(TestServer(make_app(aioencrypt_provider, tmp_path))) as client:
         yield client
 
 
-async def test_what_is_stored_is_encrypted(client: Client, kms: InMemoryKMS, tmp_path: Path) -> None:
+async def test_what_is_stored_is_encrypted(
+    client: Client, aioencrypt_kms: InMemoryKMS, tmp_path: Path
+) -> None:
     sent = await client.put("/files/report", data=b"quarterly figures")
     assert sent.status == 201
     assert b"quarterly" not in (tmp_path / "report").read_bytes()
 
     received = await client.get("/files/report")
     assert await received.read() == b"quarterly figures"
-    assert [call.operation for call in kms.calls] == ["GenerateDataKey", "Encrypt", "Decrypt"]
+    assert [call.operation for call in aioencrypt_kms.calls] == ["GenerateDataKey", "Encrypt", "Decrypt"]
 
 
-async def test_one_region_is_enough_to_read(client: Client, kms: InMemoryKMS) -> None:
+async def test_one_region_is_enough_to_read(client: Client, aioencrypt_kms: InMemoryKMS) -> None:
     await client.put("/files/report", data=b"quarterly figures")
-    kms.outage("us-east-1")
+    aioencrypt_kms.outage("us-east-1")
     received = await client.get("/files/report")
     assert await received.read() == b"quarterly figures"
 
 
-async def test_every_region_is_needed_to_write(client: Client, kms: InMemoryKMS, tmp_path: Path) -> None:
-    kms.outage("eu-west-1")
+async def test_every_region_is_needed_to_write(
+    client: Client, aioencrypt_kms: InMemoryKMS, tmp_path: Path
+) -> None:
+    aioencrypt_kms.outage("eu-west-1")
     sent = await client.put("/files/report", data=b"quarterly figures")
     assert sent.status == 500
     assert names(tmp_path) == []
 
 
 async def test_without_permission_there_is_an_error_before_the_status_line(
-    client: Client, kms: InMemoryKMS
+    client: Client, aioencrypt_kms: InMemoryKMS
 ) -> None:
     await client.put("/files/report", data=b"quarterly figures")
-    for key in {call.key_id for call in kms.calls if call.key_id}:
-        kms.deny(key, "Decrypt")
+    for key in {call.key_id for call in aioencrypt_kms.calls if call.key_id}:
+        aioencrypt_kms.deny(key, "Decrypt")
     received = await client.get("/files/report")
     assert received.status == 500
 
@@ -96,9 +98,9 @@ async def test_a_damaged_file_breaks_the_connection(client: Client, tmp_path: Pa
 
 
 async def test_a_file_is_bound_to_its_name(
-    client: Client, provider: KMSMasterKeyProvider, tmp_path: Path
+    client: Client, aioencrypt_provider: KMSMasterKeyProvider, tmp_path: Path
 ) -> None:
     await client.put("/files/report", data=b"quarterly figures")
     message = (tmp_path / "report").read_bytes()
     with pytest.raises(EncryptionContextMismatchError):
-        await decrypt(message, provider, encryption_context={"name": "another"})
+        await decrypt(message, aioencrypt_provider, encryption_context={"name": "another"})

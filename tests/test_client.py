@@ -61,6 +61,7 @@ all_suites = pytest.mark.parametrize("suite", AlgorithmSuite, ids=lambda suite: 
 # Settings
 
 
+@pytest.mark.spec("client-apis/client.md#initialization")
 def test_a_client_says_what_it_is_set_to() -> None:
     assert repr(EncryptionClient()) == (
         "EncryptionClient(commitment_policy=REQUIRE_ENCRYPT_REQUIRE_DECRYPT, max_encrypted_data_keys=None, "
@@ -78,6 +79,7 @@ def test_a_client_says_what_it_is_set_to() -> None:
     )
 
 
+@pytest.mark.spec("client-apis/client.md#initialization")
 @policies
 def test_the_commitment_policy_does_not_change(policy: CommitmentPolicy) -> None:
     """client.md#initialization."""
@@ -120,6 +122,9 @@ def test_the_module_has_the_functions_of_one_client_with_the_defaults() -> None:
 # Commitment policy
 
 
+@pytest.mark.spec(
+    "client-apis/client.md#commitment-policy", "client-apis/encrypt.md#get-the-encryption-materials"
+)
 @policies
 @all_suites
 @on_asyncio
@@ -142,6 +147,7 @@ async def test_commitment_policy_for_writing(suite: AlgorithmSuite, policy: Comm
     assert key.calls == []
 
 
+@pytest.mark.spec("client-apis/encrypt.md#input")
 @policies
 async def test_the_default_suite(policy: CommitmentPolicy) -> None:
     """framework/algorithm-suites.md: the defaults of the policies."""
@@ -149,6 +155,9 @@ async def test_the_default_suite(policy: CommitmentPolicy) -> None:
     assert (await client.encrypt(b"abc", KEY)).header.algorithm_suite is DEFAULT_SUITES[policy]
 
 
+@pytest.mark.spec(
+    "client-apis/client.md#commitment-policy", "client-apis/decrypt.md#get-the-decryption-materials"
+)
 @policies
 @all_suites
 @on_asyncio
@@ -180,6 +189,7 @@ def keys(count: int) -> MultiMasterKeyProvider:
     )
 
 
+@pytest.mark.spec("client-apis/client.md#maximum-number-of-encrypted-data-keys")
 @pytest.mark.parametrize("count", [1, 2, 5])
 async def test_max_encrypted_data_keys_in_both_directions(count: int) -> None:
     """client.md#maximum-number-of-encrypted-data-keys."""
@@ -212,6 +222,9 @@ async def test_max_encrypted_data_keys_in_both_directions(count: int) -> None:
     assert counting.calls == []
 
 
+@pytest.mark.spec(
+    "client-apis/client.md#initialization", "client-apis/client.md#maximum-number-of-encrypted-data-keys"
+)
 async def test_no_maximum_is_the_default() -> None:
     message, header = await encrypt(b"abc", keys(40))
     assert len(header.encrypted_data_keys) == 40
@@ -250,6 +263,11 @@ async def test_what_a_manager_returns_is_limited_too() -> None:
 # What a manager is asked for
 
 
+@pytest.mark.spec(
+    "client-apis/encrypt.md#get-the-encryption-materials",
+    "client-apis/encrypt.md#input",
+    "framework/cmm-interface.md#encryption-materials-request",
+)
 @pytest.mark.parametrize(
     ("source", "lengths", "told"),
     [
@@ -294,6 +312,10 @@ async def test_a_manager_is_told_the_length_or_its_bound(
         )
 
 
+@pytest.mark.spec(
+    "client-apis/decrypt.md#get-the-decryption-materials",
+    "framework/cmm-interface.md#decrypt-materials-request",
+)
 async def test_a_manager_is_told_both_contexts_on_decrypt() -> None:
     """decrypt.md#get-the-decryption-materials."""
     cmm = RecordingCMM()
@@ -311,6 +333,12 @@ async def test_a_manager_is_told_both_contexts_on_decrypt() -> None:
 # Providers
 
 
+@pytest.mark.spec(
+    "client-apis/client.md#encrypt",
+    "client-apis/client.md#decrypt",
+    "client-apis/decrypt.md#input",
+    "client-apis/decrypt.md#keyring",
+)
 @pytest.mark.parametrize(
     "provider",
     [KEY, MultiMasterKeyProvider(KEY), DefaultCMM(KEY), RecordingCMM()],
@@ -323,6 +351,7 @@ async def test_a_provider_is_a_master_key_a_provider_or_a_manager(provider: Any)
         assert await opened.read() == b"abc"
 
 
+@pytest.mark.spec("client-apis/decrypt.md#input")
 @pytest.mark.parametrize(
     "provider",
     [None, b"key", "key", object(), RawAESMasterKey, DefaultCMM, RecordingCMM, MultiMasterKeyProvider, [KEY]],
@@ -345,6 +374,9 @@ async def test_what_is_no_provider_is_refused_at_once(provider: Any) -> None:
 # Lengths
 
 
+@pytest.mark.spec(
+    "client-apis/encrypt.md#frame-length", "client-apis/encrypt.md#un-framed-message-body-encryption"
+)
 @pytest.mark.parametrize("frame_length", [0, -1, 2**32, 10**12])
 async def test_frame_lengths_outside_the_format_are_refused(frame_length: int) -> None:
     text = f"frame_length is {frame_length}; it must be 1 to 4294967295"
@@ -354,6 +386,7 @@ async def test_frame_lengths_outside_the_format_are_refused(frame_length: int) -
         await encrypt(b"abc", KEY, frame_length=frame_length)
 
 
+@pytest.mark.spec("client-apis/encrypt.md#frame-length")
 @pytest.mark.parametrize("frame_length", [1, 2, 2**31, 2**32 - 1])
 async def test_frame_lengths_at_the_bounds_of_the_format(frame_length: int) -> None:
     message, header = await encrypt(b"abc", KEY, frame_length=frame_length)
@@ -362,6 +395,7 @@ async def test_frame_lengths_at_the_bounds_of_the_format(frame_length: int) -> N
     assert (await client.decrypt(message, KEY)).plaintext == b"abc"
 
 
+@pytest.mark.spec("client-apis/encrypt.md#frame-length")
 async def test_the_default_frame_length() -> None:
     assert (await encrypt(b"abc", KEY)).header.frame_length == 4096
 

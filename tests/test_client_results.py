@@ -72,6 +72,7 @@ CONTEXTS: list[tuple[dict[Any, Any], type[Exception], str]] = [
 ]
 
 
+@pytest.mark.spec("client-apis/encrypt.md#encryption-context")
 @pytest.mark.parametrize(("context", "error", "text"), CONTEXTS, ids=range(len(CONTEXTS)))
 async def test_contexts_that_are_refused_at_once(
     context: dict[Any, Any], error: type[Exception], text: str
@@ -138,6 +139,7 @@ async def test_a_context_is_that_of_the_call() -> None:
 # Results
 
 
+@pytest.mark.spec("client-apis/encrypt.md#output", "client-apis/decrypt.md#output")
 async def test_results_are_tuples_with_names() -> None:
     encrypted = await encrypt(b"my plaintext", KEY, encryption_context={"tenant": "my-value"})
     ciphertext, header = encrypted
@@ -242,6 +244,11 @@ async def test_one_shot_calls_at_the_edges_of_batches(
     assert_idle()
 
 
+@pytest.mark.spec(
+    "client-apis/encrypt.md#algorithm-suite",
+    "client-apis/encrypt.md#algorithm-suite-1",
+    "client-apis/decrypt.md#algorithm-suite",
+)
 @pytest.mark.parametrize("suite", AlgorithmSuite, ids=lambda suite: hex(suite.value))
 @on_asyncio
 async def test_every_suite(suite: AlgorithmSuite) -> None:
@@ -254,6 +261,7 @@ async def test_every_suite(suite: AlgorithmSuite) -> None:
             assert await client_for(AlgorithmSuite(0x0178)).decrypt(feed, key) == (plaintext, header)
 
 
+@pytest.mark.spec("client-apis/decrypt.md#behavior")
 @suites
 async def test_a_bad_end_gives_nothing_of_a_one_shot_call(suite: AlgorithmSuite) -> None:
     """decrypt.md#behavior: nothing is released before all steps are done."""

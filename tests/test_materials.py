@@ -110,6 +110,7 @@ def test_a_read_only_view_does_not_follow_its_mapping() -> None:
     assert (view["a"], again["a"]) == ("1", "1")
 
 
+@pytest.mark.spec("framework/structures.md#signing-key")
 @each_value
 def test_reprs_say_nothing_secret(cls: type) -> None:
     text = repr(made(cls))
@@ -118,6 +119,9 @@ def test_reprs_say_nothing_secret(cls: type) -> None:
         assert secret not in text
 
 
+@pytest.mark.spec(
+    "framework/structures.md#plaintext-data-key", "framework/structures.md#plaintext-data-key-1"
+)
 def test_the_reprs_of_data_keys() -> None:
     assert repr(DATA_KEY) == "DataKey()"
     text = repr(DecryptedDataKey(DATA_KEY, WRAPPED, OwnKey("own")))
@@ -149,6 +153,10 @@ def test_data_keys_are_values() -> None:
     assert DataKey(b"a") == DataKey(b"a") != DataKey(b"b")
 
 
+@pytest.mark.spec(
+    "framework/cmm-interface.md#encryption-materials-request",
+    "framework/cmm-interface.md#decrypt-materials-request",
+)
 def test_what_requests_leave_out() -> None:
     assert DataKeyRequest(algorithm_suite=SUITE) == DataKeyRequest(
         algorithm_suite=SUITE, encryption_context={}, encrypted_data_keys=()
@@ -160,6 +168,7 @@ def test_what_requests_leave_out() -> None:
     assert request.required_encryption_context_keys == frozenset()
 
 
+@pytest.mark.spec("framework/structures.md#structure-2", "framework/structures.md#fields")
 def test_what_materials_leave_out() -> None:
     writing = EncryptionMaterials(
         algorithm_suite=SUITE, data_key=DATA_KEY, encrypted_data_keys=(WRAPPED,), encryption_context={}

@@ -11,6 +11,7 @@ import pytest
 
 import aioencrypt
 from aioencrypt import (
+    CachingCMM,
     CryptographicMaterialsManager,
     DecryptionMaterials,
     DecryptionMaterialsRequest,
@@ -208,6 +209,22 @@ async def test_answers_of_a_cache_say_so() -> None:
     async with decrypt_stream(results[0].ciphertext, manager) as stream:
         assert stream.provenance.cached
         assert await stream.read() == b"secret"
+
+
+async def test_the_caching_manager_says_when_its_cache_answered() -> None:
+    provider = MultiMasterKeyProvider(AES, OTHER_AES)
+    made = (KeyUse("generate", "places", "first"), KeyUse("encrypt", "places", "second"))
+    read = (KeyUse("decrypt", "places", "first"),)
+    async with CachingCMM(provider, max_age=60) as manager:
+        results = [await encrypt(b"secret", manager) for _ in range(3)]
+        seen = [result.provenance for result in results]
+        assert seen == [Provenance(made), *[Provenance(made, cached=True)] * 2]
+        # one data key for all of them
+        opened = [(await decrypt(result.ciphertext, manager)).provenance for result in results]
+        assert opened == [Provenance(read), *[Provenance(read, cached=True)] * 2]
+        # another context, another data key
+        result = await encrypt(b"secret", manager, encryption_context={"tenant": "42"})
+        assert result.provenance == Provenance(made)
 
 
 async def test_a_manager_that_does_not_say_leaves_it_empty(tmp_path: Path) -> None:

@@ -236,6 +236,7 @@ def test_the_header_is_the_machines_own() -> None:
     assert machine.header.encrypted_data_keys == KEYS
 
 
+@pytest.mark.spec("client-apis/encrypt.md#construct-the-signature")
 @pytest.mark.parametrize("suite", [suite for suite in AlgorithmSuite if suite.signed])
 def test_cryptography_has_no_order_and_digests_have_one(suite: AlgorithmSuite) -> None:
     message = message_of(suite, 500, 16)

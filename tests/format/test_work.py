@@ -257,6 +257,9 @@ def test_signing_fits_into_a_turn_of_the_loop_and_verifying_does_not() -> None:
     assert SIGN_COST < LANE
 
 
+@pytest.mark.spec(
+    "client-apis/encrypt.md#construct-a-frame", "client-apis/encrypt.md#construct-the-signature"
+)
 def test_the_digest_of_what_was_sealed() -> None:
     running = RunningDigest(P384)
     works = [

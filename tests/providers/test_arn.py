@@ -74,6 +74,7 @@ INVALID = [
 # aws-kms-key-arn.md#a-valid-aws-kms-arn
 
 
+@pytest.mark.spec("framework/aws-kms/aws-kms-key-arn.md#a-valid-aws-kms-arn")
 @pytest.mark.parametrize(("text", "parts"), VALID.items())
 def test_valid_arns(text: str, parts: KeyArn) -> None:
     assert parse_arn(text) == parts
@@ -81,6 +82,7 @@ def test_valid_arns(text: str, parts: KeyArn) -> None:
     assert parse_key_arn(text) == (parts if parts.resource_type == "key" else None)
 
 
+@pytest.mark.spec("framework/aws-kms/aws-kms-key-arn.md#a-valid-aws-kms-arn")
 @pytest.mark.parametrize("text", INVALID)
 def test_invalid_arns(text: str) -> None:
     assert parse_arn(text) is None
@@ -109,6 +111,10 @@ def test_ids_and_alias_names_are_identifiers(text: str) -> None:
     assert check_identifier(text) is None
 
 
+@pytest.mark.spec(
+    "framework/aws-kms/aws-kms-key-arn.md#identifying-an-an-aws-kms-multi-region-arn",
+    "framework/aws-kms/aws-kms-key-arn.md#identifying-an-an-aws-kms-multi-region-identifier",
+)
 @pytest.mark.parametrize("text", [text for text in INVALID if text.startswith("arn:")])
 def test_invalid_arns_are_no_identifiers(text: str) -> None:
     with pytest.raises(ValueError, match="is not the ARN of a KMS key or alias") as caught:
@@ -134,6 +140,10 @@ def test_identifiers_are_text(value: object) -> None:
 # aws-kms-key-arn.md#identifying-an-an-aws-kms-multi-region-identifier
 
 
+@pytest.mark.spec(
+    "framework/aws-kms/aws-kms-key-arn.md#identifying-an-an-aws-kms-multi-region-arn",
+    "framework/aws-kms/aws-kms-key-arn.md#identifying-an-an-aws-kms-multi-region-identifier",
+)
 @pytest.mark.parametrize(
     ("identifier", "multi_region"),
     [
@@ -164,6 +174,7 @@ def test_which_keys_are_multi_region_keys(identifier: str, multi_region: bool) -
 # aws-kms-mrk-match-for-decrypt.md
 
 
+@pytest.mark.spec("framework/aws-kms/aws-kms-mrk-match-for-decrypt.md#implementation")
 @pytest.mark.parametrize(
     ("first", "second", "match"),
     [
@@ -198,6 +209,7 @@ def test_matches_for_decrypt(first: str, second: str, match: bool) -> None:
 # aws-kms-mrk-are-unique.md
 
 
+@pytest.mark.spec("framework/aws-kms/aws-kms-mrk-are-unique.md#implementation")
 @pytest.mark.parametrize(
     "key_ids",
     [
@@ -222,6 +234,7 @@ def test_unrelated_keys_pass(key_ids: list[str]) -> None:
     check_unrelated(key_ids)
 
 
+@pytest.mark.spec("framework/aws-kms/aws-kms-mrk-are-unique.md#implementation")
 @pytest.mark.parametrize(
     ("related", "others"),
     [

@@ -61,6 +61,7 @@ async def test_leaving_closes() -> None:
     assert key.log == ["close"]
 
 
+@pytest.mark.spec("framework/keyring-interface.md#overview")
 @pytest.mark.parametrize("cls", [MasterKey, MasterKeyProvider])
 async def test_the_interfaces_are_abstract(cls: type) -> None:
     with pytest.raises(TypeError, match="abstract"):
@@ -95,6 +96,9 @@ def sealed(name: str) -> EncryptedDataKey:
     return EncryptedDataKey("own", b"choosy", name.encode())
 
 
+@pytest.mark.spec(
+    "framework/keyring-interface.md#ondecrypt", "framework/keyring-interface.md#decrypt-data-key"
+)
 async def test_attempts_go_in_order_until_one_opens() -> None:
     failures = {"a": ValueError("a"), "b": ServiceError("b", code="Denied")}
     key = Choosy(**failures, c=DATA_KEY.plaintext, d=DATA_KEY.plaintext)
@@ -103,6 +107,9 @@ async def test_attempts_go_in_order_until_one_opens() -> None:
     assert key.tried == ["a", "b", "c"]
 
 
+@pytest.mark.spec(
+    "framework/keyring-interface.md#ondecrypt", "framework/keyring-interface.md#decrypt-data-key"
+)
 async def test_every_failure_is_kept() -> None:
     failures = {
         "a": ValueError("odd"),
@@ -124,6 +131,7 @@ async def test_every_failure_is_kept() -> None:
     )
 
 
+@pytest.mark.spec("framework/keyring-interface.md#ondecrypt")
 async def test_no_encrypted_data_key_is_ours() -> None:
     others = [EncryptedDataKey(name, b"info", b"sealed") for name in ("zeta", "aws-kms", "zeta", "caf\udce9")]
     with pytest.raises(ProviderError) as caught:
@@ -135,6 +143,7 @@ async def test_no_encrypted_data_key_is_ours() -> None:
     )
 
 
+@pytest.mark.spec("framework/keyring-interface.md#decrypt-data-key")
 @pytest.mark.parametrize("suite", AlgorithmSuite, ids=lambda suite: hex(suite.value))
 @on_asyncio
 async def test_a_data_key_of_the_wrong_length_is_a_failed_attempt(suite: AlgorithmSuite) -> None:

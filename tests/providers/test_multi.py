@@ -49,6 +49,11 @@ def build(tree: object, log: list[str] | None = None) -> MasterKeyProvider:
 # What it is made of
 
 
+@pytest.mark.spec(
+    "framework/multi-keyring.md#inputs",
+    "framework/multi-keyring.md#generator-keyring",
+    "framework/multi-keyring.md#child-keyrings",
+)
 def test_a_generator_or_a_child_is_needed() -> None:
     with pytest.raises(ValueError, match=r"^a multi provider needs a generator or a child$"):
         Multi(None)
@@ -108,6 +113,7 @@ TREES = [
 ]
 
 
+@pytest.mark.spec("framework/multi-keyring.md#onencrypt")
 @pytest.mark.parametrize(("tree", "order"), TREES, ids=str)
 @on_asyncio
 async def test_all_keys_encrypt_in_their_order(tree: object, order: str) -> None:
@@ -121,6 +127,7 @@ async def test_all_keys_encrypt_in_their_order(tree: object, order: str) -> None
         assert (await decrypt(message, OwnKey(name))).plaintext == b"attack at dawn"
 
 
+@pytest.mark.spec("framework/multi-keyring.md#onencrypt")
 @pytest.mark.parametrize(
     "tree", [(None, "a"), (None, ("a", "b")), ((None, "a"), "b"), (((None, "a"),),)], ids=str
 )
@@ -133,6 +140,7 @@ async def test_without_a_generator_there_is_no_data_key(tree: object) -> None:
     assert log == []
 
 
+@pytest.mark.spec("framework/multi-keyring.md#generator-keyring", "framework/multi-keyring.md#onencrypt")
 @pytest.mark.parametrize("at", ["generator", "child", "grandchild"])
 async def test_a_provider_that_only_decrypts_cannot_take_part(at: str) -> None:
     log: list[str] = []
@@ -151,6 +159,7 @@ async def test_a_provider_that_only_decrypts_cannot_take_part(at: str) -> None:
     assert log == []
 
 
+@pytest.mark.spec("framework/multi-keyring.md#onencrypt")
 @pytest.mark.parametrize("at", ["generator", "child", "grandchild"])
 async def test_a_provider_that_gives_no_key(at: str) -> None:
     """It could not decrypt the message; and it is the generator that generates, nobody else."""
@@ -164,6 +173,7 @@ async def test_a_provider_that_gives_no_key(at: str) -> None:
     assert log == []
 
 
+@pytest.mark.spec("framework/multi-keyring.md#onencrypt")
 @pytest.mark.parametrize("failing", ["a", "b", "c"])
 async def test_every_key_must_succeed(failing: str) -> None:
     error = ServiceError("no", code="Denied")
@@ -205,6 +215,7 @@ def spoiled(name: str) -> EncryptedDataKey:
     return EncryptedDataKey("own", name.encode(), bytes(60))
 
 
+@pytest.mark.spec("framework/multi-keyring.md#ondecrypt")
 @pytest.mark.parametrize(
     ("tree", "order"), [*TREES, ((None, "a", "b"), "ab"), ((None, ("a", "b"), (None, "c")), "abc")], ids=str
 )
@@ -225,6 +236,7 @@ async def test_attempts_go_generator_first_and_depth_first(tree: object, order: 
     assert {str(attempt.error) for attempt in caught.value.attempts} == {"does not open"}
 
 
+@pytest.mark.spec("framework/multi-keyring.md#ondecrypt")
 async def test_the_first_that_opens_ends_the_search() -> None:
     log: list[str] = []
     provider = build(("a", ("b", "c"), "d"), log)
@@ -235,6 +247,7 @@ async def test_the_first_that_opens_ends_the_search() -> None:
     assert log == ["decrypt b", "decrypt b"]
 
 
+@pytest.mark.spec("framework/multi-keyring.md#ondecrypt")
 async def test_no_provider_has_a_key_for_the_message() -> None:
     with pytest.raises(ProviderError) as caught:
         await build(("a", ("b", (None, "c")))).decrypt_data_key(asking(*wrapped("x", "y")))
@@ -245,6 +258,7 @@ async def test_no_provider_has_a_key_for_the_message() -> None:
     )
 
 
+@pytest.mark.spec("framework/multi-keyring.md#ondecrypt")
 @pytest.mark.parametrize(
     "make",
     [ValueError, ServiceError, lambda text: ExceptionGroup(text, [OSError()])],
@@ -269,6 +283,7 @@ async def test_whatever_a_provider_raises_is_kept_and_the_next_is_tried(
     assert opened.data_key == DATA_KEY
 
 
+@pytest.mark.spec("framework/multi-keyring.md#ondecrypt")
 @pytest.mark.parametrize("depth", range(3))
 async def test_a_failure_without_attempts_is_kept(depth: int) -> None:
     """framework/multi-keyring.md#ondecrypt: the failure contains the messages of the children."""

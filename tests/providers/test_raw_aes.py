@@ -62,6 +62,12 @@ def entry(
 # The format
 
 
+@pytest.mark.spec(
+    "framework/raw-aes-keyring.md#onencrypt",
+    "framework/raw-aes-keyring.md#wrapping-algorithm",
+    "framework/raw-aes-keyring.md#authentication-tag-length",
+    "framework/raw-aes-keyring.md#iv-length",
+)
 @each_length
 @pytest.mark.parametrize("context", CONTEXTS, ids=ascii)
 @on_asyncio
@@ -76,6 +82,7 @@ async def test_what_it_writes(length: int, context: Mapping[str, str]) -> None:
     assert plaintext == DATA_KEY.plaintext
 
 
+@pytest.mark.spec("framework/raw-aes-keyring.md#ondecrypt")
 @each_length
 @pytest.mark.parametrize("context", CONTEXTS, ids=ascii)
 @on_asyncio
@@ -116,6 +123,7 @@ async def test_the_orders_of_javascript_open_too(order: str) -> None:
                 await refused(KEY, encrypted, asked)
 
 
+@pytest.mark.spec("framework/raw-aes-keyring.md#onencrypt")
 @pytest.mark.parametrize("suite", AlgorithmSuite, ids=lambda suite: hex(suite.value))
 @each_length
 @on_asyncio
@@ -128,6 +136,7 @@ async def test_a_new_data_key_for_every_suite(suite: AlgorithmSuite, length: int
     assert opened.data_key == data_key
 
 
+@pytest.mark.spec("framework/raw-aes-keyring.md#onencrypt")
 async def test_ivs_and_data_keys_are_new_each_time() -> None:
     made = [await KEY.generate_data_key(asking()) for _ in range(50)]
     made += [(DATA_KEY, await KEY.encrypt_data_key(DATA_KEY, asking())) for _ in range(50)]
@@ -135,6 +144,7 @@ async def test_ivs_and_data_keys_are_new_each_time() -> None:
     assert len({data_key.plaintext for data_key, _ in made}) == 51
 
 
+@pytest.mark.spec("framework/raw-aes-keyring.md#onencrypt", "framework/raw-aes-keyring.md#ondecrypt")
 async def test_a_context_that_cannot_be_serialized() -> None:
     too_long = asking(context={"k": "v" * 65535})
     with pytest.raises(ProviderError, match="above the 65535 of the message format") as caught:
@@ -147,6 +157,11 @@ async def test_a_context_that_cannot_be_serialized() -> None:
 # Whose data key it is
 
 
+@pytest.mark.spec(
+    "framework/raw-aes-keyring.md#ondecrypt",
+    "framework/raw-aes-keyring.md#authentication-tag-length",
+    "framework/raw-aes-keyring.md#iv-length",
+)
 @pytest.mark.parametrize(
     ("namespace", "info", "owned"),
     [
@@ -182,6 +197,7 @@ async def test_which_data_keys_it_owns(namespace: str, info: bytes, owned: bool)
     assert len(caught.value.attempts) == owned
 
 
+@pytest.mark.spec("framework/raw-aes-keyring.md#ondecrypt")
 def test_a_name_that_ends_as_the_lengths_do() -> None:
     short = RawAESMasterKey("mine", "k", wrapping_key=WRAPPING_KEY)
     name = "k" + (LENGTHS[:3] + b"\x00" + LENGTHS[4:]).decode()
@@ -206,6 +222,7 @@ async def refused(
     assert isinstance(attempt.error.__cause__, InvalidTag)
 
 
+@pytest.mark.spec("framework/raw-aes-keyring.md#ondecrypt")
 @pytest.mark.parametrize(
     "other", [bytes(32), WRAPPING_KEY[:24], WRAPPING_KEY[:16], WRAPPING_KEY[::-1]], ids=len
 )
@@ -214,6 +231,7 @@ async def test_another_wrapping_key(other: bytes) -> None:
     await refused(key, entry(aad=sorted_context(CONTEXT)))
 
 
+@pytest.mark.spec("framework/raw-aes-keyring.md#ondecrypt")
 @pytest.mark.parametrize(
     "context", [{}, {"tenant": "43"}, {"Tenant": "42"}, {**CONTEXT, "more": ""}, {"tenant4": "2"}], ids=str
 )
@@ -221,6 +239,7 @@ async def test_another_context(context: Mapping[str, str]) -> None:
     await refused(KEY, entry(aad=sorted_context(CONTEXT)), context)
 
 
+@pytest.mark.spec("framework/raw-aes-keyring.md#ondecrypt")
 @on_asyncio
 async def test_every_changed_byte_is_noticed() -> None:
     right = entry(aad=sorted_context(CONTEXT))
@@ -234,6 +253,7 @@ async def test_every_changed_byte_is_noticed() -> None:
         await refused(KEY, attrs.evolve(right, provider_info=bytes(info)))
 
 
+@pytest.mark.spec("framework/raw-aes-keyring.md#ondecrypt")
 @on_asyncio
 async def test_ciphertexts_that_are_cut_or_extended() -> None:
     right = entry(aad=sorted_context(CONTEXT))
@@ -268,12 +288,16 @@ async def test_a_buffer_may_be_wiped_afterwards() -> None:
     assert opened.data_key == DATA_KEY
 
 
+@pytest.mark.spec(
+    "framework/raw-aes-keyring.md#wrapping-key", "framework/raw-aes-keyring.md#wrapping-algorithm"
+)
 @pytest.mark.parametrize("length", [0, 1, 15, 17, 23, 25, 31, 33, 64, 128, 256])
 def test_lengths_that_are_no_aes_key(length: int) -> None:
     with pytest.raises(ValueError, match=rf"^wrapping_key has {length} bytes; an AES key has 16, 24 or 32$"):
         RawAESMasterKey("mine", "kéy", wrapping_key=bytes(length))
 
 
+@pytest.mark.spec("framework/raw-aes-keyring.md#initialization")
 @pytest.mark.parametrize("wrong", [16, 24, 32, "0" * 32, None, [7] * 32, range(32)], ids=repr)
 def test_what_is_no_wrapping_key(wrong: object) -> None:
     """`bytes(32)` is a key of zeros: a number must not become one."""
@@ -281,6 +305,7 @@ def test_what_is_no_wrapping_key(wrong: object) -> None:
         RawAESMasterKey("mine", "kéy", wrapping_key=wrong)  # type: ignore[arg-type]
 
 
+@pytest.mark.spec("framework/raw-aes-keyring.md#initialization")
 @pytest.mark.parametrize(
     ("namespace", "name", "error"),
     [
@@ -332,6 +357,7 @@ async def test_keys_of_one_name_and_other_bytes() -> None:
     assert [attempt.key_id for attempt in caught.value.attempts] == ["kéy"] * 2
 
 
+@pytest.mark.spec("framework/raw-aes-keyring.md#ondecrypt")
 async def test_one_key_opens_the_second_of_two_data_keys_with_its_name() -> None:
     first, second = (RawAESMasterKey("mine", "kéy", wrapping_key=bytes([i]) * 32) for i in range(2))
     message, header = await encrypt(b"attack at dawn", MultiMasterKeyProvider(first, second))
@@ -343,6 +369,11 @@ async def test_one_key_opens_the_second_of_two_data_keys_with_its_name() -> None
 texts = st.text(st.characters(codec="utf-8"), max_size=20)
 
 
+@pytest.mark.spec(
+    "framework/raw-aes-keyring.md#onencrypt",
+    "framework/raw-aes-keyring.md#ondecrypt",
+    "framework/structures.md#ciphertext",
+)
 @settings(max_examples=40, deadline=None)
 @given(
     namespace=texts.filter(lambda text: not text.startswith("aws-kms")),

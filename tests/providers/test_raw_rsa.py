@@ -83,6 +83,11 @@ async def refused(key: RawRSAMasterKey, encrypted: EncryptedDataKey, text: str =
 # The format
 
 
+@pytest.mark.spec(
+    "framework/raw-rsa-keyring.md#onencrypt",
+    "framework/raw-rsa-keyring.md#padding-scheme",
+    "framework/keyring-interface.md#key-provider-info",
+)
 @each_padding
 @pytest.mark.parametrize("suite", AlgorithmSuite, ids=lambda suite: hex(suite.value))
 @on_asyncio
@@ -97,6 +102,7 @@ async def test_what_it_writes(kind: RSAPadding, suite: AlgorithmSuite) -> None:
     assert generated.ciphertext != encrypted.ciphertext
 
 
+@pytest.mark.spec("framework/raw-rsa-keyring.md#ondecrypt", "framework/raw-rsa-keyring.md#padding-scheme")
 @each_padding
 async def test_what_it_reads(kind: RSAPadding) -> None:
     key, encrypted = made(kind), wrapped(kind)
@@ -104,6 +110,7 @@ async def test_what_it_reads(kind: RSAPadding) -> None:
     assert (opened.data_key, opened.encrypted_data_key, opened.master_key) == (DATA_KEY, encrypted, key)
 
 
+@pytest.mark.spec("framework/raw-rsa-keyring.md#public-key", "framework/raw-rsa-keyring.md#private-key")
 @pytest.mark.parametrize("bits", [1024, 3072, 4096])
 @on_asyncio
 async def test_keys_of_other_sizes(bits: int) -> None:
@@ -114,6 +121,7 @@ async def test_keys_of_other_sizes(bits: int) -> None:
     assert (await key.decrypt_data_key(asking(encrypted))).data_key == DATA_KEY
 
 
+@pytest.mark.spec("framework/raw-rsa-keyring.md#onencrypt")
 async def test_data_keys_are_new_each_time() -> None:
     keys = {(await made().generate_data_key(asking()))[0].plaintext for _ in range(20)}
     assert len(keys) == 20
@@ -130,6 +138,7 @@ async def test_the_context_is_bound_by_the_header_alone() -> None:
         await decrypt(changed, made())
 
 
+@pytest.mark.spec("framework/raw-rsa-keyring.md#ondecrypt")
 @pytest.mark.parametrize(
     ("namespace", "info", "owned"),
     [
@@ -172,6 +181,7 @@ PRIVATE_FORMS: dict[str, Callable[[], RSAPrivateKey | bytes]] = {
 }
 
 
+@pytest.mark.spec("framework/raw-rsa-keyring.md#ondecrypt")
 @pytest.mark.parametrize("public", PUBLIC_FORMS.values(), ids=PUBLIC_FORMS)
 async def test_the_public_half_encrypts_and_does_not_decrypt(public: Callable[[], Any]) -> None:
     writer = made(public_key=public())
@@ -181,6 +191,7 @@ async def test_the_public_half_encrypts_and_does_not_decrypt(public: Callable[[]
     await refused(writer, encrypted, "this RSA key has no private_key, so it cannot decrypt")
 
 
+@pytest.mark.spec("framework/raw-rsa-keyring.md#onencrypt")
 @pytest.mark.parametrize("private", PRIVATE_FORMS.values(), ids=PRIVATE_FORMS)
 async def test_the_private_half_decrypts_and_does_not_encrypt(private: Callable[[], Any]) -> None:
     """The specification forbids to derive the public half."""
@@ -215,6 +226,7 @@ async def test_halves_that_do_not_belong_together() -> None:
 # What does not open
 
 
+@pytest.mark.spec("framework/raw-rsa-keyring.md#ondecrypt")
 @pytest.mark.parametrize("kind", HASHES, ids=lambda kind: kind.value)
 async def test_another_private_key(kind: RSAPadding) -> None:
     stranger = made(kind, private_key=rsa_key("other"))
@@ -270,6 +282,7 @@ async def test_a_data_key_of_the_wrong_length(kind: RSAPadding, length: int) -> 
     assert len(caught.value.attempts) == 1
 
 
+@pytest.mark.spec("framework/raw-rsa-keyring.md#ondecrypt")
 async def test_the_next_is_tried() -> None:
     first = made(private_key=rsa_key("other"))
     edks = [entry(bytes(256)), wrapped()]

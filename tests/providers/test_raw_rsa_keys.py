@@ -50,6 +50,7 @@ def made(
 # Keys that are none of ours
 
 
+@pytest.mark.spec("framework/raw-rsa-keyring.md#initialization")
 def test_no_key_at_all() -> None:
     with pytest.raises(ValueError, match=r"^give public_key to encrypt, private_key to decrypt, or both$"):
         RawRSAMasterKey("mine", "kéy", padding=RSAPadding.PKCS1)
@@ -60,6 +61,7 @@ def pem(label: str, der: bytes) -> bytes:
     return f"-----BEGIN {label}-----\n".encode() + lines + f"-----END {label}-----\n".encode()
 
 
+@pytest.mark.spec("framework/raw-rsa-keyring.md#public-key", "framework/raw-rsa-keyring.md#private-key")
 @pytest.mark.parametrize(
     "garbage",
     [
@@ -90,6 +92,7 @@ def test_der_is_no_pem() -> None:
         made(public_key=der)
 
 
+@pytest.mark.spec("framework/raw-rsa-keyring.md#public-key", "framework/raw-rsa-keyring.md#private-key")
 @pytest.mark.parametrize(
     "other",
     [ec.generate_private_key(ec.SECP256R1()), ed25519.Ed25519PrivateKey.generate()],
@@ -133,6 +136,9 @@ def test_encrypted_pem() -> None:
         made(private_key=encrypted)
 
 
+@pytest.mark.spec(
+    "framework/raw-rsa-keyring.md#padding-scheme", "framework/raw-rsa-keyring.md#supported-padding-schemes"
+)
 @pytest.mark.parametrize("wrong", ["pkcs", None, padding.PKCS1v15(), 1], ids=repr)
 def test_paddings_that_do_not_exist(wrong: Any) -> None:
     with pytest.raises(ValueError, match="is not a valid RSAPadding"):
@@ -164,6 +170,7 @@ async def test_a_key_that_is_too_small_for_the_padding(bits: int, kind: RSAPaddi
 # The key itself
 
 
+@pytest.mark.spec("framework/raw-rsa-keyring.md#initialization")
 @pytest.mark.parametrize(("namespace", "name"), [("aws-kms", "a"), ("aws-kms-x", "a"), ("mine", "a" * 65516)])
 def test_names_are_checked(namespace: str, name: str) -> None:
     with pytest.raises(ValueError, match=r"^key_name"):

@@ -61,6 +61,7 @@ class Chunks(ByteStream):
 # Reading
 
 
+@pytest.mark.spec("client-apis/streaming.md#outputs")
 @given(
     chunks=st.lists(st.binary(min_size=1, max_size=12).map(lambda data: data.replace(b"\xff", b"\n"))),
     calls=st.lists(

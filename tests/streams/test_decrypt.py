@@ -175,6 +175,7 @@ async def test_an_error_of_the_header_leaves_the_rest_of_the_source_alone() -> N
 # Signature policy
 
 
+@pytest.mark.spec("client-apis/decrypt.md#behavior")
 @pytest.mark.parametrize("policy", SignaturePolicy, ids=lambda policy: policy.name)
 @pytest.mark.parametrize("suite_id", SUITE_IDS, ids=hex)
 @on_asyncio

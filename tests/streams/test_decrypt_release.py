@@ -110,6 +110,7 @@ async def taken_before_a_stall(*pieces: bytes) -> bytes:
 # When plaintext is released
 
 
+@pytest.mark.spec("client-apis/streaming.md#behavior", "client-apis/streaming.md#release")
 @kinds
 @on_asyncio
 async def test_plaintext_is_released_as_soon_as_it_may_be_and_not_before(message: Message) -> None:
@@ -119,6 +120,7 @@ async def test_plaintext_is_released_as_soon_as_it_may_be_and_not_before(message
     assert_idle()
 
 
+@pytest.mark.spec("client-apis/decrypt.md#verify-the-signature")
 async def test_a_signed_message_keeps_its_last_frame_until_the_last_byte() -> None:
     """decrypt.md#decrypt-the-message-body."""
     message = KINDS["signed"]
@@ -177,6 +179,7 @@ async def test_a_wrong_signature_keeps_the_last_frame() -> None:
 # The end of a message
 
 
+@pytest.mark.spec("client-apis/streaming.md#inputs")
 @kinds
 @on_asyncio
 async def test_a_message_that_is_cut_off_is_truncated_at_every_position(message: Message) -> None:
@@ -217,6 +220,7 @@ async def test_an_empty_input_is_truncated() -> None:
             await CLIENT.decrypt(source, CountingKey())
 
 
+@pytest.mark.spec("client-apis/decrypt.md#security-considerations", "client-apis/streaming.md#outputs")
 async def test_verified_is_true_from_the_end_on_and_stays() -> None:
     message = KINDS["signed"]
     source = Feed(message.data)
@@ -244,6 +248,7 @@ async def leave(message: Message, count: int, *, abandon: bool = False, error: b
             raise ZeroDivisionError
 
 
+@pytest.mark.spec("client-apis/decrypt.md#security-considerations")
 @pytest.mark.parametrize("count", [0, 1, 30, 34, 35])
 @pytest.mark.parametrize("name", ["signed", "unsigned"])
 async def test_leaving_before_the_end_is_verified_raises(name: str, count: int) -> None:

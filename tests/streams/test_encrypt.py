@@ -102,6 +102,7 @@ async def test_ciphertext_length_of_a_source_of_unknown_length_is_none() -> None
         await stream.read()
 
 
+@pytest.mark.spec("client-apis/encrypt.md#construct-the-header", "data-format/message-header.md#message-id")
 async def test_two_messages_differ_in_everything() -> None:
     first, second = [(await encrypt(b"the same", KEY)).header for _ in range(2)]
     assert first.message_id != second.message_id
@@ -149,6 +150,7 @@ async def test_chunks_are_bytes_and_never_empty() -> None:
     assert (await decrypt(b"".join(chunks), KEY)).plaintext == plaintext_of(5000)
 
 
+@pytest.mark.spec("client-apis/encrypt.md#construct-the-body")
 async def test_no_more_is_read_than_is_needed() -> None:
     source = Feed(plaintext_of(1000), plaintext_of(1000), plaintext_of(1000))
     async with encrypt_stream(source, KEY, frame_length=FRAME) as stream:
@@ -194,6 +196,9 @@ async def test_plaintext_that_is_too_short_has_no_final_frame() -> None:
     assert count == 299 * 33
 
 
+@pytest.mark.spec(
+    "client-apis/encrypt.md#plaintext-length-bound", "client-apis/encrypt.md#construct-the-body"
+)
 async def test_a_bound_that_is_exceeded_is_refused_before_it_is_sealed() -> None:
     """encrypt.md#plaintext-length-bound."""
     count, error = await chunk_lengths(plaintext_length_bound=299)
@@ -204,6 +209,7 @@ async def test_a_bound_that_is_exceeded_is_refused_before_it_is_sealed() -> None
     assert (await decrypt(message, KEY)).plaintext == b"abc"
 
 
+@pytest.mark.spec("client-apis/encrypt.md#input")
 async def test_a_bound_on_a_known_length_is_ignored() -> None:
     """encrypt.md#input: the bound MUST be ignored."""
     assert (await encrypt(b"abc", KEY, plaintext_length_bound=1)).ciphertext
@@ -228,6 +234,7 @@ async def test_a_length_that_needs_too_many_frames_fails_on_entry() -> None:
 # What fails on entry
 
 
+@pytest.mark.spec("client-apis/encrypt.md#behavior")
 async def test_a_provider_that_fails_does_so_on_entry_and_the_source_is_not_read() -> None:
     class Broken(RawAESMasterKey):
         async def generate_data_key(self, request: DataKeyRequest) -> Any:
@@ -307,6 +314,7 @@ async def leave_after(length: int, suite: AlgorithmSuite) -> int:
     return total
 
 
+@pytest.mark.spec("client-apis/streaming.md#outputs")
 @suites
 @pytest.mark.parametrize("length", [0, 1, 400, 500, -200, -130, -1])
 async def test_leaving_before_the_last_byte_was_handed_out_raises(suite: AlgorithmSuite, length: int) -> None:

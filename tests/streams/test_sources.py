@@ -133,6 +133,7 @@ def iterators() -> dict[str, Callable[[bytes], AsyncIterator[Any]]]:
     }
 
 
+@pytest.mark.spec("client-apis/streaming.md#inputs")
 @pytest.mark.anyio
 @pytest.mark.parametrize("name", iterators())
 async def test_asynchronous_iterators(name: str) -> None:
@@ -384,6 +385,7 @@ async def test_our_streams_are_sources() -> None:
 # What is none
 
 
+@pytest.mark.spec("client-apis/encrypt.md#plaintext")
 @pytest.mark.parametrize(
     ("source", "error"),
     [

@@ -22,6 +22,9 @@ from aioencrypt import (
     encrypt,
 )
 from aioencrypt.testing import InMemoryKMS
+from tests.support.branch_keys import World
+from tests.support.examples import load
+from tests.support.kms_pairs import rsa_kms_key
 from tests.support.pages import ROOT, snippets
 
 FIGURES = b"quarterly figures" * 1000
@@ -34,11 +37,22 @@ async def names_left_to_readers(page: str, kms: InMemoryKMS) -> dict[str, Any]:
     match page:
         case "docs/kms.md":
             names |= await _kms_names(kms)
+        case "docs/kms-asymmetric.md":
+            rsa_kms_key(kms, key_id="5678cdef-34cd-56ef-78ab-567890abcdef")
+            kms.create_key(key_id="6789def0-45ef-67ab-89cd-67890abcdef0", key_spec="ECC_NIST_P384")
+        case "docs/hierarchical-keys.md":
+            world = await World.new().with_table()
+            names["store"] = world.store()
+            for branch_key_id in ("tenant-42", "tenant-43"):
+                await world.store().create_key(branch_key_id, {"made for": "this page"})
         case "docs/local-keys.md":
             old = RawAESMasterKey("my-service", "2026", wrapping_key=bytes(32))
             new = RawAESMasterKey("my-service", "2027", wrapping_key=bytes(range(32)))
             old_message, _ = await encrypt(b"attack at dawn", old)
             names |= {"provider_2026": old, "provider_2027": new, "old_message": old_message}
+        case "docs/own-keys.md":
+            example = load("own_master_key")
+            names |= {"KeyService": example.KeyService, "service": example.KeyService()}
         case "docs/message-format.md":
             names["message"] = documented_message()
         case "docs/streams.md":
