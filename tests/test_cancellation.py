@@ -158,7 +158,7 @@ class Writing(Scenario):
 
     async def check(self, cancelled: bool) -> None:
         assert [*self.path.parent.iterdir()] == [self.path], "a partial file is left"
-        assert self.writer._file is None
+        assert not self.writer._file.writing
         assert self.writer._sealer is None or not self.writer._sealer._digests._pending
         if (content := self.path.read_bytes()) == self.OLD:
             assert cancelled

@@ -21,6 +21,7 @@ import pytest
 from aioencrypt.testing import InMemoryKMS
 from aioencrypt.testing.kms import run_in_thread
 from tests.support.docs_names import after, names_left_to_readers
+from tests.support.moto import moto_server
 from tests.support.pages import PAGES, ROOT, Snippet, anchors, links, name_of, prose, snippets
 
 US = "arn:aws:kms:us-east-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab"
@@ -40,11 +41,20 @@ def kms() -> InMemoryKMS:
     return kms
 
 
+@pytest.fixture(scope="module")
+def dynamodb_url() -> Iterator[str]:
+    with moto_server() as url:
+        yield url
+
+
 @pytest.fixture
-def kms_over_http(kms: InMemoryKMS, monkeypatch: pytest.MonkeyPatch) -> Iterator[InMemoryKMS]:
-    """Serve it from a thread, for clients of every kind that are told nothing."""
+def kms_over_http(
+    kms: InMemoryKMS, dynamodb_url: str, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[InMemoryKMS]:
+    """Serve it from a thread, beside a DynamoDB, for clients of every kind that are told nothing."""
     with run_in_thread(kms) as url:
         monkeypatch.setenv("AWS_ENDPOINT_URL_KMS", url)
+        monkeypatch.setenv("AWS_ENDPOINT_URL_DYNAMODB", dynamodb_url)
         yield kms
 
 

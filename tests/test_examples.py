@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.examples import EXAMPLES, FIGURES, KEY, load, run, served
+from tests.support.pages import ROOT
 from tests.support.streaming import flipped, on_asyncio
 
 pytestmark = pytest.mark.anyio
@@ -82,11 +83,81 @@ def test_encrypt_under_several_keys() -> None:
     assert output.endswith("with the recovery key: b'attack at dawn'\n")
 
 
+def test_kms_rsa_offline() -> None:
+    lines = run("kms_rsa_offline.py").splitlines()
+    assert re.fullmatch(r"encrypted under aws-kms-rsa: \d+ bytes, 0 calls", lines[0])
+    assert lines[1].startswith("refused: could not generate a data key; ")
+    assert lines[2:] == ["decrypted by KMS: b'21.5 degrees'"]
+
+
+def test_key_agreement() -> None:
+    lines = run("key_agreement.py").splitlines()
+    assert lines[:2] == ["under raw-ecdh: b'pay 10 to the baker'", "under aws-kms-ecdh: b'paid'"]
+    assert lines[2].startswith("refused: none of the 1 encrypted data keys of the message belongs to ")
+    assert lines[3] == "from anybody: b'pay 10,000 to me'"
+    assert lines[4].startswith(
+        "refused: none of the 1 encrypted data keys of the message could be decrypted; "
+    )
+    assert "an ephemeral key cannot decrypt" in lines[4]
+
+
+def test_create_branch_keys() -> None:
+    lines = run("create_branch_keys.py").splitlines()
+    assert lines == [
+        "table arn:aws:dynamodb:us-east-1:111122223333:table/branch-keys",
+        "created the-baker",
+        "created the-butcher",
+        "left alone: nothing was written: there is a branch key 'the-baker' already; it stays as it is",
+        "left alone: nothing was written: there is a branch key 'the-butcher' already; it stays as it is",
+        "refused: a branch key store with Discovery only reads; "
+        "configure it with KMSKeyArn or KMSMRKeyArn to create keys and versions",
+        "rotated by 1 of 2",
+        "a new key: True; the old one is still there: True",
+    ]
+
+
+def test_hierarchical_keys() -> None:
+    lines = run("hierarchical_keys.py").splitlines()
+    assert lines[0] == "1000 messages of 2 tenants, 2 calls of KMS"
+    assert lines[1] == "the baker reads b'order 1'"
+    assert lines[2].startswith("refused: none of the 1 encrypted data keys of the message belongs to ")
+    assert lines[3:] == ["after a new version: b'order 1'"]
+
+
 def test_own_master_key() -> None:
     lines = run("own_master_key.py").splitlines()
     assert lines[:2] == ["encrypted under my-key-service", "b'attack at dawn'"]
     assert lines[2].startswith("refused: ")
     assert "the key service says that key or context is another one" in lines[2]
+    assert lines[3].startswith("refused: ")
+    assert "the key service gave no answer within 0.0001 seconds" in lines[3]
+
+
+def test_own_manager() -> None:
+    lines = run("own_manager.py").splitlines()
+    assert lines[0] == "b'attack at dawn'"
+    assert lines[1].startswith("refused: the header has another value than the caller")
+    assert lines[2] == lines[3] == "refused: no key for that tenant; give encryption_context={'tenant': ...}"
+    assert lines[4:] == [
+        "42: encrypt under tenants key-of-42",
+        "42: decrypt under tenants key-of-42",
+        "41: decrypt refused: EncryptionContextMismatchError",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("page", "program", "names"),
+    [
+        ("own-keys.md", "own_master_key.py", ("class ServiceMasterKey", "def bound")),
+        ("own-managers.md", "own_manager.py", ("class TenantCMM",)),
+    ],
+)
+def test_a_page_shows_what_its_program_runs(page: str, program: str, names: tuple[str, ...]) -> None:
+    text, shown = (EXAMPLES / program).read_text(), (ROOT / "docs" / page).read_text()
+    for name in names:
+        definition = re.search(rf"^{name}.*?(?=\n\n\n|\n```|\Z)", text, re.MULTILINE | re.DOTALL)
+        assert definition
+        assert f"{definition[0]}\n" in shown
 
 
 def test_starlette_service_alone() -> None:

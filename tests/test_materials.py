@@ -22,7 +22,7 @@ from aioencrypt import (
     EncryptionMaterials,
     EncryptionMaterialsRequest,
 )
-from aioencrypt.materials import read_only
+from aioencrypt.format.context import read_only
 from tests.support.providers import OwnKey
 
 SUITE = AlgorithmSuite.ALG_AES_256_GCM_HKDF_SHA512_COMMIT_KEY

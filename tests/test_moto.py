@@ -173,7 +173,7 @@ async def test_boto3_opens_every_encrypted_data_key_of_ours(
     url: str, boto: dict[str, Any], keys: dict[str, str]
 ) -> None:
     async with KMSMasterKeyProvider([keys[US], keys[EU]], endpoint_url=url) as provider:
-        data_key, encrypted = await make_data_key(provider, request())
+        data_key, encrypted, _ = await make_data_key(provider, request())
         _, header = await encrypt(PLAINTEXT, provider, encryption_context=CONTEXT)
     for region, key in zip((US, EU), encrypted, strict=True):
         opened = boto[region].decrypt(CiphertextBlob=key.ciphertext, EncryptionContext=CONTEXT)
@@ -223,7 +223,7 @@ async def test_a_key_that_is_not_there(url: str, keys: dict[str, str]) -> None:
 @on_asyncio
 async def test_a_changed_data_key_and_the_next_one(url: str, keys: dict[str, str]) -> None:
     async with KMSMasterKeyProvider([keys[US], keys[EU]], endpoint_url=url) as provider:
-        data_key, (first, second) = await make_data_key(provider, request())
+        data_key, (first, second), _ = await make_data_key(provider, request())
         changed = EncryptedDataKey("aws-kms", first.provider_info, first.ciphertext[:-1] + b"\x00\x00")
         opened = await provider.decrypt_data_key(request(changed, second))
         assert (opened.data_key, opened.master_key.key_id) == (data_key, keys[EU])

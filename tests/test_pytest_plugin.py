@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-import pytest_aioencrypt
+
 from aioencrypt import BranchKeyStore, HierarchicalMasterKey, KMSMasterKeyProvider, decrypt, encrypt
-from aioencrypt.testing import InMemoryDynamoDB, InMemoryKMS
+from aioencrypt.testing import InMemoryDynamoDB, InMemoryKMS, plugin
 
 pytestmark = pytest.mark.anyio
 
@@ -37,7 +37,7 @@ def passes(folder: Path, source: str, tests: int, *arguments: str) -> None:
 
 def test_pytest_finds_it_by_its_entry_point() -> None:
     [entry] = entry_points(group="pytest11", name="aioencrypt")
-    assert entry.load() is pytest_aioencrypt
+    assert entry.load() is plugin
 
 
 # The fixtures
@@ -112,7 +112,7 @@ async def test_two_regions(aioencrypt_kms, aioencrypt_provider):
 
 def test_the_fixtures_say_what_they_are(tmp_path: Path) -> None:
     output = run(tmp_path, "", "--fixtures").stdout
-    fixtures = [name for name in vars(pytest_aioencrypt) if name.startswith("aioencrypt_")]
+    fixtures = [name for name in vars(plugin) if name.startswith("aioencrypt_")]
     assert fixtures
     for name in fixtures:
         _, _, after = output.partition(f"{name} -- ")
@@ -130,8 +130,9 @@ def loaded(*names):
     return {module.partition(".")[0] for module in sys.modules} & set(names)
 
 def test_nothing_is_loaded():
-    assert "pytest_aioencrypt" in sys.modules
-    assert not loaded("aioencrypt", "cryptography", "aiohttp", "aiobotocore", "botocore")
+    ours = {module for module in sys.modules if module.startswith("aioencrypt")}
+    assert ours == {"aioencrypt", "aioencrypt.testing", "aioencrypt.testing.plugin"}
+    assert not loaded("cryptography", "aiohttp", "aiobotocore", "botocore")
 
 def test_nothing_optional_is_loaded_afterwards(aioencrypt_provider, aioencrypt_key_store):
     assert not loaded("aiohttp", "aiobotocore", "botocore")

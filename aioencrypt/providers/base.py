@@ -182,9 +182,7 @@ async def make_data_key(
     The encrypted data keys are in the order of the keys. Every key must succeed: the first failure
     cancels the others and is one `ProviderError`.
     """
-    keys = await provider.encryption_keys(request)
-    if not keys:
-        raise ProviderError("the provider gave no master key to encrypt with")
+    keys = await _encryption_keys(provider, request)
     try:
         data_key, first = await keys[0].generate_data_key(request)
         check_length(data_key, request)
@@ -198,6 +196,21 @@ async def make_data_key(
     others = await _encrypt_with_all(keys[1:], data_key, request)
     uses = [_use("encrypt", key.provider_id, key.key_id) for key in keys[1:]]
     return data_key, (first, *others), Provenance((use, *uses))
+
+
+async def wrap_data_key(
+    provider: MasterKeyProvider, data_key: DataKey, request: DataKeyRequest
+) -> tuple[EncryptedDataKey, ...]:
+    """Encrypt a data key that a message has with all of the provider's keys; otherwise as `make_data_key`."""
+    keys = await _encryption_keys(provider, request)
+    return tuple(await _encrypt_with_all(keys, data_key, request))
+
+
+async def _encryption_keys(provider: MasterKeyProvider, request: DataKeyRequest) -> Sequence[MasterKey]:
+    keys = await provider.encryption_keys(request)
+    if not keys:
+        raise ProviderError("the provider gave no master key to encrypt with")
+    return keys
 
 
 async def _encrypt_with_all(

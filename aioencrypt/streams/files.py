@@ -45,6 +45,55 @@ class FileReader:
             await in_file_thread(file.close)
 
 
+class ReplacedFile:
+    """A file that is written beside its place, and put there as a whole or not at all. Blocking."""
+
+    def __init__(self, path: PathLike) -> None:
+        self._path = Path(path)
+        self._file: IO[bytes] | None = None
+        self._temporary = Path()
+
+    @property
+    def writing(self) -> bool:
+        """Whether there is something to be put in its place, or dropped."""
+        return self._file is not None
+
+    def create(self) -> None:
+        """Make the temporary file, with the mode of the file that it replaces."""
+        self._path = self._path.resolve()
+        if self._path.exists() and not self._path.is_file():
+            # A rename would put a file in the place of a device or a pipe.
+            raise OSError(errno.EINVAL, "not a regular file", str(self._path))
+        # In the same folder, because a rename is atomic within one file system only.
+        self._temporary = self._path.with_name(f".aioencrypt-{secrets.token_hex(8)}.partial")
+        self._file = open(self._temporary, "xb")
+        if self._path.exists():
+            shutil.copymode(self._path, self._temporary)
+
+    def write(self, data: bytes) -> None:
+        """Write all of it."""
+        if self._file is not None:
+            self._file.write(data)
+
+    def commit(self) -> None:
+        """Put the file in its place."""
+        if self._file is None:
+            return
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+        os.replace(self._temporary, self._path)
+        self._file = None
+
+    def drop(self) -> None:
+        """Remove the temporary file, unless it is in its place."""
+        file, self._file = self._file, None
+        if file is not None:
+            with suppress(OSError):  # a full disk refuses once more what is dropped anyway
+                file.close()
+            self._temporary.unlink(missing_ok=True)
+
+
 class EncryptWriter:
     """A file that is written encrypted.
 
@@ -54,11 +103,9 @@ class EncryptWriter:
     """
 
     def __init__(self, path: PathLike, options: EncryptOptions) -> None:
-        self._path = Path(path)
+        self._file = ReplacedFile(path)
         self._options = options
         self._sealer: Sealer | None = None
-        self._file: IO[bytes] | None = None
-        self._temporary = Path()
         self._entered = False
         self._closed = False
         self._busy = False
@@ -87,23 +134,12 @@ class EncryptWriter:
         self._entered = True
         self._sealer = await self._options.begin()
         try:
-            await in_file_thread(self._create)
+            await in_file_thread(self._file.create)
             await self._put(self._sealer.machine.start())
         except BaseException:
             await self._discard()
             raise
         return self
-
-    def _create(self) -> None:
-        self._path = self._path.resolve()
-        if self._path.exists() and not self._path.is_file():
-            # A rename would put a file in the place of a device or a pipe.
-            raise OSError(errno.EINVAL, "not a regular file", str(self._path))
-        # In the same folder, because a rename is atomic within one file system only.
-        self._temporary = self._path.with_name(f".aioencrypt-{secrets.token_hex(8)}.partial")
-        self._file = open(self._temporary, "xb")
-        if self._path.exists():
-            shutil.copymode(self._path, self._temporary)
 
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
@@ -150,9 +186,8 @@ class EncryptWriter:
                 await self._discard()
 
     async def _put(self, data: bytes) -> None:
-        file = self._file
-        if data and file is not None:
-            await in_file_thread(lambda: file.write(data))
+        if data:
+            await in_file_thread(lambda: self._file.write(data))
 
     async def aclose(self) -> None:
         """Write the end and put the file in its place; after an error, drop it and raise that.
@@ -167,18 +202,9 @@ class EncryptWriter:
             async with self._exclusive() as sealer:
                 await self._put(await sealer.seal(b"", last=True))
                 await self._put(await sealer.finish())
-                await in_file_thread(self._commit)
+                await in_file_thread(self._file.commit)
         finally:
             await self._discard()
-
-    def _commit(self) -> None:
-        if self._file is None:
-            return
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._file.close()
-        os.replace(self._temporary, self._path)
-        self._file = None
 
     async def abort(self) -> None:
         """Drop what was written; the file that was there before stays."""
@@ -191,14 +217,7 @@ class EncryptWriter:
         """Let go of everything, and of the file unless it is in its place."""
         self._closed = True
         try:
-            await in_file_thread(self._drop)
+            await in_file_thread(self._file.drop)
         finally:  # each of these ends, and then raises, when this task is cancelled
             if self._sealer:
                 await self._sealer.aclose()
-
-    def _drop(self) -> None:
-        file, self._file = self._file, None
-        if file is not None:
-            with suppress(OSError):  # a full disk refuses once more what is dropped anyway
-                file.close()
-            self._temporary.unlink(missing_ok=True)

@@ -45,23 +45,7 @@ For programs that make their own clients, in any language, `aioencrypt.testing.k
 HTTP; it needs aiohttp (`pip install 'aioencrypt[testing]'`).
 """
 
-from __future__ import annotations
+import lazy_loader
 
-from aioencrypt.testing.memory_dynamodb import (
-    DynamoDBCall,
-    InMemoryDynamoDB,
-    InMemoryDynamoDBClient,
-    InMemoryDynamoDBError,
-)
-from aioencrypt.testing.memory_kms import InMemoryKMS, InMemoryKMSClient, InMemoryKMSError, KMSCall
-
-__all__ = [
-    "DynamoDBCall",
-    "InMemoryDynamoDB",
-    "InMemoryDynamoDBClient",
-    "InMemoryDynamoDBError",
-    "InMemoryKMS",
-    "InMemoryKMSClient",
-    "InMemoryKMSError",
-    "KMSCall",
-]
+# The names stand in __init__.pyi. pytest imports this package for its plugin, whatever is tested.
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

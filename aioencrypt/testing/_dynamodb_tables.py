@@ -157,9 +157,10 @@ class Tables:
             raise invalid("Invalid KeySchema: the first element is HASH, the second one RANGE")
         if schema.keys() != types.keys():
             raise invalid("Number of attributes in KeySchema does not exactly match AttributeDefinitions")
-        description = {
+        arn = self._arn(request.region, name)
+        description: Answer = {
             "TableName": name,
-            "TableArn": self._arn(request.region, name),
+            "TableArn": arn,
             "TableId": str(uuid.uuid4()),
             "KeySchema": [{"AttributeName": key, "KeyType": kind} for key, kind in schema.items()],
             "AttributeDefinitions": [
@@ -168,7 +169,7 @@ class Tables:
             "BillingModeSummary": {"BillingMode": request.parameters.get("BillingMode") or "PROVISIONED"},
         }
         keys = {key: types[key] for key in schema}
-        table = Table(name, description["TableArn"], keys, description, creating=self.creating)
+        table = Table(name, arn, keys, description, creating=self.creating)
         self._tables[request.region, name] = table
         return {"TableDescription": _described(table, "CREATING" if table.creating else "ACTIVE")}
 
@@ -295,7 +296,7 @@ def _primary_key(table: Table, parameters: Mapping[str, Any]) -> tuple[Any, ...]
     return table.key_of(key)
 
 
-def _checked(attributes: object, what: str) -> StoredItem:
+def _checked(attributes: Any, what: str) -> StoredItem:
     """Return a copy of attributes, numbers as DynamoDB writes them; a refusal for what is none."""
     if not isinstance(attributes, Mapping):
         raise Refusal("ValidationException", f"Value at '{what}' must be a map")
@@ -312,7 +313,7 @@ def _checked(attributes: object, what: str) -> StoredItem:
     return checked
 
 
-def _number(name: str, text: str) -> str:
+def _number(name: str, text: Any) -> str:
     try:
         number = Decimal(text)
     except InvalidOperation:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tracemalloc
+from typing import Any
 
 import pytest
 
@@ -49,7 +50,7 @@ def figures(error: object) -> tuple[str, int, int]:
     return error.parameter, error.limit, error.actual
 
 
-def fails_at(data: bytes, **limits: int) -> tuple[int, tuple[str, int, int]]:
+def fails_at(data: bytes, **limits: Any) -> tuple[int, tuple[str, int, int]]:
     """Feed a header byte by byte; return how many bytes it took to fail, and the figures."""
     machine = MessageDecryptor(**limits)
     for position in range(len(data)):

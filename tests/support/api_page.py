@@ -54,12 +54,34 @@ SECTIONS: dict[str, tuple[ModuleType, list[str]]] = {
             "KMSDiscoveryMasterKeyProvider",
             "MultiRegion",
             "DiscoveryFilter",
+            "KMSClientFactory",
+            "limit_regions",
+            "exclude_regions",
             "KMSMasterKey",
+            "KMSRSAMasterKey",
+            "KMSECDHMasterKey",
+            "KMSEncryptionAlgorithm",
+        ],
+    ),
+    "Branch keys": (
+        aioencrypt,
+        [
+            "HierarchicalMasterKey",
+            "BranchKeyStore",
+            "KMSConfiguration",
+            "KMSKeyArn",
+            "KMSMRKeyArn",
+            "Discovery",
+            "MRDiscovery",
+            "KeyStoreInfo",
+            "BranchKeyMaterials",
+            "BeaconKeyMaterials",
+            "BranchKeyReader",
         ],
     ),
     "Local keys": (
         aioencrypt,
-        ["RawAESMasterKey", "RawRSAMasterKey", "RSAPadding", "MultiMasterKeyProvider"],
+        ["RawAESMasterKey", "RawRSAMasterKey", "RSAPadding", "RawECDHMasterKey", "MultiMasterKeyProvider"],
     ),
     "Keys and managers of your own": (
         aioencrypt,
@@ -71,15 +93,25 @@ SECTIONS: dict[str, tuple[ModuleType, list[str]]] = {
             "DecryptedDataKey",
             "CryptographicMaterialsManager",
             "DefaultCMM",
+            "RequiredEncryptionContextCMM",
             "EncryptionMaterialsRequest",
             "EncryptionMaterials",
             "DecryptionMaterialsRequest",
             "DecryptionMaterials",
         ],
     ),
+    "Caching": (aioencrypt, ["CachingCMM", "AsyncCache", "CacheStatistics"]),
     "What a message says": (
         aioencrypt,
-        ["MessageHeader", "EncryptedDataKey", "ContentType", "AlgorithmSuite", "__version__"],
+        [
+            "Provenance",
+            "KeyUse",
+            "MessageHeader",
+            "EncryptedDataKey",
+            "ContentType",
+            "AlgorithmSuite",
+            "__version__",
+        ],
     ),
     "Errors": (
         aioencrypt,
@@ -89,7 +121,7 @@ SECTIONS: dict[str, tuple[ModuleType, list[str]]] = {
         aioencrypt.format,
         [name for name in aioencrypt.format.__all__ if name not in aioencrypt.__all__],
     ),
-    "aioencrypt.aws": (aioencrypt.aws, ["KMSClient", "ClientSupplier"]),
+    "aioencrypt.aws": (aioencrypt.aws, ["KMSClient", "DynamoDBClient", "ClientSupplier"]),
     "aioencrypt.testing": (aioencrypt.testing, list(aioencrypt.testing.__all__)),
     "aioencrypt.testing.kms": (aioencrypt.testing.kms, ["KMSServer", "run_in_thread", "main"]),
 }
@@ -108,8 +140,9 @@ NOTES = {
     "aioencrypt.format": "The message format without I/O. "
     "[message-format.md](message-format.md#the-machines) has a whole program. "
     "The names of *What a message says*, and `CommitmentPolicy`, stand there, too.",
-    "aioencrypt.aws": "What a KMS client of your own looks like.",
-    "aioencrypt.testing": "A KMS in memory: [testing-your-code.md](testing-your-code.md).",
+    "aioencrypt.aws": "What clients of your own look like.",
+    "aioencrypt.testing": "A KMS in memory: [testing-your-code.md](testing-your-code.md); "
+    "and a DynamoDB: [branch-keys.md](branch-keys.md#in-tests).",
     "aioencrypt.testing.kms": "The same over HTTP; it needs the extra `testing`.",
 }
 
@@ -120,6 +153,8 @@ MADE_BY_US = {
     "EncryptResult",
     "EncryptStream",
     "EncryptWriter",
+    "InMemoryDynamoDBClient",
+    "InMemoryDynamoDBError",
     "InMemoryKMSClient",
     "InMemoryKMSError",
     "KMSMasterKey",

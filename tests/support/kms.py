@@ -55,7 +55,7 @@ class WrappedClient:
         return await self._around("Decrypt", parameters, lambda: self._client.decrypt(**parameters))
 
 
-def wrapped(kms: InMemoryKMS, around: Around, *regions: str) -> dict[str, WrappedClient]:
+def wrapped(kms: InMemoryKMS, around: Around, *regions: str) -> dict[str, Any]:
     """Return such a client for each region."""
     return {region: WrappedClient(kms.client(region), around) for region in regions}
 

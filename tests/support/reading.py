@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from aioencrypt.format import (
     EndOfMessage,
     Event,
@@ -36,7 +38,7 @@ def work_of(machine: MessageDecryptor) -> OpenWork | VerifyWork:
     return work
 
 
-def locked(data: bytes | memoryview, **limits: int) -> MessageDecryptor:
+def locked(data: bytes | memoryview, **limits: Any) -> MessageDecryptor:
     """Return a machine that has received bytes and parsed the header."""
     machine = MessageDecryptor(**limits)
     machine.receive(data)

@@ -22,8 +22,10 @@ from aioencrypt import (
     EncryptionMaterials,
     EncryptionMaterialsRequest,
     KMSDiscoveryMasterKeyProvider,
+    KMSEncryptionAlgorithm,
     KMSMasterKey,
     KMSMasterKeyProvider,
+    KMSRSAMasterKey,
     MasterKey,
     MasterKeyProvider,
     MultiMasterKeyProvider,
@@ -101,6 +103,22 @@ def made_by_a_provider(made: KMSMasterKey) -> None:
     assert_type(made.region, str | None)
     assert_type(made.provider_id, str)
     KMSMasterKey(kms_key)  # type: ignore[call-arg]
+
+
+async def rsa_in_kms(client: AiobotocoreKMSClient, public: RSAPublicKey, private: RSAPrivateKey) -> None:
+    padding = KMSEncryptionAlgorithm.RSAES_OAEP_SHA_256
+    reader = KMSRSAMasterKey(kms_key, encryption_algorithm=padding, clients={"us-east-1": client})
+    async with reader as entered:
+        assert_type(entered, KMSRSAMasterKey)
+    KMSRSAMasterKey(kms_key, encryption_algorithm=padding, public_key=public, client_supplier=supply)
+    KMSRSAMasterKey(kms_key, encryption_algorithm=padding, public_key=b"PEM", grant_tokens=["token"])
+    KMSRSAMasterKey(kms_key)  # type: ignore[call-arg]
+    KMSRSAMasterKey(kms_key, padding)  # type: ignore[call-arg]
+    KMSRSAMasterKey(kms_key, encryption_algorithm="RSAES_OAEP_SHA_256")  # type: ignore[arg-type]
+    KMSRSAMasterKey(kms_key, encryption_algorithm=RSAPadding.OAEP_SHA256)  # type: ignore[arg-type]
+    KMSRSAMasterKey(kms_key, encryption_algorithm=padding, public_key=private)  # type: ignore[arg-type]
+    InMemoryKMS().create_key(key_spec="RSA_2048", private_key=private)
+    InMemoryKMS().create_key(key_spec="RSA_2048", private_key=public)  # type: ignore[arg-type]
 
 
 async def supply(region: str | None) -> InMemoryKMSClient:

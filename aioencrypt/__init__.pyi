@@ -1,0 +1,157 @@
+"""The public names and where they are: read by type checkers, and by `__init__.py`, which loads them."""
+
+from .cache import (
+    AsyncCache as AsyncCache,
+    CacheStatistics as CacheStatistics,
+)
+from .client import (
+    DecryptResult as DecryptResult,
+    EncryptionClient as EncryptionClient,
+    EncryptResult as EncryptResult,
+    Provider as Provider,
+    decrypt as decrypt,
+    decrypt_stream as decrypt_stream,
+    encrypt as encrypt,
+    encrypt_stream as encrypt_stream,
+    open as open,
+    open_seekable as open_seekable,
+)
+from .errors import (
+    Attempt as Attempt,
+    CommitmentError as CommitmentError,
+    CommitmentPolicyError as CommitmentPolicyError,
+    EncryptionContextMismatchError as EncryptionContextMismatchError,
+    EncryptionError as EncryptionError,
+    LimitError as LimitError,
+    MalformedMessageError as MalformedMessageError,
+    MessageError as MessageError,
+    PlaintextLengthError as PlaintextLengthError,
+    PolicyError as PolicyError,
+    ProviderClosedError as ProviderClosedError,
+    ProviderError as ProviderError,
+    RequiredEncryptionContextError as RequiredEncryptionContextError,
+    ServiceError as ServiceError,
+    SignatureError as SignatureError,
+    SignaturePolicyError as SignaturePolicyError,
+    StreamBusyError as StreamBusyError,
+    StreamClosedError as StreamClosedError,
+    StreamError as StreamError,
+    StreamNotEnteredError as StreamNotEnteredError,
+    TagError as TagError,
+    TrailingDataError as TrailingDataError,
+    TruncatedMessageError as TruncatedMessageError,
+    UnverifiedStreamError as UnverifiedStreamError,
+)
+from .format import (
+    AlgorithmSuite as AlgorithmSuite,
+    CommitmentPolicy as CommitmentPolicy,
+    ContentType as ContentType,
+    EncryptedDataKey as EncryptedDataKey,
+    MessageHeader as MessageHeader,
+)
+from .managers.base import (
+    CryptographicMaterialsManager as CryptographicMaterialsManager,
+)
+from .managers.caching import (
+    CachingCMM as CachingCMM,
+)
+from .managers.default import (
+    DefaultCMM as DefaultCMM,
+)
+from .managers.required_context import (
+    RequiredEncryptionContextCMM as RequiredEncryptionContextCMM,
+)
+from .materials import (
+    DataKey as DataKey,
+    DataKeyRequest as DataKeyRequest,
+    DecryptionMaterials as DecryptionMaterials,
+    DecryptionMaterialsRequest as DecryptionMaterialsRequest,
+    EncryptionMaterials as EncryptionMaterials,
+    EncryptionMaterialsRequest as EncryptionMaterialsRequest,
+    KeyUse as KeyUse,
+    Provenance as Provenance,
+)
+from .policies import (
+    Limits as Limits,
+    Offload as Offload,
+    Release as Release,
+    SignaturePolicy as SignaturePolicy,
+)
+from .providers.base import (
+    DecryptedDataKey as DecryptedDataKey,
+    MasterKey as MasterKey,
+    MasterKeyProvider as MasterKeyProvider,
+)
+from .providers.branch_key_items import (
+    BeaconKeyMaterials as BeaconKeyMaterials,
+    BranchKeyMaterials as BranchKeyMaterials,
+)
+from .providers.branch_keys import (
+    BranchKeyStore as BranchKeyStore,
+    KeyStoreInfo as KeyStoreInfo,
+)
+from .providers.hierarchical import (
+    BranchKeyReader as BranchKeyReader,
+    HierarchicalMasterKey as HierarchicalMasterKey,
+)
+from .providers.kms import (
+    DiscoveryFilter as DiscoveryFilter,
+    KMSDiscoveryMasterKeyProvider as KMSDiscoveryMasterKeyProvider,
+    KMSMasterKey as KMSMasterKey,
+    KMSMasterKeyProvider as KMSMasterKeyProvider,
+    MultiRegion as MultiRegion,
+)
+from .providers.kms_configuration import (
+    Discovery as Discovery,
+    KMSConfiguration as KMSConfiguration,
+    KMSKeyArn as KMSKeyArn,
+    KMSMRKeyArn as KMSMRKeyArn,
+    MRDiscovery as MRDiscovery,
+)
+from .providers.kms_ecdh import (
+    KMSECDHMasterKey as KMSECDHMasterKey,
+)
+from .providers.kms_rsa import (
+    KMSEncryptionAlgorithm as KMSEncryptionAlgorithm,
+    KMSRSAMasterKey as KMSRSAMasterKey,
+)
+from .providers.multi import (
+    MultiMasterKeyProvider as MultiMasterKeyProvider,
+)
+from .providers.raw_aes import (
+    RawAESMasterKey as RawAESMasterKey,
+)
+from .providers.raw_ecdh import (
+    RawECDHMasterKey as RawECDHMasterKey,
+)
+from .providers.raw_rsa import (
+    RawRSAMasterKey as RawRSAMasterKey,
+    RSAPadding as RSAPadding,
+)
+from .streams.decrypt import (
+    DecryptStream as DecryptStream,
+)
+from .streams.encrypt import (
+    EncryptStream as EncryptStream,
+)
+from .streams.files import (
+    EncryptWriter as EncryptWriter,
+)
+from .streams.ranges import (
+    RangeSource as RangeSource,
+    SeekableSource as SeekableSource,
+)
+from .streams.seekable import (
+    SeekableDecryptStream as SeekableDecryptStream,
+)
+from .streams.sources import (
+    Source as Source,
+)
+from .suppliers import (
+    KMSClientFactory as KMSClientFactory,
+    exclude_regions as exclude_regions,
+    limit_regions as limit_regions,
+)
+
+__all__: list[str]
+__version__: str

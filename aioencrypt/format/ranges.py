@@ -1,0 +1,144 @@
+"""Random access: where the frames of a message stand, and the work on some of them.
+
+All regular frames are equally long, so that header length, frame length and message length say where
+each frame stands. None of the three is more than a claim before the final frame is opened: its tag
+covers its kind, number and length, and there is one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import attrs
+
+from aioencrypt.errors import MalformedMessageError
+from aioencrypt.format import body
+from aioencrypt.format.decryptor import MessageDecryptor, State
+from aioencrypt.format.header import ContentType, ReceivedHeader
+from aioencrypt.format.suites import IV_LENGTH, TAG_LENGTH
+from aioencrypt.format.work import OpenWork
+
+# The shortest signature in DER: two numbers of one byte.
+_MIN_SIGNATURE_LENGTH = 8
+_NON_FRAMED_OVERHEAD = body.NON_FRAMED_HEADER_LENGTH + TAG_LENGTH
+
+
+@attrs.frozen
+class BodyLayout:
+    """Where the parts of a body stand. All lengths are in bytes.
+
+    `frame_length` is 0 for a non-framed body, which counts as one final frame. `footer_length` is the
+    length of what follows the body.
+    """
+
+    header_length: int
+    frame_length: int
+    regular_count: int
+    final_length: int
+    footer_length: int
+
+    @property
+    def plaintext_length(self) -> int:
+        """The length of the plaintext."""
+        return self.regular_count * self.frame_length + self.final_length
+
+    @property
+    def final_overhead(self) -> int:
+        """What the final frame has besides its content."""
+        return body.FINAL_OVERHEAD if self.frame_length else _NON_FRAMED_OVERHEAD
+
+    @property
+    def body_end(self) -> int:
+        """Where the body ends, from the start of the message."""
+        return self.frame_start(self.regular_count) + self.final_overhead + self.final_length
+
+    def frame_start(self, index: int) -> int:
+        """Return where a frame starts, from the start of the message; the first one has index 0."""
+        return self.header_length + index * (self.frame_length + body.FRAME_OVERHEAD)
+
+    def confirmed(self, end: bytes) -> BodyLayout | None:
+        """Return the layout as the final frame says it; None where no final frame stands.
+
+        `end` is the message from the start of the final frame on. Nothing of it is verified here.
+        """
+        if self.frame_length:
+            number = (self.regular_count + 1).to_bytes(body.SEQUENCE_LENGTH, "big")
+            if not end.startswith(body.FINAL_MARKER + number):
+                return None
+            length = end[body.FINAL_HEADER_LENGTH - 4 : body.FINAL_HEADER_LENGTH]
+        else:
+            length = end[IV_LENGTH : body.NON_FRAMED_HEADER_LENGTH]
+        final_length = int.from_bytes(length, "big")
+        footer = end[self.final_overhead + final_length :]
+        if self.final_overhead + final_length > len(end) or not _is_footer(footer, bool(self.footer_length)):
+            return None
+        return attrs.evolve(self, final_length=final_length, footer_length=len(footer))
+
+
+def _is_footer(footer: bytes, signed: bool) -> bool:
+    if not signed:
+        return not footer
+    return len(footer) >= 2 and int.from_bytes(footer[:2], "big") == len(footer) - 2
+
+
+def body_layouts(received: ReceivedHeader, message_length: int) -> Iterator[BodyLayout]:
+    """Yield the layouts of a message of this length that differ in their number of frames.
+
+    An unsigned message has at most one. Signatures in DER differ in length, so that a signed one may
+    have more; first comes that of the one length that is written today.
+    """
+    signature = received.header.algorithm_suite.signature
+    footers = [0]
+    if signature:
+        others = range(signature.max_signature_length, _MIN_SIGNATURE_LENGTH - 1, -1)
+        footers = [2 + length for length in (signature.signature_length, *others)]
+    seen = set()
+    for footer in footers:
+        layout = _layout(received, message_length, footer)
+        if layout and layout.regular_count not in seen:
+            seen.add(layout.regular_count)
+            yield layout
+
+
+def _layout(received: ReceivedHeader, message_length: int, footer_length: int) -> BodyLayout | None:
+    header_length = len(received.serialized)
+    content = message_length - header_length - footer_length
+    if received.header.content_type is ContentType.NON_FRAMED:
+        content -= _NON_FRAMED_OVERHEAD
+        return BodyLayout(header_length, 0, 0, content, footer_length) if content >= 0 else None
+    frame_length = received.header.frame_length
+    count, final_length = divmod(content - body.FINAL_OVERHEAD, frame_length + body.FRAME_OVERHEAD)
+    if not 0 <= count < body.MAX_FRAMES or final_length > frame_length:
+        return None
+    return BodyLayout(header_length, frame_length, count, final_length, footer_length)
+
+
+class _FrameDecryptor(MessageDecryptor):
+    """A machine that starts in the body of a message whose header another one verified."""
+
+    def __init__(self, opened: MessageDecryptor, sequence: int) -> None:
+        super().__init__()
+        self.state = State.BODY
+        self._received = opened.received
+        self._cipher = opened.cipher
+        self._running = None
+        self._sequence = sequence
+
+
+def open_frames(
+    opened: MessageDecryptor, index: int, data: bytes | memoryview, *, count: int, last: bool = False
+) -> list[OpenWork]:
+    """Return the work on consecutive frames of an unlocked message, from this index on.
+
+    `data` holds exactly `count` frames, `last` says whether the last of them is the final one. They
+    are checked as if all before them had been read, and belong to no digest. Raises
+    `MalformedMessageError`.
+    """
+    machine = _FrameDecryptor(opened, index + 1)
+    machine.receive(data)
+    works: list[OpenWork] = []
+    while isinstance(event := machine.next_event(), OpenWork):
+        works.append(event)
+    if sum(work.count for work in works) != count or works[-1].last is not last:
+        raise MalformedMessageError(f"frame {index + 1} and those after it are not what the header announces")
+    return works

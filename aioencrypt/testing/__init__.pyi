@@ -1,0 +1,16 @@
+"""The public names and where they are: read by type checkers, and by `__init__.py`, which loads them."""
+
+from .memory_dynamodb import (
+    DynamoDBCall as DynamoDBCall,
+    InMemoryDynamoDB as InMemoryDynamoDB,
+    InMemoryDynamoDBClient as InMemoryDynamoDBClient,
+    InMemoryDynamoDBError as InMemoryDynamoDBError,
+)
+from .memory_kms import (
+    InMemoryKMS as InMemoryKMS,
+    InMemoryKMSClient as InMemoryKMSClient,
+    InMemoryKMSError as InMemoryKMSError,
+    KMSCall as KMSCall,
+)
+
+__all__: list[str]
