@@ -42,6 +42,7 @@ SECTIONS: dict[str, tuple[ModuleType, list[str]]] = {
             "EncryptStream",
             "DecryptStream",
             "EncryptWriter",
+            "MessageSink",
             "Source",
             "Provider",
         ],
@@ -395,6 +396,8 @@ def default_text(value: object) -> str:
         return f"{value.factory.__name__}()"  # type: ignore[attr-defined]
     if attr.has(type(value)):
         return f"{type(value).__name__}()"
+    if callable(value):
+        return f"{value.__module__}.{getattr(value, '__name__', value)}"
     return repr(value)
 
 
