@@ -12,6 +12,7 @@ _OURS, _LIMIT, _OTHERS = "#1f6f4a", "#9a9a9a", ("#c8553d", "#e0a458", "#5b7db1",
 _COLOURS = {
     "ours": _OURS,
     "ours, 1 MiB": _OURS,
+    "ours, cached keys": "#7fb79b",
     "ours, 64 KiB": "#4f9c77",
     "ours, bytes": "#9bcbb3",
     "limit": _LIMIT,
@@ -222,17 +223,20 @@ def _lines(panel: Any, cells: Sequence[Cell], value: Callable[[Cell], float]) ->
 
 def imports(report: Report) -> None:
     """Draw the time of the imports."""
-    if not (made := _figure(1, 1, 7, 2.4)):
+    if not (made := _figure(1, 1, 8, 3)):
         return
     figure, (panel,) = made
     cell = report.cells[0]
     names = list(cell.samples)[::-1]
-    for place, (name, colour) in enumerate(zip(names, (_LIMIT, _OURS), strict=True)):
+    for place, (name, colour) in enumerate(zip(names, (_LIMIT, _OTHERS[1], _OURS), strict=True)):
         spread = cell.of(name)
         whiskers = [[spread.median - spread.low], [spread.high - spread.median]]
         panel.barh(place, spread.median, 0.6, color=colour, xerr=whiskers)
         panel.text(spread.high, place, f"  {spread.median:.0f} ms, {cell.labels['modules'][name]} modules")
-    panel.set_yticks(range(len(names)), [name.replace(", crypt", ",\ncrypt") for name in names])
+    panel.set_yticks(
+        range(len(names)),
+        [name.replace(", crypt", ",\ncrypt").replace(" RawAES", "\nRawAES") for name in names],
+    )
     panel.set_xlim(right=panel.get_xlim()[1] * 1.5)
     panel.set_xlabel("milliseconds")
     _save(figure, report)

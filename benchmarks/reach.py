@@ -243,6 +243,7 @@ def importing(run: Run) -> Iterator[Row]:
     """Ask what `import aioencrypt` takes."""
     cell = run.cells[0] if run.cells else None
     yield at_most("`import aioencrypt`: time of its three needs", 2, cell, imports.OURS, imports.BASE)
+    yield at_most("the same with what the first stream loads", 2, cell, imports.USED, imports.BASE)
     found = sorted(set(cell.labels["packages"]) & {"aiobotocore", "botocore"}) if cell else []
     mark = NOT_MEASURED if cell is None else SHORT if found else REACHED
     yield Row("`import aioencrypt`: loads aiobotocore", "no", ", ".join(found) or "no", mark)
