@@ -72,10 +72,10 @@ async def test_each_value_is_dropped_at_its_own_time() -> None:
 
         await cache.get(name, giving(gone), ttl=ttl)
 
+    await add("stays", TTL)
     await add("long", 4 * SOON)
     await add("short", SOON)
     await add("middle", 2 * SOON)
-    await add("stays", TTL)
     await comes(last)
     assert order == ["short", "middle", "long"]
     assert cache.statistics.size == 1

@@ -258,7 +258,9 @@ def test_it_is_neither_pickled_nor_copied(function: Any) -> None:
 
 async def test_it_shows_no_key_and_no_context() -> None:
     cmm = caching(RawAESMasterKey("ns", "name", wrapping_key=bytes(32)), max_messages=5, max_bytes=6)
-    await cmm.get_encryption_materials(writing(5, context={"secret": SECRET}))
+    context = {"secret": SECRET}
+    materials = await cmm.get_encryption_materials(writing(5, context=context))
+    await cmm.decrypt_materials(reading(materials, given=context))
     assert repr(cmm) == (
         "CachingCMM(DefaultCMM(RawAESMasterKey('ns', 'name')), max_age=60, max_messages=5, max_bytes=6)"
     )

@@ -9,6 +9,7 @@ from collections import Counter
 from functools import partial
 from typing import Any
 
+import anyio
 import pytest
 
 from aioencrypt import (
@@ -30,6 +31,7 @@ from tests.support.caching import (
     Clock,
     at_once,
     reading,
+    turn_until,
     writing,
 )
 from tests.support.cancelling import settle
@@ -85,6 +87,18 @@ async def test_messages_are_counted_exactly_by_many_tasks(maximum: int) -> None:
     assert counts.total() == 100
     assert max(counts.values()) == maximum
     assert below.calls == len(counts) == -(-100 // maximum)
+
+
+async def test_messages_that_share_nothing_do_not_wait_for_each_other() -> None:
+    below = Below()
+    below.gate.held = True
+    cmm = caching(below, max_messages=1)
+    async with anyio.create_task_group() as group:
+        for _ in range(5):
+            group.start_soon(cmm.get_encryption_materials, writing())
+        await turn_until(lambda: below.calls == 5)
+        below.gate.release()
+    assert cmm.statistics == CacheStatistics()
 
 
 # Bytes

@@ -12,8 +12,10 @@ from collections.abc import Mapping
 from typing import Any
 from uuid import UUID
 
+import anyio
 import attrs
 import pytest
+from anyio.lowlevel import checkpoint
 
 from aioencrypt import (
     AlgorithmSuite,
@@ -136,6 +138,27 @@ async def test_a_message_under_several_keys_is_found_again() -> None:
     assert reader.log == ["decrypt b"]
 
 
+@on_asyncio
+async def test_the_loop_goes_on_while_data_keys_are_sorted() -> None:
+    below, turns = Below(), 0
+    materials = await below.get_encryption_materials(writing(suite=UNSIGNED))
+    request = reading(materials)
+    request = attrs.evolve(request, encrypted_data_keys=many_data_keys(6400) + request.encrypted_data_keys)
+    cmm = shared(below, RecordingCache())
+
+    async def turn() -> None:
+        nonlocal turns
+        while True:
+            await checkpoint()
+            turns += 1
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(turn)
+        await cmm._decryption_identifier(request)
+        group.cancel_scope.cancel()
+    assert turns >= 199
+
+
 # Partitions
 
 
@@ -224,6 +247,16 @@ async def test_a_message_that_a_policy_forbids_is_not_read_from_a_cache(
         await EncryptionClient(commitment_policy=REQUIRE).decrypt(message, cmm)
     with pytest.raises(CommitmentPolicyError, match=text):
         await cmm.decrypt_materials(reading(header, policy=REQUIRE))
+
+
+async def test_the_manager_below_hears_of_each_policy() -> None:
+    below = Below()
+    cmm = CachingCMM(below, max_age=60)
+    materials = await below.get_encryption_materials(writing())
+    below.asked.clear()
+    for policy in (ALLOW, REQUIRE, ALLOW, REQUIRE):
+        await cmm.decrypt_materials(reading(materials, policy=policy))
+    assert [request.commitment_policy for request in below.asked] == [ALLOW, REQUIRE]
 
 
 async def test_what_the_manager_below_chose_is_checked_too() -> None:
