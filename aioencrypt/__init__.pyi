@@ -49,6 +49,11 @@ from .format import (
     EncryptedDataKey as EncryptedDataKey,
     MessageHeader as MessageHeader,
 )
+from .inspection import (
+    InspectedKey as InspectedKey,
+    MessageInspection as MessageInspection,
+    inspect_message as inspect_message,
+)
 from .managers.base import (
     CryptographicMaterialsManager as CryptographicMaterialsManager,
 )
@@ -128,6 +133,16 @@ from .providers.raw_rsa import (
     RawRSAMasterKey as RawRSAMasterKey,
     RSAPadding as RSAPadding,
 )
+from .rewrap import (
+    RewrapResult as RewrapResult,
+    RewrapStream as RewrapStream,
+    rewrap_file as rewrap_file,
+    rewrap_header as rewrap_header,
+    rewrap_stream as rewrap_stream,
+)
+from .rewrap_keys import (
+    RewrappedHeader as RewrappedHeader,
+)
 from .streams.decrypt import (
     DecryptStream as DecryptStream,
 )
@@ -136,6 +151,7 @@ from .streams.encrypt import (
 )
 from .streams.files import (
     EncryptWriter as EncryptWriter,
+    MessageSink as MessageSink,
 )
 from .streams.ranges import (
     RangeSource as RangeSource,

@@ -158,6 +158,9 @@ class Attempt:
         return f"{self.operation} under {self.provider_id} {self.key_id}: {describe(self.error)}"
 
 
+_ATTEMPTS_TOLD = 20
+
+
 class ProviderError(EncryptionError):
     """No data key could be had. `attempts` holds every attempt with its key and its error.
 
@@ -168,7 +171,10 @@ class ProviderError(EncryptionError):
         self.unclaimed: bool = unclaimed
         self.attempts: tuple[Attempt, ...] = tuple(attempts)
         self.summary: str = message
-        super().__init__("; ".join([message, *map(str, self.attempts)]))
+        # A header of thousands of data keys must not make a text, and a line in a log, of a megabyte.
+        more = len(self.attempts) - _ATTEMPTS_TOLD
+        told = [message, *map(str, self.attempts[:_ATTEMPTS_TOLD])]
+        super().__init__("; ".join([*told, f"and {more} more, see .attempts"] if more > 0 else told))
 
 
 class ServiceError(ProviderError):

@@ -5,8 +5,8 @@ Specification: framework/structures.md, framework/cmm-interface.md.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 import attrs
 
@@ -14,6 +14,8 @@ from aioencrypt.errors import Operation
 from aioencrypt.format import AlgorithmSuite, CommitmentPolicy, EncryptedDataKey
 from aioencrypt.format.context import read_only
 from aioencrypt.format.signing import Signer
+
+T = TypeVar("T")
 
 
 def _pairs(context: Mapping[str, str]) -> str:
@@ -52,6 +54,18 @@ class DataKeyRequest:
     algorithm_suite: AlgorithmSuite
     encryption_context: Mapping[str, str] = _context(factory=dict)
     encrypted_data_keys: tuple[EncryptedDataKey, ...] = ()
+    _made: dict[Callable[..., Any], Any] = attrs.field(init=False, factory=dict, eq=False, repr=False)
+
+    def once(self, make: Callable[[Mapping[str, str]], T]) -> T:
+        """Return what a function, such as a serialization, makes of the encryption context.
+
+        It is called once and not for each encrypted data key: strangers may send thousands, and a
+        context of thousands of pairs with them.
+        """
+        if make not in self._made:
+            self._made[make] = make(self.encryption_context)
+        made: T = self._made[make]
+        return made
 
 
 @attrs.frozen

@@ -214,7 +214,8 @@ async def test_a_task_that_asyncio_cancels_before_its_first_step_has_ended() -> 
     task.start(anyio.sleep_forever)
     [started] = asyncio.all_tasks() - before
     started.cancel()
-    await task.ended.wait()
+    with anyio.fail_after(10):
+        await task.ended.wait()
 
 
 @each_backend

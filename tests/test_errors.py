@@ -146,6 +146,16 @@ def test_a_provider_error_tells_all_attempts() -> None:
     )
 
 
+@pytest.mark.parametrize(("count", "end"), [(20, "number 19"), (21, "and 1 more, see .attempts")])
+def test_the_text_of_a_provider_error_names_twenty_attempts(count: int, end: str) -> None:
+    """A stranger's header of 10,000 data keys would make a line of a megabyte in a log."""
+    attempts = [Attempt("decrypt", "provider", "key", ProviderError(f"number {n}")) for n in range(count)]
+    error = ProviderError("no data key", attempts)
+    assert len(error.attempts) == count
+    assert str(error).endswith(end)
+    assert str(error).count("number ") == 20
+
+
 def test_a_provider_error_without_attempts() -> None:
     error = ProviderError("no key")
     assert (error.attempts, error.summary, str(error)) == ((), "no key", "no key")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import attrs
@@ -176,3 +176,20 @@ def test_what_materials_leave_out() -> None:
     assert (writing.signer, writing.required_encryption_context_keys) == (None, frozenset())
     reading = DecryptionMaterials(algorithm_suite=SUITE, data_key=DATA_KEY, encryption_context={})
     assert (reading.verification_key, reading.required_encryption_context_keys) == (None, frozenset())
+
+
+def test_what_is_made_of_a_context_is_made_once() -> None:
+    calls = []
+
+    def length(context: Mapping[str, str]) -> int:
+        calls.append(dict(context))
+        return len(context)
+
+    request = DataKeyRequest(algorithm_suite=SUITE, encryption_context={"secret": "42"})
+    other = DataKeyRequest(algorithm_suite=SUITE, encryption_context={"secret": "42"})
+    assert (request.once(length), request.once(length), request.once(tuple)) == (1, 1, ("secret",))
+    assert calls == [{"secret": "42"}]
+    assert request == other
+    assert repr(request) == repr(other)
+    changed = attrs.evolve(request, encryption_context={})
+    assert changed.once(length) == 0

@@ -6,7 +6,7 @@ Specification: data-format/message-header.md.
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import TypeVar
 
 import attrs
@@ -82,16 +82,20 @@ class MessageHeader:
         """Return the header without its authentication; raises `ValueError` for what does not fit."""
         suite = self.algorithm_suite
         context = serialize_context(self.encryption_context)
-        keys = [key.serialize() for key in self.encrypted_data_keys]
-        if not 0 < len(keys) <= 0xFFFF:
-            raise ValueError(f"a message has 1 to 65,535 encrypted data keys, not {len(keys)}")
+        keys = _serialize_keys(self.encrypted_data_keys)
         start = bytes([self.version]) if self.version == 2 else bytes([self.version, _TYPE_CUSTOMER_AED])
         parts = [start, suite.id_bytes, self.message_id, len(context).to_bytes(2, "big"), context]
-        parts += [len(keys).to_bytes(2, "big"), *keys, bytes([self.content_type])]
+        parts += [keys, bytes([self.content_type])]
         if self.version == 1:
             parts += [_RESERVED, bytes([IV_LENGTH])]
         parts += [self.frame_length.to_bytes(4, "big"), self.commitment]
         return b"".join(parts)
+
+
+def _serialize_keys(keys: Sequence[EncryptedDataKey]) -> bytes:
+    if not 0 < len(keys) <= 0xFFFF:
+        raise ValueError(f"a message has 1 to 65,535 encrypted data keys, not {len(keys)}")
+    return len(keys).to_bytes(2, "big") + b"".join(key.serialize() for key in keys)
 
 
 @attrs.frozen
@@ -126,6 +130,26 @@ class ReceivedHeader:
             self.verify(key, authenticated_context or _NO_PAIRS)
         return key
 
+    def with_data_keys(
+        self, keys: Sequence[EncryptedDataKey], key: MessageKey, authenticated_context: bytes, iv: bytes
+    ) -> bytes:
+        """Return the header, verified before, with other encrypted data keys; all else stays byte for byte.
+
+        `iv` must be one that was never used with this key. Version 2 has no room for it, and uses that
+        of every header.
+        """
+        header = self.header
+        start = (2 if header.version == 1 else 1) + len(header.algorithm_suite.id_bytes + header.message_id)
+        start += 2 + int.from_bytes(self.body[start : start + 2], "big")
+        end = start + len(_serialize_keys(header.encrypted_data_keys))
+        body = self.body[:start] + _serialize_keys(keys) + self.body[end:]
+        try:
+            self.verify(key, authenticated_context)
+        except TagError:
+            authenticated_context = authenticated_context or _NO_PAIRS  # as .NET 4.0.0 wrote, see unlock
+        iv = iv if header.version == 1 else _HEADER_IV
+        return body + authenticate_header(body, header.version, key, authenticated_context, iv)
+
     def verify(self, key: MessageKey, authenticated_context: bytes) -> None:
         """Check commitment and tag; raises `CommitmentError` or `TagError`.
 
@@ -143,10 +167,15 @@ class ReceivedHeader:
             ) from error
 
 
-def authenticate_header(body: bytes, version: int, key: MessageKey, authenticated_context: bytes) -> bytes:
-    """Return the header authentication for a header body (client-apis/encrypt.md#construct-the-header)."""
-    tag = key.aead.encrypt(_HEADER_IV, b"", body + authenticated_context)
-    return (_HEADER_IV if version == 1 else b"") + tag
+def authenticate_header(
+    body: bytes, version: int, key: MessageKey, authenticated_context: bytes, iv: bytes = _HEADER_IV
+) -> bytes:
+    """Return the header authentication for a header body (client-apis/encrypt.md#construct-the-header).
+
+    `iv` is written into a header of version 1; version 2 has no other than the default.
+    """
+    tag = key.aead.encrypt(iv, b"", body + authenticated_context)
+    return (iv if version == 1 else b"") + tag
 
 
 def parse_header(

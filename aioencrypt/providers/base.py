@@ -141,6 +141,8 @@ async def try_decrypt(
         raise
     except Exception as error:
         attempts.append(attempt("decrypt", key, error))
+        # Long contexts make one attempt take long, and a header may ask for thousands.
+        await checkpoint()
         return None
     return DecryptedDataKey(data_key, encrypted_data_key, key)
 

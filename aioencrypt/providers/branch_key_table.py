@@ -14,6 +14,7 @@ import anyio
 
 from aioencrypt.aws import AWSClients, DynamoDBClient, call_service
 from aioencrypt.errors import ProviderError, ServiceError
+from aioencrypt.observation import ServiceCall
 from aioencrypt.providers.branch_key_items import ID, TYPE, WRAPPED_KEY, BranchKeyItem, parse_item
 
 # A table may be named by its ARN, which is how tables of other accounts are.
@@ -53,7 +54,8 @@ class BranchKeyTable:
         async def with_client() -> Mapping[str, Any]:
             return await call(await self.clients.get(self._region))
 
-        return await call_service(f"DynamoDB {operation} on {self.name}", with_client, self._timeout)
+        observed = ServiceCall("DynamoDB", operation, self.name, self._region)
+        return await call_service(observed, with_client, self._timeout)
 
     # The table itself
 

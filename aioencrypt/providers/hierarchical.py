@@ -87,18 +87,18 @@ class _BranchKey:
         )
         return AESGCM(kdf.derive(self.key))
 
-    def _aad(self, context: Mapping[str, str]) -> bytes:
-        return _LABEL + self.branch_key_id + self.version + serialize_context(context)
+    def _aad(self, request: DataKeyRequest) -> bytes:
+        return _LABEL + self.branch_key_id + self.version + request.once(serialize_context)
 
-    def wrap(self, data_key: DataKey, context: Mapping[str, str]) -> bytes:
+    def wrap(self, data_key: DataKey, request: DataKeyRequest) -> bytes:
         salt, iv = os.urandom(_SALT_LENGTH), os.urandom(IV_LENGTH)
-        return salt + iv + self.version + self._aead(salt).encrypt(iv, data_key.plaintext, self._aad(context))
+        return salt + iv + self.version + self._aead(salt).encrypt(iv, data_key.plaintext, self._aad(request))
 
-    def unwrap(self, ciphertext: bytes, context: Mapping[str, str]) -> DataKey:
+    def unwrap(self, ciphertext: bytes, request: DataKeyRequest) -> DataKey:
         aead = self._aead(ciphertext[:_SALT_LENGTH])
         iv, sealed = ciphertext[_SALT_LENGTH:_VERSION_START], ciphertext[_KEY_START:]
         try:
-            return DataKey(aead.decrypt(iv, sealed, self._aad(context)))
+            return DataKey(aead.decrypt(iv, sealed, self._aad(request)))
         except InvalidTag as error:
             raise ProviderError(
                 "the encrypted data key fails authentication: another branch key or encryption context"
@@ -185,7 +185,7 @@ class HierarchicalMasterKey(MasterKey):
     async def encrypt_data_key(self, data_key: DataKey, request: DataKeyRequest) -> EncryptedDataKey:
         chosen = await self._chosen(request)
         branch_key = await self._active(chosen.key_id)
-        ciphertext = branch_key.wrap(data_key, request.encryption_context)
+        ciphertext = branch_key.wrap(data_key, request)
         return EncryptedDataKey(_PROVIDER_ID, branch_key.branch_key_id, ciphertext)
 
     async def decrypt_data_key(self, request: DataKeyRequest) -> DecryptedDataKey:
@@ -209,7 +209,7 @@ class HierarchicalMasterKey(MasterKey):
             raise ProviderError(f"the encrypted data key has {len(ciphertext)} bytes; {expected} were due")
         version = UUID(bytes=ciphertext[_VERSION_START:_KEY_START])
         branch_key = await self._version(chosen.key_id, str(version))
-        return branch_key.unwrap(ciphertext, request.encryption_context)
+        return branch_key.unwrap(ciphertext, request)
 
     async def __aenter__(self) -> Self:
         if isinstance(self._key_store, AbstractAsyncContextManager):

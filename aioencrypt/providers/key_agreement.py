@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hmac
 import os
-from collections.abc import Mapping
 
 import attrs
 from cryptography.exceptions import InvalidTag, UnsupportedAlgorithm
@@ -180,7 +179,7 @@ def parties_of(encrypted_data_key: EncryptedDataKey) -> Parties | None:
     return None
 
 
-def _fixed_info(parties: Parties, context: Mapping[str, str]) -> bytes:
+def _fixed_info(parties: Parties, request: DataKeyRequest) -> bytes:
     # The specification writes the first field in capitals; all implementations do not.
     return b"\0".join(
         (
@@ -189,7 +188,7 @@ def _fixed_info(parties: Parties, context: Mapping[str, str]) -> bytes:
             b"HMAC_SHA384",
             parties.sender + parties.recipient,
             _VERSION,
-            serialize_context(context),
+            request.once(serialize_context),
         )
     )
 
@@ -214,7 +213,7 @@ def wrap(
     secret: bytes, parties: Parties, *, data_key: DataKey, request: DataKeyRequest, provider_id: str
 ) -> EncryptedDataKey:
     """Encrypt a data key under a secret that sender and recipient share."""
-    fixed_info = _fixed_info(parties, request.encryption_context)
+    fixed_info = _fixed_info(parties, request)
     salt = os.urandom(_SALT_LENGTH)
     commitment, wrapping_key = _derive(secret, fixed_info, salt)
     sealed = AESGCM(wrapping_key).encrypt(_IV, data_key.plaintext, fixed_info)
@@ -238,7 +237,7 @@ def unwrap(
     check_ciphertext(encrypted_data_key, request)
     ciphertext = encrypted_data_key.ciphertext
     start = _SALT_LENGTH + _COMMITMENT_LENGTH
-    fixed_info = _fixed_info(parties, request.encryption_context)
+    fixed_info = _fixed_info(parties, request)
     commitment, wrapping_key = _derive(secret, fixed_info, ciphertext[:_SALT_LENGTH])
     if not hmac.compare_digest(commitment, ciphertext[_SALT_LENGTH:start]):
         raise ProviderError(

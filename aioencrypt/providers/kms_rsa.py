@@ -126,7 +126,7 @@ class KMSRSAMasterKey(MasterKey):
         if self._public_key is None:
             raise ProviderError("this RSA key of KMS has no public_key, so it cannot encrypt")
         scheme = padding_scheme(_PADDINGS[self._algorithm])
-        plaintext = _context_digest(request) + data_key.plaintext
+        plaintext = request.once(_context_digest) + data_key.plaintext
         ciphertext = await run(partial(self._public_key.encrypt, plaintext, scheme), ENCRYPT_COST)
         return EncryptedDataKey(_PROVIDER_ID, self._key_id.encode(), ciphertext)
 
@@ -153,7 +153,7 @@ class KMSRSAMasterKey(MasterKey):
         if text_of(answer, "KeyId") != self._key_id:
             raise ProviderError(f"KMS answered for the key {answer['KeyId']!r}, not for {self._key_id!r}")
         plaintext = bytes_of(answer, "Plaintext")
-        if not compare_digest(plaintext[:_DIGEST_LENGTH], _context_digest(request)):
+        if not compare_digest(plaintext[:_DIGEST_LENGTH], request.once(_context_digest)):
             raise ProviderError("the data key was encrypted under another encryption context")
         return DataKey(plaintext[_DIGEST_LENGTH:])
 
@@ -193,8 +193,8 @@ def _stored_arn(encrypted_data_key: EncryptedDataKey) -> KeyArn | None:
     return parse_key_arn(encrypted_data_key.provider_info.decode("utf-8", "replace"))
 
 
-def _context_digest(request: DataKeyRequest) -> bytes:
-    return hashlib.sha384(serialize_context(request.encryption_context)).digest()
+def _context_digest(context: Mapping[str, str]) -> bytes:
+    return hashlib.sha384(serialize_context(context)).digest()
 
 
 def _refuse_signed(suite: AlgorithmSuite) -> None:

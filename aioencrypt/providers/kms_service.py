@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from aioencrypt.aws import AWSClients, ClientSupplier, KMSClient, call_service
 from aioencrypt.errors import ProviderError
+from aioencrypt.observation import ServiceCall
 
 if TYPE_CHECKING:
     from aiobotocore.config import AioConfig
@@ -73,12 +74,12 @@ class KMSService:
         region: str | None,
         call: Callable[[KMSClient], Awaitable[Mapping[str, Any]]],
     ) -> Mapping[str, Any]:
-        """Call the client for a region; `operation` and `key_id` are for the log. Raises `ServiceError`."""
+        """Call the client for a region; `operation` and `key_id` name the call. Raises `ServiceError`."""
 
         async def with_client() -> Mapping[str, Any]:
             return await call(await self._clients.get(region))
 
-        return await call_service(f"KMS {operation} under {key_id}", with_client, self.timeout)
+        return await call_service(ServiceCall("KMS", operation, key_id, region), with_client, self.timeout)
 
 
 def check_timeout(timeout: float | None) -> None:

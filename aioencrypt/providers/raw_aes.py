@@ -6,6 +6,7 @@ Specification: framework/raw-aes-keyring.md.
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from typing import NoReturn
 
 from cryptography.exceptions import InvalidTag
@@ -21,8 +22,8 @@ from aioencrypt.providers.wrapping import (
     check_names,
     namespaces_in_messages,
     not_copied,
+    odd_serializations,
     random_data_key,
-    serializations,
 )
 
 
@@ -80,17 +81,18 @@ class RawAESMasterKey(MasterKey):
 
     async def encrypt_data_key(self, data_key: DataKey, request: DataKeyRequest) -> EncryptedDataKey:
         iv = os.urandom(IV_LENGTH)
-        ciphertext = self._aead.encrypt(iv, data_key.plaintext, serialize_context(request.encryption_context))
+        ciphertext = self._aead.encrypt(iv, data_key.plaintext, request.once(serialize_context))
         return EncryptedDataKey(self._namespace, self._info_start + iv, ciphertext)
 
     async def decrypt_one(self, encrypted_data_key: EncryptedDataKey, request: DataKeyRequest) -> DataKey:
-        iv = encrypted_data_key.provider_info[-IV_LENGTH:]
-        failure: InvalidTag | None = None
-        for aad in serializations(request.encryption_context):
-            try:
-                return DataKey(self._aead.decrypt(iv, encrypted_data_key.ciphertext, aad))
-            except InvalidTag as error:
-                failure = error
+        iv, sealed = encrypted_data_key.provider_info[-IV_LENGTH:], encrypted_data_key.ciphertext
+        try:
+            return DataKey(self._aead.decrypt(iv, sealed, request.once(serialize_context)))
+        except InvalidTag as error:
+            failure = error
+        for aad in request.once(odd_serializations):
+            with suppress(InvalidTag):
+                return DataKey(self._aead.decrypt(iv, sealed, aad))
         raise ProviderError(
             "the encrypted data key fails authentication: another wrapping key or encryption context"
         ) from failure

@@ -6,7 +6,7 @@ Specification: framework/keyring-interface.md#key-namespace.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 from aioencrypt.format import AlgorithmSuite
 from aioencrypt.format.context import serialize_context
@@ -44,8 +44,8 @@ def namespaces_in_messages(key_namespace: str) -> frozenset[str]:
     return frozenset((key_namespace, cut.decode("utf-8", "surrogateescape")))
 
 
-def serializations(context: Mapping[str, str]) -> Iterator[bytes]:
-    """Yield the bytes that writers authenticated for a context, those of the specification first.
+def odd_serializations(context: Mapping[str, str]) -> list[bytes]:
+    """Return what else writers authenticated for a context than what the specification says.
 
     The raw AES keys of JavaScript SDKs sort by locale: before 4.2.1 so did their headers, whose order
     the context of a request keeps; since then the order of ASCII keys can be made again.
@@ -54,13 +54,9 @@ def serializations(context: Mapping[str, str]) -> Iterator[bytes]:
         [*context],
         sorted(context, key=lambda key: ([*map(_LOCALE_ORDER.find, key.lower())], key.swapcase())),
     )
-    seen = {serialize_context(context)}
-    yield from seen
-    for order in orders:
-        serialized = serialize_context(context, order)
-        if serialized not in seen:
-            seen.add(serialized)
-            yield serialized
+    odd = dict.fromkeys(serialize_context(context, order) for order in orders)
+    odd.pop(serialize_context(context), None)
+    return [*odd]
 
 
 def random_data_key(suite: AlgorithmSuite) -> DataKey:

@@ -238,10 +238,10 @@ def test_the_fixed_info_by_the_byte() -> None:
         + pair.recipient
         + b"\x00\x01\x00\x00\x01\x00\x06tenant\x00\x0242"
     )
-    assert key_agreement._fixed_info(pair, {"tenant": "42"}) == fixed_info(
+    assert key_agreement._fixed_info(pair, asking(context={"tenant": "42"})) == fixed_info(
         pair.sender, pair.recipient, "p256", {"tenant": "42"}
     )
-    assert key_agreement._fixed_info(pair, {}).endswith(pair.recipient + b"\0\x01\0")
+    assert key_agreement._fixed_info(pair, asking(context={})).endswith(pair.recipient + b"\0\x01\0")
 
 
 @pytest.mark.spec("framework/key-agreement-schemas.md#key-derivation")

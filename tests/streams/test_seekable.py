@@ -29,6 +29,7 @@ from aioencrypt import (
     encrypt,
     open_seekable,
 )
+from aioencrypt.streams.ranges import FileRangeSource
 from tests.support.messages import build_message, example_data_key, example_signing_key, public_key_pair
 from tests.support.ranges import Recorded, is_range_source
 from tests.support.streaming import KEY, SIGNED, UNSIGNED, assert_idle, client_for, plaintext_of, sealed
@@ -114,6 +115,21 @@ async def test_files_are_read_also_where_there_is_no_pread(
         path.unlink()
         assert await stream.read_at(1_000_000, 100_000) == plaintext[1_000_000:1_100_000]
     assert_idle()
+
+
+async def test_a_source_of_a_file_is_used_in_order(tmp_path: Path) -> None:
+    path = tmp_path / "message"
+    path.write_bytes(b"0123456789")
+    source = FileRangeSource(path)
+    with pytest.raises(ValueError, match=r"read_range\(\) before size\(\) or after aclose\(\)"):
+        await source.read_range(0, 1)
+    assert (await source.size(), await source.size()) == (10, 10)
+    assert await source.read_range(3, 7) == b"3456"
+    assert await source.read_range(8, 20) == b"89"
+    await source.aclose()
+    await source.aclose()
+    with pytest.raises(ValueError, match="after aclose"):
+        await source.read_range(0, 1)
 
 
 async def test_a_missing_file_is_an_error_on_entry(tmp_path: Path) -> None:
