@@ -19,6 +19,7 @@ import anyio
 
 from aioencrypt.background import running_loop
 from aioencrypt.errors import EncryptionError, ProviderClosedError, ServiceError, describe
+from aioencrypt.observation import ServiceCall, watching_call
 from aioencrypt.offload import in_file_thread
 
 if TYPE_CHECKING:
@@ -111,24 +112,34 @@ class DynamoDBClient(Protocol):
         self, *, TableName: str, Key: Mapping[str, Any], ConsistentRead: bool = ...
     ) -> Mapping[str, Any]: ...
 
-    async def transact_write_items(self, *, TransactItems: Sequence[Any]) -> Mapping[str, Any]: ...
+    async def transact_write_items(
+        self, *, TransactItems: Sequence[Any], ClientRequestToken: str = ...
+    ) -> Mapping[str, Any]: ...
 
 
 ClientSupplier = Callable[[str | None], Awaitable[KMSClient]]
 """Gives the client for a region; for None, the client for the default region."""
 
+# A client takes a megabyte, and strangers' messages may name any regions. AWS has some forty.
+_MAX_CLIENTS = 64
 _RETRYABLE = {
+    "ConditionalRequestConflict",
     "DependencyTimeoutException",
     "KMSInternalException",
     "KeyUnavailableException",
     "LimitExceededException",
+    "ProvisionedThroughputExceededException",
+    "RequestLimitExceeded",
     "RequestTimeout",
     "RequestTimeoutException",
+    "ResourceInUseException",
     "ServiceUnavailableException",
     "TooManyRequestsException",
+    "TransactionInProgressException",
 }
 _ADVICE = {
-    "AccessDeniedException": "allow the caller to use the key, in its key policy or by a grant",
+    "AccessDenied": "check the policies of the bucket and of the caller",
+    "AccessDeniedException": "allow the caller to use the key or the table, in its policy or by a grant",
     "DisabledException": "enable the key",
     "ExpiredTokenException": "renew the credentials",
     "IncorrectKeyException": "the data key was encrypted under another key",
@@ -136,7 +147,12 @@ _ADVICE = {
     "KMSInvalidStateException": "check the state of the key; it may be pending deletion",
     "NoCredentialsError": "set up AWS credentials, or pass session= or clients=",
     "NoRegionError": "set AWS_DEFAULT_REGION, or name the key by its ARN",
+    "NoSuchBucket": "check the name of the bucket",
+    "NoSuchKey": "check the key of the object",
     "NotFoundException": "check key id, account and region",
+    "PreconditionFailed": "the object there is another one by now; open it again, or decide anew",
+    "ResourceInUseException": "somebody else is creating or deleting the table; wait, and call again",
+    "ResourceNotFoundException": "check table name and region, or call create_key_store()",
     "UnrecognizedClientException": "check the credentials",
 }
 
@@ -153,13 +169,19 @@ def service_error(error: Exception) -> ServiceError:
     message = str(response["Error"].get("Message") or "no message")
     if code in _ADVICE:
         message = f"{message}; {_ADVICE[code]}"
-    metadata = response.get("ResponseMetadata")
-    metadata = metadata if isinstance(metadata, Mapping) else {}
-    status, request_id = metadata.get("HTTPStatusCode"), metadata.get("RequestId")
+    status = _metadata(response).get("HTTPStatusCode")
     retryable = code in _RETRYABLE or "Throttl" in code or (isinstance(status, int) and status >= 500)
-    return ServiceError(
-        message, code=code, request_id=None if request_id is None else str(request_id), retryable=retryable
-    )
+    return ServiceError(message, code=code, request_id=_request_id(response), retryable=retryable)
+
+
+def _metadata(response: object) -> Mapping[str, Any]:
+    metadata = response.get("ResponseMetadata") if isinstance(response, Mapping) else None
+    return metadata if isinstance(metadata, Mapping) else {}
+
+
+def _request_id(response: object) -> str | None:
+    request_id = _metadata(response).get("RequestId")
+    return None if request_id is None else str(request_id)
 
 
 def _is_connection_error(error: Exception) -> bool:
@@ -168,15 +190,24 @@ def _is_connection_error(error: Exception) -> bool:
     return isinstance(error, OSError) or not names.isdisjoint({"HTTPClientError", "ConnectionError"})
 
 
-async def call_service(what: str, call: Callable[[], Awaitable[T]], timeout: float | None) -> T:
+async def call_service(what: ServiceCall | str, call: Callable[[], Awaitable[T]], timeout: float | None) -> T:
     """Await a call to a service within a time in seconds, retries of the client included.
 
-    `what` names it in the log. Raises `ServiceError` with the cause.
+    `what` names it in the log; as a `ServiceCall` it is observed. Raises `ServiceError` with the cause.
     """
+    if isinstance(what, str):
+        return await _within(timeout, what, call)
+    with watching_call(what) as watch:
+        answer = await _within(timeout, what, call)
+        watch.request_id = _request_id(answer)
+        return answer
+
+
+async def _within(timeout: float | None, what: object, function: Callable[[], Awaitable[T]]) -> T:
     start = perf_counter()
     try:
         with anyio.fail_after(timeout) as scope:
-            answer = await call()
+            answer = await function()
     except EncryptionError:
         raise
     except Exception as error:
@@ -355,6 +386,9 @@ class _OpenClients(Generic[C]):
             if self._closed:
                 raise ProviderClosedError("the provider was left while it made a client")
             if region not in self._clients:
+                if len(self._clients) >= _MAX_CLIENTS:
+                    here = f"there are clients for {_MAX_CLIENTS} regions, and none is made for {region!r}"
+                    raise ServiceError(f"{here}; say which ones are yours with region= or limit_regions()")
                 creator = self._create(region_name=region)
                 self._clients[region] = await self._stack.enter_async_context(creator)
             return self._clients[region]

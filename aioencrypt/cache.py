@@ -28,6 +28,7 @@ from anyio import get_cancelled_exc_class
 
 from aioencrypt.background import BackgroundTask, Call, call_later, running_loop
 from aioencrypt.errors import EncryptionError, ProviderClosedError, ProviderError
+from aioencrypt.observation import cache_answered
 from aioencrypt.offload import outlast
 
 V = TypeVar("V")
@@ -57,7 +58,7 @@ class CacheStatistics:
 
 @attrs.define(eq=False)
 class _Entry(Generic[V]):
-    value: V
+    value: V = attrs.field(repr=False)
     created: float
     expires: float
     owner: object
@@ -73,13 +74,16 @@ class _Flight(Generic[V]):
     ttl: float
     usable: Callable[[V], bool] | None
     owner: object
-    value: V | None = None
+    landed: bool = False
+    value: V | None = attrs.field(default=None, repr=False)
     error: BaseException | None = None
     traceback: TracebackType | None = None
     task: BackgroundTask = attrs.field(factory=BackgroundTask)
 
     def outcome(self) -> V:
         """Return the value, or raise the error: each caller its own."""
+        if not self.landed and self.error is None:
+            self.error = ProviderError("the fetch was cancelled, and not by its caller")
         if self.error is not None:
             raise _own(self.error).with_traceback(self.traceback)
         return cast(V, self.value)
@@ -147,6 +151,7 @@ class AsyncCache(Generic[V]):
         refresh_ahead: float = 0.0,
         usable: Callable[[V], bool] | None = None,
         owner: object = None,
+        observed_as: str | None = None,
     ) -> tuple[V, bool]:
         """Return the value for a key, and whether it is there without a fetch of this call's own.
 
@@ -158,7 +163,8 @@ class AsyncCache(Generic[V]):
         `usable` is called once for each value that is about to be returned, with the cache locked, so
         that it may check and count at once; a value that it refuses is fetched anew, but what this
         call fetched itself is returned whatever it says. Calls of one `owner` wait for one fetch;
-        several owners share what is kept, but neither fetches nor errors.
+        several owners share what is kept, but neither fetches nor errors. Observers are told of the answer
+        under the name `observed_as`.
         """
         while True:
             with self._lock:
@@ -166,7 +172,8 @@ class AsyncCache(Generic[V]):
                 entry, fresh = self._find(key, ttl, refresh_ahead, usable)
                 if entry is not None and fresh:
                     self._hits += 1
-                    return entry.value, True
+                    value = entry.value
+                    break
                 flight = loop.joinable.get((key, owner))
                 mine = flight is None or flight.task.ended.is_set()
                 if flight is None or mine:
@@ -179,7 +186,10 @@ class AsyncCache(Generic[V]):
             if mine:
                 flight.task.start(partial(self._fly, loop, flight, fetch))
             if entry is not None:
+                cache_answered("refresh" if mine else "hit", observed_as)
                 return entry.value, True
+            if mine:
+                cache_answered("miss", observed_as)
             await flight.task.ended.wait()
             value = flight.outcome()
             if mine:
@@ -187,7 +197,9 @@ class AsyncCache(Generic[V]):
             with self._lock:
                 if usable is None or usable(value):
                     self._hits += 1
-                    return value, True
+                    break
+        cache_answered("hit", observed_as)
+        return value, True
 
     def drop(self, key: Hashable) -> None:
         """Forget a key. A fetch for it that is under way goes to those who wait, and is not kept."""
@@ -229,20 +241,13 @@ class AsyncCache(Generic[V]):
             with self._lock:
                 self._land(loop, flight, value)
         except get_cancelled_exc_class():
-            self._fail(loop, flight, ProviderError("the fetch was cancelled, and not by its caller"))
             raise
         except BaseException as error:  # for those who wait
-            self._fail(loop, flight, error)
-
-    def _fail(self, loop: _Loop[V], flight: _Flight[V], error: BaseException) -> None:
-        if flight.error is None:
-            flight.error, flight.traceback = error, error.__traceback__
-        with self._lock:
-            entry = self._entries.get(flight.key)
-            if entry is not None:
-                _log.debug("a key could not be refreshed: %s", type(error).__name__)
-                entry.retry = (self._clock() + entry.expires) / 2
-            self._leave(loop, flight)
+            if flight.error is None:
+                flight.error, flight.traceback = error, error.__traceback__
+        finally:
+            with self._lock:
+                self._leave(loop, flight)
 
     # What follows is called with the lock held.
 
@@ -275,18 +280,20 @@ class AsyncCache(Generic[V]):
         """Keep what was fetched, unless it was dropped meanwhile."""
         if flight.usable is not None:
             flight.usable(value)
-        flight.value = value
-        if self._leave(loop, flight):
+        flight.landed, flight.value = True, value
+        if loop.joinable.get((flight.key, flight.owner)) is flight:
             self._keep(flight, value)
             self._set_timer(loop)
 
-    def _leave(self, loop: _Loop[V], flight: _Flight[V]) -> bool:
-        """Take a flight off; tells whether it could be joined until now."""
+    def _leave(self, loop: _Loop[V], flight: _Flight[V]) -> None:
+        """Take a flight off, and see when an entry that it was to refresh gets the next one."""
         loop.running.discard(flight)
-        joinable = loop.joinable.get((flight.key, flight.owner)) is flight
-        if joinable:
+        if loop.joinable.get((flight.key, flight.owner)) is flight:
             del loop.joinable[flight.key, flight.owner]
-        return joinable
+        entry = self._entries.get(flight.key)
+        if entry is not None and not flight.landed:
+            _log.debug("a key could not be refreshed: %s", type(flight.error).__name__)
+            entry.retry = (self._clock() + entry.expires) / 2
 
     def _part(self, which: Callable[[_Flight[V]], bool]) -> None:
         """Let nobody join these flights any more, in no loop."""

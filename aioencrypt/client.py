@@ -15,7 +15,7 @@ from aioencrypt.policies import Limits, Offload, Release, SignaturePolicy
 from aioencrypt.providers.base import MasterKeyProvider
 from aioencrypt.streams.decrypt import DecryptOptions, DecryptStream, decrypt_whole
 from aioencrypt.streams.encrypt import EncryptOptions, EncryptStream, encrypt_whole
-from aioencrypt.streams.files import EncryptWriter, FileReader, PathLike
+from aioencrypt.streams.files import EncryptWriter, FileReader, MessageSink, PathLike
 from aioencrypt.streams.ranges import SeekableSource, open_range_source
 from aioencrypt.streams.seekable import SeekableDecryptStream
 from aioencrypt.streams.sources import Source, known_length, open_source
@@ -243,7 +243,7 @@ class EncryptionClient:
     @overload
     def open(
         self,
-        path: PathLike,
+        path: PathLike | MessageSink,
         mode: Literal["wb"],
         *,
         provider: Provider,
@@ -256,7 +256,7 @@ class EncryptionClient:
 
     def open(
         self,
-        path: PathLike,
+        path: PathLike | MessageSink,
         mode: Literal["rb", "wb"],
         *,
         provider: Provider,
@@ -272,9 +272,12 @@ class EncryptionClient:
         """Open an encrypted file: ``"rb"`` gives a `DecryptStream`, ``"wb"`` an `EncryptWriter`.
 
         Enter either with `async with`. The writer puts the file in its place at the end, whole, or
-        not at all. Other arguments: `decrypt_stream` and `encrypt_stream`. Raises `OSError` on entry.
+        not at all; in place of a path it takes a `MessageSink`. Other arguments: `decrypt_stream` and
+        `encrypt_stream`. Raises `OSError` on entry.
         """
         if mode == "rb":
+            if isinstance(path, MessageSink):
+                raise TypeError(f"mode 'rb' takes a path, not {type(path).__name__}")
             reading = self._decrypt_options(provider, encryption_context, signature_policy, limits, release)
             return DecryptStream(FileReader(path), reading)
         if mode == "wb":

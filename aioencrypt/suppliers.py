@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from aioencrypt.aws import AWSClients, ClientSupplier, KMSClient
-from aioencrypt.errors import ServiceError
+from aioencrypt.errors import ProviderClosedError, ServiceError
 
 if TYPE_CHECKING:
     from aiobotocore.config import AioConfig
@@ -43,7 +43,12 @@ class KMSClientFactory:
 
     async def __call__(self, region: str | None) -> KMSClient:
         """Return the client for a region, or for the default region; raises `ProviderClosedError`."""
-        return await self._clients.get(region)
+        try:
+            return await self._clients.get(region)
+        except ProviderClosedError as error:
+            # It speaks of the provider, which may well be open.
+            text = str(error).replace("the provider", "the KMSClientFactory")
+            raise ProviderClosedError(text) from error
 
     async def __aenter__(self) -> Self:
         await self._clients.enter()

@@ -13,11 +13,13 @@ from aiobotocore.config import AioConfig
 from aiobotocore.session import get_session
 
 from aioencrypt import (
+    EncryptedDataKey,
     EncryptionError,
     KMSDiscoveryMasterKeyProvider,
     KMSMasterKeyProvider,
     MultiMasterKeyProvider,
     ProviderClosedError,
+    ProviderError,
     decrypt,
     encrypt,
 )
@@ -25,6 +27,7 @@ from aioencrypt.testing import InMemoryKMS
 from aioencrypt.testing.kms import run_in_thread
 from tests.support.aws import WatchedSession, run_script, sealed, strict
 from tests.support.kms import AP, EU, SECRET, US, calls_of
+from tests.support.providers import asking
 from tests.support.streaming import assert_idle, collected, on_asyncio, on_asyncio_and_uvloop
 
 pytestmark = pytest.mark.anyio
@@ -123,6 +126,24 @@ async def test_a_cold_provider_makes_one_client_for_each_region(kms: InMemoryKMS
         assert sorted(filter(None, session.regions)) == [EU, US]
         await provider.warm_up()
         assert len(session.regions) == 2
+
+
+@on_asyncio
+async def test_a_message_does_not_make_as_many_clients_as_it_names_regions(url: str) -> None:
+    """A header of a megabyte has room for 16,000 regions, and a client takes a megabyte, too."""
+    session = WatchedSession()
+    names = [f"arn:aws:kms:xx-any-{number}:111122223333:key/any" for number in range(66)]
+    request = asking(*[EncryptedDataKey("aws-kms", name.encode(), b"x") for name in names])
+    options: Any = {"session": session, "endpoint_url": url}
+    async with KMSDiscoveryMasterKeyProvider(discovery_filter=None, **options) as provider:
+        with pytest.raises(ProviderError) as caught:
+            await provider.decrypt_data_key(request)
+    assert len(set(session.regions)) == 64
+    assert [str(attempt.error) for attempt in caught.value.attempts[64:]] == [
+        f"there are clients for 64 regions, and none is made for {region!r}; "
+        "say which ones are yours with region= or limit_regions()"
+        for region in ("xx-any-64", "xx-any-65")
+    ]
 
 
 @on_asyncio

@@ -202,10 +202,12 @@ class CachingCMM:
         async def fetch() -> _Entry[DecryptionMaterials]:
             return _Entry(await self._manager.decrypt_materials(request))
 
-        # The identifier does not tell which pairs the caller gave; the manager below checks them.
+        # The identifier does not tell which pairs the caller gave, which the manager below checks; and not
+        # how many data keys there are, so that one more could pass for the start of a context.
         given = serialize_context(request.reproduced_encryption_context)
         key = (
             await self._decryption_identifier(request),
+            len(request.encrypted_data_keys),
             request.commitment_policy,
             hashlib.sha384(given).digest(),
         )
@@ -221,7 +223,13 @@ class CachingCMM:
     ) -> M:
         entry: _Entry[M]
         entry, cached = await self._cache.get(
-            key, fetch, ttl=self._max_age, refresh_ahead=self._refresh_ahead, usable=usable, owner=self
+            key,
+            fetch,
+            ttl=self._max_age,
+            refresh_ahead=self._refresh_ahead,
+            usable=usable,
+            owner=self,
+            observed_as="data keys",
         )
         return entry.reused if cached else entry.materials
 

@@ -206,4 +206,5 @@ def _by_name(table: Mapping[str, Any], field: str, what: str) -> dict[Any, Any]:
     entries = table.get(field)
     if not isinstance(entries, list):
         return {}
-    return {entry.get("AttributeName"): entry.get(what) for entry in entries if isinstance(entry, Mapping)}
+    entries = [entry for entry in entries if isinstance(entry, Mapping)]
+    return {str(entry.get("AttributeName")): entry.get(what) for entry in entries}

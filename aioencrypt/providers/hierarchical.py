@@ -286,7 +286,9 @@ class HierarchicalMasterKey(MasterKey):
             fetch,
             ttl=self._ttl,
             refresh_ahead=self._refresh_ahead,
-            owner=self._key_store,
+            # Not the key store itself, which may be a user's and have no hash.
+            owner=id(self._key_store),
+            observed_as="branch keys",
         )
         return branch_key
 

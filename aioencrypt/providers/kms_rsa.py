@@ -53,7 +53,7 @@ _PADDINGS = {
 class KMSRSAMasterKey(MasterKey):
     """An RSA key of KMS: encrypts with its `public_key` and without KMS, decrypts by KMS.
 
-    `key_id` is the key ARN: no alias, which messages cannot name. `public_key` is PEM, or an
+    `key_id` is the key ARN: no alias, which messages cannot name. `public_key` is PEM, DER, or an
     `RSAPublicKey` of at least 2048 bits; whether it is that of the key shows on decrypt. Without it the
     key only decrypts. Whoever has the public key can write messages, so suites that sign are refused,
     the default suite among them: pass `algorithm_suite`.

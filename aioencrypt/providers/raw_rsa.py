@@ -13,7 +13,11 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding as rsa_padding
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, RSAPublicKey
-from cryptography.hazmat.primitives.serialization import load_pem_private_key, load_pem_public_key
+from cryptography.hazmat.primitives.serialization import (
+    load_der_public_key,
+    load_pem_private_key,
+    load_pem_public_key,
+)
 
 from aioencrypt.errors import ProviderError
 from aioencrypt.format import EncryptedDataKey
@@ -60,14 +64,21 @@ def padding_scheme(padding: RSAPadding) -> rsa_padding.AsymmetricPadding:
 
 
 def load_public_key(key: RSAPublicKey | bytes) -> RSAPublicKey:
-    """Return an RSA public key, from PEM if need be; raises `ValueError` and `TypeError`."""
-    try:
-        loaded = load_pem_public_key(key) if isinstance(key, bytes) else key
-    except UnsupportedAlgorithm as error:
-        raise TypeError("public_key is PEM of another kind of key, not of an RSA key") from error
+    """Return an RSA public key, from PEM or DER if need be; raises `ValueError` and `TypeError`."""
+    loaded: object = key
+    if isinstance(key, bytes):
+        # DER is what GetPublicKey of KMS gives.
+        load = load_pem_public_key if key.lstrip().startswith(b"-----") else load_der_public_key
+        try:
+            loaded = load(key)
+        except UnsupportedAlgorithm as error:
+            raise TypeError("public_key is of another kind of key, not of an RSA key") from error
+        except ValueError as error:
+            raise ValueError(f"public_key is not a valid public key in PEM or DER: {error}") from error
     if not isinstance(loaded, RSAPublicKey):
         raise TypeError(
-            "public_key is not an RSA public key: give PEM bytes (SubjectPublicKeyInfo) or an RSAPublicKey"
+            "public_key is not an RSA public key: give PEM or DER bytes (SubjectPublicKeyInfo) "
+            "or an RSAPublicKey"
         )
     return loaded
 
@@ -91,9 +102,9 @@ class RawRSAMasterKey(MasterKey):
     """Wraps data keys with an RSA public key and opens them with the private one.
 
     Either half is enough for its direction; the public key is never derived from the private one.
-    Keys are PEM bytes, unencrypted, or `cryptography` key objects. RSA binds nothing of the
-    encryption context; the header tag does. PKCS1 is there for old messages: prefer OAEP.
-    Raises `ValueError` for PEM that cannot be loaded and `TypeError` for keys of another kind.
+    Keys are PEM bytes, unencrypted, or `cryptography` key objects; a public key may be DER. RSA binds
+    nothing of the encryption context; the header tag does. PKCS1 is for old messages: prefer OAEP.
+    Raises `ValueError` for bytes that cannot be loaded and `TypeError` for keys of another kind.
     """
 
     def __init__(

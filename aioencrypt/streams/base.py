@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine, Generator
 from io import BytesIO
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from anyio import EndOfStream
 from anyio.abc import ByteReceiveStream
@@ -22,6 +22,7 @@ from aioencrypt.errors import (
     TruncatedMessageError,
     UnverifiedStreamError,
 )
+from aioencrypt.observation import MessageOperation, MessageWatch, Tally, current, watch_message
 from aioencrypt.streams.sources import Reader
 
 # A caller who takes single bytes from a buffer, and a source that never waits, let the loop go on every so
@@ -87,6 +88,8 @@ class ByteStream(ABC):
     ended.
     """
 
+    _observed_as: ClassVar[MessageOperation | None] = None
+
     def __init__(self, reader: Reader) -> None:
         self._reader = reader
         self._source_reads = 0
@@ -99,6 +102,9 @@ class ByteStream(ABC):
         self._closed_complete = False
         self._abandoned = False
         self._reads = 0
+        self._taken = self._given = 0
+        self._watch: MessageWatch | None = None
+        self._failed_by: type[BaseException] | None = None
         self._operation = _Operation(self._begin, self._end)
 
     @abstractmethod
@@ -123,12 +129,17 @@ class ByteStream(ABC):
     def _incomplete_reason(self) -> str:
         """What to say to a caller who leaves before the stream is complete."""
 
+    def _tally(self) -> Tally:
+        """Return what observers are told at the end."""
+        return Tally()
+
     async def __aenter__(self) -> Self:
         if self._life is not _Life.NEW:
             raise StreamError("a stream is entered once: make another one")
         self._life = _Life.OPEN
+        self._watch = watch_message(self._observed_as, "stream") if self._observed_as else None
         try:
-            with self._exclusive():
+            with self._exclusive(), current(self._watch):
                 await self._open()
         except BaseException:
             await self.aclose()
@@ -138,9 +149,12 @@ class ByteStream(ABC):
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        left_by = exc_type or UnverifiedStreamError
         # With an exception in flight nothing else is said, not even that another task still reads.
         if exc is None or not self._busy:
-            await self.aclose()
+            await self._close(left_by)
+        else:
+            self._end_watch(left_by)
         if exc is None and not self._closed_complete and not self._abandoned:
             raise UnverifiedStreamError(self._incomplete_reason) from self._failure
 
@@ -150,6 +164,9 @@ class ByteStream(ABC):
 
     async def aclose(self) -> None:
         """Let go of everything; the source stays open. Raises nothing for a stream left early."""
+        await self._close(None)
+
+    async def _close(self, left_by: type[BaseException] | None) -> None:
         if self._busy:
             raise StreamBusyError("another task is using this stream: let it end, or cancel it, first")
         if self._life is not _Life.CLOSED:
@@ -157,7 +174,18 @@ class ByteStream(ABC):
             # Bytes that wait in the buffer were not handed out.
             self._closed_complete = self._complete
             self._buffer = memoryview(b"")
+            self._end_watch(left_by)
             await self._release()
+
+    def _end_watch(self, left_by: type[BaseException] | None) -> None:
+        """Tell observers of the end; `left_by` is what is raised, or will be, by a stream left early."""
+        if self._watch is None:
+            return
+        self._watch.tally = self._tally()
+        if self._closed_complete:
+            self._watch.end()
+        else:
+            self._watch.end(self._failed_by or (None if self._abandoned else left_by), abandoned=True)
 
     def _exclusive(self) -> _Operation:
         """Guard one operation: one task, an open stream, and errors that stay."""
@@ -176,6 +204,8 @@ class ByteStream(ABC):
 
     def _end(self, error: BaseException | None) -> None:
         self._busy = False
+        if error is not None:
+            self._failed_by = type(error)
         if isinstance(error, EncryptionError):
             self._failure = error
         elif error is not None:
@@ -192,6 +222,7 @@ class ByteStream(ABC):
         except (StopAsyncIteration, EndOfStream) as error:
             # Whoever reads our stream would take these for its end, as PEP 479 says of generators.
             raise RuntimeError(f"the source raised {type(error).__name__}") from error
+        self._taken += len(data)
         self._ahead = 0 if read.waited or len(data) < _WORTH_GATHERING else self._ahead + 1
         return memoryview(data)
 
@@ -208,6 +239,7 @@ class ByteStream(ABC):
             return b""
         chunk = await self._next_chunk()
         self._ended = not chunk
+        self._given += len(chunk)
         return chunk
 
     async def read(self, n: int = -1) -> bytes:

@@ -36,6 +36,7 @@ from aioencrypt.format.work import Output
 from aioencrypt.managers.base import CryptographicMaterialsManager
 from aioencrypt.managers.default import check_decrypt_policy
 from aioencrypt.materials import DecryptionMaterials, DecryptionMaterialsRequest, Provenance
+from aioencrypt.observation import MessageWatch, Tally, watch_message
 from aioencrypt.offload import LONG, DigestQueue, batch_cost, run
 from aioencrypt.policies import Limits, Offload, Release, SignaturePolicy
 from aioencrypt.streams.base import ByteStream
@@ -137,11 +138,30 @@ def _with_absent(error: ProviderError | TagError, absent: list[str]) -> Encrypti
 
 async def decrypt_whole(message: bytes, options: DecryptOptions) -> tuple[bytes, MessageHeader, Provenance]:
     """Decrypt a message that is there as a whole; nothing leaves before all of it is verified."""
+    watch = watch_message("decrypt", "whole")
+    if watch is None:
+        return await _decrypt_whole(message, options, None)
+    with watch.all_of_it():
+        return await _decrypt_whole(message, options, watch)
+
+
+async def _decrypt_whole(
+    message: bytes, options: DecryptOptions, watch: MessageWatch | None
+) -> tuple[bytes, MessageHeader, Provenance]:
     digests = DigestQueue()
     output = Output(len(message))
     try:
-        header, provenance = await _open_whole(memoryview(message), options, digests, output)
-        return output.finish(), header, provenance
+        header, provenance, frames = await _open_whole(memoryview(message), options, digests, output)
+        plaintext = output.finish()
+        if watch:
+            watch.tally = Tally.of(
+                header,
+                provenance,
+                plaintext_length=len(plaintext),
+                ciphertext_length=len(message),
+                frames=frames,
+            )
+        return plaintext, header, provenance
     except BaseException:
         if output.used <= _WIPED_AT_ONCE:
             output.wipe()
@@ -154,9 +174,10 @@ async def decrypt_whole(message: bytes, options: DecryptOptions) -> tuple[bytes,
 
 async def _open_whole(
     rest: memoryview, options: DecryptOptions, digests: DigestQueue, output: Output
-) -> tuple[MessageHeader, Provenance]:
+) -> tuple[MessageHeader, Provenance, int]:
     """Drive a machine to the end, and write plaintext in place instead of releasing it."""
     machine = options.machine()
+    frames = 0
     while True:
         match machine.next_event():
             case OpenWork() as work:
@@ -165,6 +186,7 @@ async def _open_whole(
                 target = output.reserve(work.output_length)
                 await run(partial(work.open_into, target), work.cost, options.offload)
                 machine.settle(work, b"")
+                frames += work.count
             case VerifyWork() as work:
                 await digests.join()
                 machine.settle(work, await run(work.crypt, work.cost, options.offload))
@@ -179,7 +201,7 @@ async def _open_whole(
             case HeaderVerified(verified):
                 header = verified
             case EndOfMessage():
-                return header, provenance
+                return header, provenance, frames
 
 
 class DecryptStream(ByteStream):
@@ -191,6 +213,8 @@ class DecryptStream(ByteStream):
     with a signed message it may come from somebody else.
     """
 
+    _observed_as = "decrypt"
+
     def __init__(self, reader: Reader, options: DecryptOptions) -> None:
         super().__init__(reader)
         self._options = options
@@ -200,6 +224,7 @@ class DecryptStream(ByteStream):
         self._digests = DigestQueue()
         self._received = memoryview(b"")
         self._verified = False
+        self._frames = 0
         self._spool = Spool() if options.release is Release.VERIFIED else None
 
     @property
@@ -265,6 +290,8 @@ class DecryptStream(ByteStream):
             self._machine.fail(error)
             raise
         self._machine.settle(work, result)
+        if isinstance(work, OpenWork):
+            self._frames += work.count
 
     async def _receive(self) -> None:
         if not self._received:
@@ -282,6 +309,15 @@ class DecryptStream(ByteStream):
             taken = await self._read_source()
             self._machine.receive(taken)
             gathered += len(taken)
+
+    def _tally(self) -> Tally:
+        return Tally.of(
+            self._header,
+            self._provenance,
+            plaintext_length=self._given,
+            ciphertext_length=self._taken,
+            frames=self._frames,
+        )
 
     @property
     def _complete(self) -> bool:

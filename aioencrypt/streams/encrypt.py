@@ -18,6 +18,7 @@ from aioencrypt.format.work import Output, SealWork
 from aioencrypt.managers.base import CryptographicMaterialsManager
 from aioencrypt.managers.default import check_encrypt_policy
 from aioencrypt.materials import EncryptionMaterials, EncryptionMaterialsRequest, Provenance
+from aioencrypt.observation import MessageWatch, Tally, watch_message
 from aioencrypt.offload import DigestQueue, batch_cost, run
 from aioencrypt.policies import Offload
 from aioencrypt.streams.base import ByteStream
@@ -90,6 +91,7 @@ class Sealer:
         self.machine = machine
         self.provenance = provenance
         self._offload = offload
+        self._frames = 0
         self._signed = machine.header.algorithm_suite.signed
         self._digests = DigestQueue()
 
@@ -103,8 +105,12 @@ class Sealer:
             sealed = await run(work.crypt, work.cost, self._offload)
             if self._signed:
                 await self._digests.add(lambda: work.digest(sealed), len(sealed))
-        self.machine.settle(work)
+        self._settle(work)
         return sealed
+
+    def _settle(self, work: SealWork) -> None:
+        self.machine.settle(work)
+        self._frames += work.regular_count + (work.final_length is not None)
 
     async def seal_whole(self, plaintext: bytes) -> bytes:
         """Return the whole message of a plaintext that is there, written in place."""
@@ -120,7 +126,7 @@ class Sealer:
             work = self.machine.seal(piece, last)
             if work.output_length:
                 await self._seal_into(work, output.reserve(work.output_length))
-            self.machine.settle(work)
+            self._settle(work)
         footer = await self.finish()
         output.reserve(len(footer))[:] = footer
         return output.finish()
@@ -141,12 +147,35 @@ class Sealer:
         """Drop what is not done."""
         await self._digests.aclose()
 
+    def tally(self, plaintext_length: int, ciphertext_length: int) -> Tally:
+        """Return what observers are told."""
+        return Tally.of(
+            self.machine.header,
+            self.provenance,
+            plaintext_length=plaintext_length,
+            ciphertext_length=ciphertext_length,
+            frames=self._frames,
+        )
+
 
 async def encrypt_whole(plaintext: bytes, options: EncryptOptions) -> tuple[bytes, MessageHeader, Provenance]:
     """Encrypt a plaintext that is there as a whole."""
+    watch = watch_message("encrypt", "whole")
+    if watch is None:
+        return await _encrypt_whole(plaintext, options, None)
+    with watch.all_of_it():
+        return await _encrypt_whole(plaintext, options, watch)
+
+
+async def _encrypt_whole(
+    plaintext: bytes, options: EncryptOptions, watch: MessageWatch | None
+) -> tuple[bytes, MessageHeader, Provenance]:
     sealer = await options.begin()
     try:
-        return await sealer.seal_whole(plaintext), sealer.machine.header, sealer.provenance
+        message = await sealer.seal_whole(plaintext)
+        if watch:
+            watch.tally = sealer.tally(len(plaintext), len(message))
+        return message, sealer.machine.header, sealer.provenance
     finally:
         await sealer.aclose()
 
@@ -158,6 +187,8 @@ class EncryptStream(ByteStream):
     Leaving it before the last byte was handed out raises `UnverifiedStreamError`, because what was
     handed out so far is no message.
     """
+
+    _observed_as = "encrypt"
 
     def __init__(self, reader: Reader, options: EncryptOptions) -> None:
         super().__init__(reader)
@@ -223,6 +254,9 @@ class EncryptStream(ByteStream):
             gathered += length
             if self._plaintext or not self._gathers(gathered):
                 return False
+
+    def _tally(self) -> Tally:
+        return self._sealer.tally(self._taken, self._given) if self._sealer else super()._tally()
 
     @property
     def _complete(self) -> bool:

@@ -10,11 +10,12 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Self
+from typing import IO, Protocol, Self, runtime_checkable
 
 from aioencrypt.errors import StreamBusyError, StreamClosedError, StreamError, StreamNotEnteredError
 from aioencrypt.format import MessageHeader
 from aioencrypt.materials import Provenance
+from aioencrypt.observation import MessageWatch, current, watch_message
 from aioencrypt.offload import in_file_thread
 from aioencrypt.streams.encrypt import EncryptOptions, Sealer
 from aioencrypt.streams.sources import as_bytes
@@ -45,6 +46,31 @@ class FileReader:
             await in_file_thread(file.close)
 
 
+@runtime_checkable
+class MessageSink(Protocol):
+    """Where a message is written: there as a whole after `commit`, or not at all.
+
+    All of it blocks, and is called in threads, one call at a time: `create` first, once, and `drop`
+    last, also after `commit`.
+    """
+
+    def create(self) -> None:
+        """Begin."""
+        ...
+
+    def write(self, data: bytes, /) -> None:
+        """Write all of it."""
+        ...
+
+    def commit(self) -> None:
+        """Put the message in its place."""
+        ...
+
+    def drop(self) -> None:
+        """Let go of everything, and of the message unless it is in its place."""
+        ...
+
+
 class ReplacedFile:
     """A file that is written beside its place, and put there as a whole or not at all. Blocking."""
 
@@ -59,7 +85,7 @@ class ReplacedFile:
         return self._file is not None
 
     def create(self) -> None:
-        """Make the temporary file, with the mode of the file that it replaces."""
+        """Make the temporary file, with mode and owner of the file that it replaces."""
         self._path = self._path.resolve()
         if self._path.exists() and not self._path.is_file():
             # A rename would put a file in the place of a device or a pipe.
@@ -68,6 +94,10 @@ class ReplacedFile:
         self._temporary = self._path.with_name(f".aioencrypt-{secrets.token_hex(8)}.partial")
         self._file = open(self._temporary, "xb")
         if self._path.exists():
+            if hasattr(os, "fchown"):
+                status = self._path.stat()
+                with suppress(OSError):  # who is not root can hardly give a file away
+                    os.fchown(self._file.fileno(), status.st_uid, status.st_gid)
             shutil.copymode(self._path, self._temporary)
 
     def write(self, data: bytes) -> None:
@@ -99,18 +129,21 @@ class EncryptWriter:
 
     The message is written to a temporary file in the same folder; leaving `async with` without an
     exception writes the end, syncs, and renames it to its place. On an exception, or `abort`, the
-    file that was there before stays as it is.
+    file that was there before stays as it is. A `MessageSink` does all that in its own way.
     """
 
-    def __init__(self, path: PathLike, options: EncryptOptions) -> None:
-        self._file = ReplacedFile(path)
+    def __init__(self, path: PathLike | MessageSink, options: EncryptOptions) -> None:
+        self._file = path if isinstance(path, MessageSink) else ReplacedFile(path)
         self._options = options
         self._sealer: Sealer | None = None
         self._entered = False
         self._closed = False
+        self._committed = False
         self._busy = False
-        self._left_while_busy = False
+        self._left_by: type[BaseException] | None = None
         self._failure: BaseException | None = None
+        self._watch: MessageWatch | None = None
+        self._taken = self._given = 0
 
     @property
     def header(self) -> MessageHeader:
@@ -132,11 +165,18 @@ class EncryptWriter:
         if self._entered:
             raise StreamError("a writer is entered once: make another one")
         self._entered = True
-        self._sealer = await self._options.begin()
+        self._watch = watch_message("encrypt", "file")
+        try:
+            with current(self._watch):
+                self._sealer = await self._options.begin()
+        except BaseException as error:
+            self._end_watch(type(error))
+            raise
         try:
             await in_file_thread(self._file.create)
             await self._put(self._sealer.machine.start())
-        except BaseException:
+        except BaseException as error:
+            self._left_by = type(error)
             await self._discard()
             raise
         return self
@@ -144,11 +184,10 @@ class EncryptWriter:
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        self._left_by = exc_type
         if exc is None:
             await self.aclose()
-        elif self._busy:
-            self._left_while_busy = True
-        else:
+        elif not self._busy:
             await self._discard()
 
     async def write(self, data: bytes | bytearray | memoryview) -> int:
@@ -162,6 +201,7 @@ class EncryptWriter:
                 length = sealer.machine.batch_length(len(rest))
                 await self._put(await sealer.seal(rest[:length]))
                 rest = rest[length:]
+                self._taken += length
         return len(plaintext)
 
     @asynccontextmanager
@@ -182,12 +222,13 @@ class EncryptWriter:
             raise
         finally:
             self._busy = False
-            if self._left_while_busy:
+            if self._left_by:
                 await self._discard()
 
     async def _put(self, data: bytes) -> None:
         if data:
             await in_file_thread(lambda: self._file.write(data))
+            self._given += len(data)
 
     async def aclose(self) -> None:
         """Write the end and put the file in its place; after an error, drop it and raise that.
@@ -203,6 +244,7 @@ class EncryptWriter:
                 await self._put(await sealer.seal(b"", last=True))
                 await self._put(await sealer.finish())
                 await in_file_thread(self._file.commit)
+                self._committed = True
         finally:
             await self._discard()
 
@@ -216,8 +258,16 @@ class EncryptWriter:
     async def _discard(self) -> None:
         """Let go of everything, and of the file unless it is in its place."""
         self._closed = True
+        self._end_watch(type(self._failure) if self._failure else self._left_by)
         try:
             await in_file_thread(self._file.drop)
         finally:  # each of these ends, and then raises, when this task is cancelled
             if self._sealer:
                 await self._sealer.aclose()
+
+    def _end_watch(self, error: type[BaseException] | None) -> None:
+        if self._watch is None:
+            return
+        if self._sealer:
+            self._watch.tally = self._sealer.tally(self._taken, self._given)
+        self._watch.end(None if self._committed else error, abandoned=not self._committed)

@@ -22,6 +22,10 @@ from aioencrypt.streams.ranges import Ranges
 _RANGE_LENGTH = 1024 * 1024
 # Frames that are looked up in one turn of the loop.
 _RANGE_FRAMES = 1024
+# Plaintext that is copied in one go, and how fast that is into new pages: two of them fit into a turn of
+# the loop.
+_COPIED_AT_ONCE = 256 * 1024
+_COPIED_IN_A_MICROSECOND = 3000
 # What a cached frame costs besides its content, so that tiny frames do not fill the memory.
 _FRAME_COST = 128
 
@@ -96,6 +100,7 @@ class FrameReader:
         self._concurrency = concurrency
         self._offload = offload
         self.length: int = layout.plaintext_length
+        self.opened: int = 1
         # A non-framed body is one frame.
         self._frame_length = layout.frame_length or max(1, self.length)
         # What is read ahead must still be there when it is asked for.
@@ -113,8 +118,10 @@ class FrameReader:
         if start >= end:
             return b""
         first, stop = start // self._frame_length, -(-max(end, ahead) // self._frame_length)
-        if stop - first <= self._step:
-            return b"".join(self._parts(await self._runs(first, stop), start, end))
+        if stop - first <= self._step and end - start <= _COPIED_AT_ONCE:
+            runs = await self._runs(first, stop)
+            cost = (end - start) / _COPIED_IN_A_MICROSECOND
+            return await run(lambda: b"".join(self._parts(runs, start, end)), cost, self._offload)
         output = Output(end - start)
         await self._fill(output.reserve(end - start), start, range(first, stop, self._step), stop)
         return output.finish()
@@ -130,9 +137,7 @@ class FrameReader:
                 for step in waiting:
                     runs = await self._runs(step, min(step + self._step, stop))
                     at = max(0, step * self._frame_length - start)
-                    for part in self._parts(runs, start + at, start + len(target)):
-                        target[at : at + len(part)] = part
-                        at += len(part)
+                    await self._copy(self._parts(runs, start + at, start + len(target)), target[at:])
                     done += 1
             except anyio.get_cancelled_exc_class():
                 raise
@@ -147,6 +152,25 @@ class FrameReader:
             raise failures[0]
         if done < len(steps):
             raise StreamError("a range read was cancelled, and not by its caller")
+
+    async def _copy(self, parts: Iterator[memoryview], target: memoryview) -> None:
+        """Copy parts one behind the other, so much in one turn of the loop as is due."""
+        length = _COPIED_AT_ONCE
+        pieces = (part[at : at + length] for part in parts for at in range(0, len(part), length))
+        done = 0
+
+        def copy() -> bool:
+            nonlocal done
+            stop = done + length
+            for piece in pieces:
+                target[done : done + len(piece)] = piece
+                done += len(piece)
+                if done >= stop:
+                    return True
+            return False
+
+        while await run(copy, length / _COPIED_IN_A_MICROSECOND, self._offload):
+            pass
 
     async def _runs(self, first: int, stop: int) -> list[FrameRun]:
         """Return runs in order that hold all frames from `first` up to `stop`; two may overlap."""
@@ -184,6 +208,7 @@ class FrameReader:
             runs.append(FrameRun(first, first + work.count, plaintext))
             self._cache.add(runs[-1])
             first += work.count
+            self.opened += work.count
         return runs
 
     def clear(self) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from threading import Lock
 from typing import IO, Protocol, runtime_checkable
 
@@ -114,6 +116,15 @@ class FileRangeSource:
             await in_file_thread(file.close)
 
 
+@contextmanager
+def _no_end() -> Iterator[None]:
+    """Let no exception through that whoever iterates over our stream would take for its end."""
+    try:
+        yield
+    except (StopAsyncIteration, anyio.EndOfStream) as error:
+        raise RuntimeError(f"the source raised {type(error).__name__}") from error
+
+
 class Ranges:
     """A source of ranges whose answers are as long as was asked for, with a bound on what runs at once.
 
@@ -124,12 +135,14 @@ class Ranges:
         self._source = source
         self._slots = anyio.Semaphore(concurrency, fast_acquire=True)
         # The beginning is not read again: a small message may be in it as a whole.
-        self._start = b""
+        self._start = bytearray()
         self.size: int = 0
+        self.fetched: int = 0
 
     async def open(self) -> None:
         """Ask for the size."""
-        self.size = await self._source.size()
+        with _no_end():
+            self.size = await self._source.size()
 
     async def read_on(self, length: int) -> bytes:
         """Return up to so many bytes behind what this method returned before, and keep them."""
@@ -141,9 +154,11 @@ class Ranges:
     async def read(self, start: int, end: int) -> bytes:
         """Return a range; raises `MessageError` where the source gives fewer or more bytes."""
         if end <= len(self._start) or start >= end:
-            return self._start[start:end]
+            return bytes(self._start[start:end])
         async with self._slots:
-            data = as_bytes(await self._source.read_range(start, end))
+            with _no_end():
+                data = as_bytes(await self._source.read_range(start, end))
+        self.fetched += len(data)
         if len(data) < end - start:
             raise TruncatedMessageError(
                 f"the source gave {len(data)} bytes for the range {start} to {end}, "
@@ -157,5 +172,5 @@ class Ranges:
 
     async def aclose(self) -> None:
         """Let the source go."""
-        self._start = b""
+        self._start.clear()
         await self._source.aclose()

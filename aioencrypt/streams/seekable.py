@@ -19,6 +19,7 @@ from typing import Self
 from anyio.lowlevel import checkpoint
 
 from aioencrypt.errors import (
+    MessageError,
     SignaturePolicyError,
     StreamBusyError,
     StreamClosedError,
@@ -26,8 +27,9 @@ from aioencrypt.errors import (
     StreamNotEnteredError,
     TruncatedMessageError,
 )
-from aioencrypt.format import HeaderVerified, MessageHeader
+from aioencrypt.format import MessageHeader
 from aioencrypt.materials import Provenance
+from aioencrypt.observation import MessageWatch, Tally, current, watch_message
 from aioencrypt.streams.decrypt import DecryptOptions
 from aioencrypt.streams.frames import FrameReader, open_frame_reader
 from aioencrypt.streams.headers import read_header_at
@@ -79,14 +81,20 @@ class SeekableDecryptStream:
         self._expected = -1
         self._ahead = 0
         self._reads = 0
+        self._given = 0
+        self._watch: MessageWatch | None = None
+        self._failed_by: type[BaseException] | None = None
 
     async def __aenter__(self) -> Self:
         if self._entered:
             raise StreamError("a stream is entered once: make another one")
         self._entered = True
+        self._watch = watch_message("decrypt", "seekable")
         try:
-            await self._open()
-        except BaseException:
+            with current(self._watch):
+                await self._open()
+        except BaseException as error:
+            self._failed_by = type(error)
             await self.aclose()
             raise
         return self
@@ -98,10 +106,8 @@ class SeekableDecryptStream:
         start = await read_header_at(machine, ranges)
         self._check_signature(start.header)
         materials = await self._options.unlock(machine, start.header)
-        match machine.next_event():
-            case HeaderVerified(header):
-                self._header = header
-        self._provenance = materials.provenance
+        machine.next_event()  # HeaderVerified
+        self._header, self._provenance = start.header, materials.provenance
         self._frames = await open_frame_reader(
             ranges,
             machine,
@@ -132,7 +138,19 @@ class SeekableDecryptStream:
             self._released = True
             if self._frames:
                 self._frames.clear()
+            if self._watch:
+                self._watch.tally = self._tally()
+                self._watch.end(self._failed_by)
             await (self._ranges or self._source).aclose()
+
+    def _tally(self) -> Tally:
+        return Tally.of(
+            self._header,
+            self._provenance,
+            plaintext_length=self._given,
+            ciphertext_length=self._ranges.fetched if self._ranges else 0,
+            frames=self._frames.opened if self._frames else 0,
+        )
 
     @property
     def header(self) -> MessageHeader:
@@ -172,7 +190,12 @@ class SeekableDecryptStream:
             self._reads += 1
             if self._reads % _READS_PER_TURN == 0:
                 await checkpoint()
-            return await frames.read(start, end, ahead)
+            data = await frames.read(start, end, ahead)
+            self._given += len(data)
+            return data
+        except Exception as error:
+            self._failed_by = type(error)
+            raise
         finally:
             self._running -= 1
             if self._closed:
@@ -197,7 +220,16 @@ class SeekableDecryptStream:
     async def _read_on(self, frames: FrameReader, n: int) -> bytes:
         start = self._position
         end = frames.length if n < 0 else min(start + n, frames.length)
-        data = await self._read(frames, start, end, self._fetch_up_to(frames, start, end))
+        ahead = self._fetch_up_to(frames, start, end)
+        self._expected = -1  # after an error there is no row
+        try:
+            data = await self._read(frames, start, end, ahead)
+        except MessageError:
+            if ahead == end:
+                raise
+            # Perhaps only frames are damaged that nobody asked for yet.
+            self._ahead = 0
+            data = await self._read(frames, start, end, end)
         self._position = self._expected = start + len(data)
         return data
 

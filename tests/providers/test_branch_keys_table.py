@@ -92,6 +92,7 @@ async def test_a_table_may_have_more(world: World) -> None:
         {"KeySchema": "text"},
         {"AttributeDefinitions": None},
         {"AttributeDefinitions": ["text"]},
+        {"AttributeDefinitions": [{"AttributeName": ["a"]}]},
     ],
     ids=str,
 )

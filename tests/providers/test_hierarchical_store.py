@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
 import anyio
 import attrs
 import pytest
+from anyio.lowlevel import checkpoint
 
 from aioencrypt import (
     AsyncCache,
+    BranchKeyMaterials,
     Discovery,
     HierarchicalMasterKey,
     KMSKeyArn,
@@ -227,3 +230,31 @@ async def test_a_store_that_makes_its_clients_must_be_open(world: World) -> None
         await encrypt(b"x", key)
     with pytest.raises(ProviderClosedError, match="open it with `async with`"):
         await key.warm_up()
+
+
+@dataclasses.dataclass
+class OwnStore:
+    """A store of a user, which is compared by value and so has no hash."""
+
+    logical_name: str = "own"
+    calls: int = 0
+
+    async def active_branch_key(self, branch_key_id: str) -> BranchKeyMaterials:
+        self.calls += 1
+        await checkpoint()
+        return BranchKeyMaterials(branch_key_id, "00000000-0000-4000-8000-000000000000", {}, bytes(32))
+
+    async def branch_key_version(self, branch_key_id: str, version: str) -> BranchKeyMaterials:
+        return await self.active_branch_key(branch_key_id)
+
+
+async def test_a_store_without_a_hash_shares_its_fetches_too() -> None:
+    store = OwnStore()
+    key = HierarchicalMasterKey(store, branch_key_id="mine", ttl=60)
+    async with anyio.create_task_group() as group:
+        for _ in range(10):
+            group.start_soon(key.warm_up)
+    assert store.calls == 1
+    message, _ = await encrypt(b"plaintext", key)
+    assert (await decrypt(message, key)).plaintext == b"plaintext"
+    assert store.calls == 2

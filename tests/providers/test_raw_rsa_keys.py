@@ -26,6 +26,7 @@ from aioencrypt import (
     ProviderError,
     RawRSAMasterKey,
     RSAPadding,
+    decrypt,
     encrypt,
 )
 from tests.support.providers import asking
@@ -86,10 +87,16 @@ def test_pem_of_the_other_half() -> None:
         made(private_key=public_pem(rsa_key()))
 
 
-def test_der_is_no_pem() -> None:
+async def test_a_public_key_in_der_as_kms_gives_it() -> None:
     der = rsa_key().public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    with pytest.raises(ValueError, match="PEM"):
-        made(public_key=der)
+    writer, reader = made(public_key=der), made(private_key=rsa_key())
+    message, _ = await encrypt(b"plaintext", writer)
+    assert (await decrypt(message, reader)).plaintext == b"plaintext"
+
+
+def test_bytes_that_are_no_public_key() -> None:
+    with pytest.raises(ValueError, match=r"^public_key is not a valid public key in PEM or DER: "):
+        made(public_key=b"\0\1")
 
 
 @pytest.mark.spec("framework/raw-rsa-keyring.md#public-key", "framework/raw-rsa-keyring.md#private-key")
@@ -101,7 +108,7 @@ def test_der_is_no_pem() -> None:
 def test_keys_of_another_kind(other: Any) -> None:
     public = other.public_key()
     for key in (public, public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)):
-        with pytest.raises(TypeError, match=r"^public_key is not an RSA public key: give PEM bytes"):
+        with pytest.raises(TypeError, match=r"^public_key is not an RSA public key: give PEM or DER bytes"):
             made(public_key=key)
     for key in (other, other.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())):
         with pytest.raises(TypeError, match=r"^private_key is not an RSA private key: give PEM bytes"):
