@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+
 import nox
 
 nox.needs_version = ">=2024.10.9"
@@ -47,6 +50,17 @@ def tests(session: nox.Session) -> None:
     session.run("coverage", "combine")
     # A part of the tests covers a part of the code.
     session.run("coverage", "report", *(["--fail-under=0"] if session.posargs else []))
+
+
+@nox.session
+def browser(session: nox.Session) -> None:
+    """Try the pages of the examples in Debian's Chromium, which root gets installed: nox -s browser."""
+    if not (shutil.which("chromium") and shutil.which("chromedriver")) and os.geteuid() == 0:
+        session.run("apt-get", "update", external=True)
+        packages = ["chromium", "chromium-driver"]
+        session.run("apt-get", "install", "-y", "--no-install-recommends", *packages, external=True)
+    install(session, "tests", "browser")
+    session.run("pytest", "tests/test_examples_browser.py", *session.posargs)
 
 
 @nox.session

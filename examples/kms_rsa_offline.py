@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import asyncio
 
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_public_key
-
 from aioencrypt import (
     AlgorithmSuite,
     KMSEncryptionAlgorithm,
@@ -31,15 +29,14 @@ async def main() -> None:
     kms = InMemoryKMS()
     key_arn = kms.create_key(region="eu-west-1", key_spec="RSA_3072", key_usage="ENCRYPT_DECRYPT")
 
-    # Once, by somebody who may call KMS. The PEM goes to the writers with their configuration.
+    # Once, by somebody who may call KMS. The public key goes to the writers with their configuration.
     answer = await kms.client("eu-west-1").get_public_key(KeyId=key_arn)
-    public_key = load_der_public_key(answer["PublicKey"])
-    pem = public_key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    public_key = answer["PublicKey"]
 
     # A device in the field: it has no account and, for all it cares, no network.
     kms.outage("eu-west-1")
     kms.reset_calls()
-    writer = KMSRSAMasterKey(key_arn, encryption_algorithm=ALGORITHM, public_key=pem)
+    writer = KMSRSAMasterKey(key_arn, encryption_algorithm=ALGORITHM, public_key=public_key)
     message, header = await encrypt(
         b"21.5 degrees", writer, algorithm_suite=SUITE, encryption_context={"device": "7"}
     )

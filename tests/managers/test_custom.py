@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from contextlib import aclosing
 from typing import Any
 
 import attrs
@@ -99,9 +100,10 @@ async def fails_to_decrypt(
     client = client or EncryptionClient()
     with pytest.raises(expected):
         await client.decrypt(message, cmm)
-    with pytest.raises(expected) as caught:
-        async with client.decrypt_stream(in_chunks(message, 500), cmm):
-            pytest.fail("entered")
+    async with aclosing(in_chunks(message, 500)) as source:
+        with pytest.raises(expected) as caught:
+            async with client.decrypt_stream(source, cmm):
+                pytest.fail("entered")
     assert_idle()
     return caught.value
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import hashlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from typing import Any
 
 import anyio
@@ -60,7 +60,7 @@ async def opened(message: Source, suite: AlgorithmSuite = SIGNED, **options: Any
     return (await client_for(suite).decrypt(message, KEY, **options)).plaintext
 
 
-async def in_chunks(data: bytes, length: int) -> AsyncIterator[bytes]:
+async def in_chunks(data: bytes, length: int) -> AsyncGenerator[bytes, None]:
     """Yield data in pieces, a turn of the loop before each."""
     for start in range(0, len(data), length):
         await anyio.sleep(0)

@@ -1,0 +1,111 @@
+"""What this package uses of fsspec: type checkers are told, because fsspec tells them nothing."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from io import BytesIO, IOBase
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    FileSystemType = type
+
+    class AsyncFileSystem:
+        """A file system: all that is not named here is there, too."""
+
+        asynchronous: bool
+        loop: Any
+        root_marker: str
+
+        def __init__(self, *, asynchronous: bool, loop: Any, batch_size: int | None) -> None: ...
+        def __getattr__(self, name: str) -> Any: ...
+        @classmethod
+        def clear_instance_cache(cls) -> None: ...
+        def open(
+            self,
+            path: str,
+            mode: str,
+            block_size: int | None,
+            cache_options: dict[str, Any] | None,
+            compression: str | None,
+            **kwargs: Any,
+        ) -> Any: ...
+        def walk(
+            self, path: str, maxdepth: int | None, topdown: bool, on_error: Any, **kwargs: Any
+        ) -> Iterator[Any]: ...
+        async def _glob(self, path: str, maxdepth: int | None, **kwargs: Any) -> Any: ...
+        def _walk(
+            self, path: str, maxdepth: int | None, topdown: bool, on_error: Any, **kwargs: Any
+        ) -> AsyncIterator[Any]: ...
+
+    class ChainedFileSystem:
+        """What says that a file system stands over another one."""
+
+    class BufferedFile(IOBase):
+        """An open file."""
+
+        fs: Any
+        path: str
+        mode: str
+        blocksize: int
+        size: int
+        autocommit: bool
+        buffer: BytesIO
+        cache: Any
+        closed: bool
+
+        def __init__(
+            self,
+            fs: Any,
+            path: str,
+            mode: str = "rb",
+            block_size: int | None = None,
+            autocommit: bool = True,
+            cache_type: str | None = None,
+            cache_options: dict[str, Any] | None = None,
+            size: int | None = None,
+        ) -> None: ...
+        def commit(self) -> None: ...
+        def discard(self) -> None: ...
+
+    class AsyncFile:
+        """An open file of a caller who awaits."""
+
+        path: str
+        buffer: BytesIO
+        size: int
+        closed: bool
+
+        def __init__(
+            self,
+            fs: Any,
+            path: str,
+            mode: str = "rb",
+            block_size: int | None = None,
+            *,
+            cache_type: str = "none",
+            size: int | None = None,
+        ) -> None: ...
+        def seek(self, loc: int, whence: int = 0) -> int: ...
+        def tell(self) -> int: ...
+        async def read(self, length: int = -1) -> bytes: ...
+        async def write(self, data: bytes) -> int: ...
+        async def close(self) -> None: ...
+
+    class Cache:
+        """What an open file keeps."""
+
+        blocksize: int
+        fetcher: Any
+        size: int
+
+        def __init__(self, blocksize: int, fetcher: Any, size: int) -> None: ...
+
+else:
+    from fsspec.asyn import AbstractAsyncStreamedFile as AsyncFile, AsyncFileSystem
+    from fsspec.caching import BaseCache as Cache
+    from fsspec.implementations.chained import ChainedFileSystem
+    from fsspec.spec import AbstractBufferedFile as BufferedFile
+
+    FileSystemType = type(AsyncFileSystem)
+
+__all__ = ["AsyncFile", "AsyncFileSystem", "BufferedFile", "Cache", "ChainedFileSystem", "FileSystemType"]
