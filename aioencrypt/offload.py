@@ -14,8 +14,7 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache
-from threading import Lock as ThreadLock
-from threading import Thread
+from threading import Lock as ThreadLock, Thread
 from time import perf_counter
 from typing import TypeVar
 from weakref import WeakKeyDictionary

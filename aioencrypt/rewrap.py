@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
@@ -62,6 +63,7 @@ class RewrapStream(ByteStream):
         self._verify = verify
         self._header: MessageHeader | None = None
         self._rewrapped: RewrappedHeader | None = None
+        self._replaced = b""
         self._pending = b""
         self._next_of_body: Callable[[], Awaitable[bytes]] = self._read
         self._decrypting: DecryptStream | None = None
@@ -96,6 +98,7 @@ class RewrapStream(ByteStream):
             return
         rewrapped = await self._options.new_header(machine, materials)
         self._rewrapped, self._header = rewrapped, rewrapped.header
+        self._replaced = start.received[: rewrapped.old_length]
         self._pending = rewrapped.serialized
         if self._verify:
             if start.rest:  # no bytes would be the end of input
@@ -160,11 +163,14 @@ class RewrapStream(ByteStream):
     async def _release(self) -> None:
         self._pending = b""
         try:
-            for stream in (self._encrypting, self._decrypting):
-                if stream:
-                    await stream.aclose()
+            if self._encrypting:
+                await self._encrypting.aclose()
         finally:  # each of these ends, and then raises, when this task is cancelled
-            await self._reader.aclose()
+            try:
+                if self._decrypting:
+                    await self._decrypting.aclose()
+            finally:
+                await self._reader.aclose()
 
 
 def rewrap_stream(
@@ -284,12 +290,17 @@ async def _overwrite(path: PathLike, header: bytes, stream: RewrapStream, *, ver
         async for _ in stream:
             pass
     stream.abandon()
-    await in_file_thread(partial(_overwrite_start, path, header))
+    replaced = stream._replaced  # noqa: SLF001 (one module)
+    await in_file_thread(partial(_overwrite_start, path, replaced, header))
 
 
-def _overwrite_start(path: PathLike, header: bytes) -> None:
+def _overwrite_start(path: PathLike, old: bytes, new: bytes) -> None:
     with open(path, "r+b") as file:
-        file.write(header)
+        if file.read(len(old)) != old:
+            # The header of one message before the body of another would lose that one for good.
+            raise OSError(errno.ESTALE, "the file was changed meanwhile", str(path))
+        file.seek(0)
+        file.write(new)
         file.flush()
         os.fsync(file.fileno())
 

@@ -15,6 +15,7 @@ What is encrypted anew gets a new data key, unless some of the old encrypted dat
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Callable, Mapping
 
@@ -105,8 +106,7 @@ class RewrapOptions:
         self, header: MessageHeader, materials: DecryptionMaterials
     ) -> tuple[EncryptedDataKey, ...]:
         """Return the encrypted data keys that stay, and behind them the new ones."""
-        keep = self.keep if callable(self.keep) else lambda _: bool(self.keep)
-        keys = tuple(key for key in header.encrypted_data_keys if keep(key))
+        keys = tuple(key for key in header.encrypted_data_keys if self._keeps(key))
         if self.new_provider:
             request = DataKeyRequest(
                 algorithm_suite=header.algorithm_suite, encryption_context=materials.encryption_context
@@ -123,6 +123,15 @@ class RewrapOptions:
                 what="the number of encrypted data keys",
             )
         return keys
+
+    def _keeps(self, key: EncryptedDataKey) -> bool:
+        if isinstance(self.keep, bool):
+            return self.keep
+        answer = self.keep(key)
+        if not isinstance(answer, bool):
+            # A coroutine is true, and would keep every key.
+            raise TypeError(f"keep returned {type(answer).__name__}; it must say True or False")
+        return answer
 
     async def new_header(self, machine: MessageDecryptor, materials: DecryptionMaterials) -> RewrappedHeader:
         """Return a new header for the body of an unlocked message."""
@@ -184,6 +193,11 @@ def rewrap_options(
         raise TypeError(
             f"new_provider is a master key or a provider, not {type(new_provider).__name__}: "
             "it encrypts a data key that is there, which no CMM does"
+        )
+    if not isinstance(keep, bool) and (not callable(keep) or inspect.iscoroutinefunction(keep)):
+        raise TypeError(
+            "keep is True, False, or a function that is not async and says so for an encrypted data key, "
+            f"not {keep!r}"
         )
     if new_provider is None and isinstance(keep, bool):
         raise ValueError(

@@ -1,7 +1,8 @@
 """A Starlette service that keeps uploads encrypted. In FastAPI the handlers are the same.
 
+    GET /              a page to send files and get them back
     PUT /files/NAME    encrypts the body as it arrives, into FOLDER/NAME
-    GET /files/NAME    decrypts it as it leaves
+    GET /files/NAME    decrypts it as it leaves, or the part of it that `Range` asks for
 
     python starlette_service.py            sends a file to itself, in process, under a key of its own
 
@@ -22,14 +23,29 @@ import httpx
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
 
 import aioencrypt
-from aioencrypt import MasterKeyProvider, RawAESMasterKey
+from aioencrypt import AlgorithmSuite, MasterKeyProvider, RawAESMasterKey
+from aioencrypt.integrations.asgi import DecryptedResponse, UploadReader, get_provider, open_provider
 
 NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
+PAGE = Path(__file__).with_name("upload_page.html")
+MAX_LENGTH = 1024**3
+# This service alone writes and reads, so that a signature would tell it nothing, and would keep it from
+# answering `Range`.
+SUITE = AlgorithmSuite.ALG_AES_256_GCM_HKDF_SHA512_COMMIT_KEY
+PAGE_HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
+    "script-src 'unsafe-inline'; connect-src 'self'"
+}
+# A stranger's file is never shown as a page of this site.
+FILE_HEADERS = {"Content-Disposition": "attachment", "X-Content-Type-Options": "nosniff"}
+
+
+async def page(request: Request) -> Response:
+    return FileResponse(PAGE, headers=PAGE_HEADERS)
 
 
 def stored(request: Request) -> Path:
@@ -43,42 +59,36 @@ def stored(request: Request) -> Path:
 async def upload(request: Request) -> Response:
     """Encrypt the body of the request into a file, which appears when it is whole."""
     path = stored(request)
-    context = {"name": path.name}
-    writer = aioencrypt.open(path, "wb", provider=request.app.state.provider, encryption_context=context)
-    async with writer, aclosing(request.stream()) as body:
+    reader = UploadReader(request, max_length=MAX_LENGTH)
+    writer = aioencrypt.open(
+        path,
+        "wb",
+        provider=get_provider(request),
+        encryption_context={"name": path.name},
+        algorithm_suite=SUITE,
+        frame_length=64 * 1024,
+        plaintext_length=reader.length,
+    )
+    async with writer, aclosing(reader.stream()) as body:
         async for chunk in body:
             await writer.write(chunk)
     return JSONResponse({"name": path.name, "message_id": writer.header.message_id.hex()}, 201)
 
 
-class DecryptedFile(Response):
-    """Decrypts a file into the response.
-
-    The stream lives as long as the response does, so it is opened and closed here, not in the handler
-    and not in a generator. What is wrong with key or header is an error before the status line; what is
-    wrong with the body breaks the connection, so that the client cannot take a part for the whole.
-    """
-
-    def __init__(self, path: Path, provider: MasterKeyProvider) -> None:
-        super().__init__()
-        self._path = path
-        self._provider = provider
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        context = {"name": self._path.name}
-        file = aioencrypt.open(self._path, "rb", provider=self._provider, encryption_context=context)
-        try:
-            async with file as stream:
-                response = StreamingResponse(stream, media_type="application/octet-stream")
-                await response(scope, receive, send)
-                # Either everything was sent, and so verified, or the client has hung up.
-                stream.abandon()
-        except FileNotFoundError:
-            raise HTTPException(404) from None
-
-
 async def download(request: Request) -> Response:
-    return DecryptedFile(stored(request), request.app.state.provider)
+    """Decrypt a file into the response.
+
+    What is wrong with key or header is an error before the status line. What is wrong with the body
+    breaks the connection, so that the client cannot take a part for the whole.
+    """
+    path = stored(request)
+    return DecryptedResponse(
+        path, get_provider(request), encryption_context={"name": path.name}, headers=FILE_HEADERS
+    )
+
+
+async def not_found(request: Request, error: Exception) -> Response:
+    return Response("Not Found", 404)
 
 
 def make_app(provider: MasterKeyProvider, folder: Path) -> Starlette:
@@ -86,16 +96,15 @@ def make_app(provider: MasterKeyProvider, folder: Path) -> Starlette:
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        async with provider:
-            await provider.warm_up()
+        async with open_provider(app, provider):
             yield
 
     routes = [
+        Route("/", page),
         Route("/files/{name}", upload, methods=["PUT"]),
         Route("/files/{name}", download, methods=["GET"]),
     ]
-    app = Starlette(routes=routes, lifespan=lifespan)
-    app.state.provider = provider
+    app = Starlette(routes=routes, lifespan=lifespan, exception_handlers={FileNotFoundError: not_found})
     app.state.folder = folder
     return app
 
@@ -114,7 +123,9 @@ async def main() -> None:
             print(sent.status_code, sent.json())
             received = await client.get("/files/report.bin")
             print(received.status_code, f"{len(received.content):,} bytes")
-            if received.content != data:
+            part = await client.get("/files/report.bin", headers={"Range": "bytes=1000000-1999999"})
+            print(part.status_code, f"{len(part.content):,} bytes")
+            if received.content != data or part.content != data[1_000_000:2_000_000]:
                 raise SystemExit("the files differ")
             print("the same again")
 

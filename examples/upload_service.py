@@ -1,7 +1,8 @@
 """A web service that keeps uploads encrypted under AWS KMS.
 
+    GET /              a page to send files and get them back
     PUT /files/NAME    encrypts the body as it arrives, into FOLDER/NAME
-    GET /files/NAME    decrypts it as it leaves
+    GET /files/NAME    decrypts it as it leaves, or the part of it that `Range` asks for
 
 Run it with your own keys, one or several, and the standard AWS credentials:
 
@@ -12,36 +13,51 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from pathlib import Path
-from uuid import uuid4
 
-import anyio
 from aiohttp import web
 
 import aioencrypt
-from aioencrypt import KMSMasterKeyProvider, MasterKeyProvider, encrypt_stream
+from aioencrypt import AlgorithmSuite, KMSMasterKeyProvider, MasterKeyProvider
+from aioencrypt.integrations.aiohttp import UploadReader, decrypted_response
 
 PROVIDER = web.AppKey("provider", MasterKeyProvider)
 FOLDER = web.AppKey("folder", Path)
+PAGE = Path(__file__).with_name("upload_page.html")
+MAX_LENGTH = 1024**3
+# This service alone writes and reads, so that a signature would tell it nothing, and would keep it from
+# answering `Range`.
+SUITE = AlgorithmSuite.ALG_AES_256_GCM_HKDF_SHA512_COMMIT_KEY
+PAGE_HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
+    "script-src 'unsafe-inline'; connect-src 'self'"
+}
+# A stranger's file is never shown as a page of this site.
+FILE_HEADERS = {"Content-Disposition": "attachment", "X-Content-Type-Options": "nosniff"}
+
+
+async def page(request: web.Request) -> web.FileResponse:
+    return web.FileResponse(PAGE, headers=PAGE_HEADERS)
 
 
 async def upload(request: web.Request) -> web.Response:
-    """Encrypt the body of the request into a file that appears only when it is whole."""
-    name, folder = request.match_info["name"], request.app[FOLDER]
-    partial = folder / f".{uuid4().hex}.partial"
-    context = {"name": name}
-    try:
-        async with (
-            encrypt_stream(request.content, request.app[PROVIDER], encryption_context=context) as stream,
-            await anyio.open_file(partial, "wb") as file,
-        ):
-            async for chunk in stream:
-                await file.write(chunk)
-        await anyio.Path(partial).replace(folder / name)
-    except BaseException:
-        partial.unlink(missing_ok=True)  # at once: an await might be cancelled
-        raise
-    return web.json_response({"name": name, "message_id": stream.header.message_id.hex()}, status=201)
+    """Encrypt the body of the request into a file, which appears when it is whole."""
+    name = request.match_info["name"]
+    reader = UploadReader(request, max_length=MAX_LENGTH)
+    writer = aioencrypt.open(
+        request.app[FOLDER] / name,
+        "wb",
+        provider=request.app[PROVIDER],
+        encryption_context={"name": name},
+        algorithm_suite=SUITE,
+        frame_length=64 * 1024,
+        plaintext_length=reader.length,
+    )
+    async with writer, aclosing(reader.stream()) as body:
+        async for chunk in body:
+            await writer.write(chunk)
+    return web.json_response({"name": name, "message_id": writer.header.message_id.hex()}, status=201)
 
 
 async def download(request: web.Request) -> web.StreamResponse:
@@ -50,19 +66,17 @@ async def download(request: web.Request) -> web.StreamResponse:
     What is wrong with key or header is an error before the status line. What is wrong with the body
     breaks the connection, so that the client cannot take a part for the whole.
     """
-    name, folder = request.match_info["name"], request.app[FOLDER]
-    context = {"name": name}
-    file = aioencrypt.open(folder / name, "rb", provider=request.app[PROVIDER], encryption_context=context)
-    response = web.StreamResponse(headers={"Content-Type": "application/octet-stream"})
+    name = request.match_info["name"]
     try:
-        async with file as stream:
-            await response.prepare(request)
-            async for chunk in stream:
-                await response.write(chunk)
+        return await decrypted_response(
+            request,
+            request.app[FOLDER] / name,
+            request.app[PROVIDER],
+            encryption_context={"name": name},
+            headers=FILE_HEADERS,
+        )
     except FileNotFoundError:
         raise web.HTTPNotFound from None
-    await response.write_eof()
-    return response
 
 
 def make_app(provider: MasterKeyProvider, folder: Path) -> web.Application:
@@ -73,10 +87,11 @@ def make_app(provider: MasterKeyProvider, folder: Path) -> web.Application:
             await provider.warm_up()
             yield
 
-    app = web.Application(client_max_size=0)
+    app = web.Application()
     app[PROVIDER] = provider
     app[FOLDER] = folder
     app.cleanup_ctx.append(open_provider)
+    app.router.add_get("/", page)
     app.router.add_put("/files/{name:[A-Za-z0-9_-][A-Za-z0-9._-]*}", upload)
     app.router.add_get("/files/{name:[A-Za-z0-9_-][A-Za-z0-9._-]*}", download)
     return app

@@ -210,7 +210,8 @@ def test_only_background_names_an_event_loop_library() -> None:
 
 
 def test_importing_the_package_loads_nothing_optional() -> None:
-    code = f"import sys; from aioencrypt import *; from aioencrypt.testing import *; print(sorted(set({OPTIONAL!r}) & set(sys.modules)))"
+    everything = "from aioencrypt import *; from aioencrypt.testing import *"
+    code = f"import sys; {everything}; print(sorted(set({OPTIONAL!r}) & set(sys.modules)))"
     output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert output.strip() == "[]"
 

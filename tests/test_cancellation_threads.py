@@ -20,8 +20,8 @@ from aioencrypt import (
     decrypt_stream,
     encrypt,
     encrypt_stream,
+    offload as offload_module,
 )
-from aioencrypt import offload as offload_module
 from aioencrypt.background import loop_caller
 from aioencrypt.offload import DigestQueue
 from tests.support.cancelling import (

@@ -291,8 +291,9 @@ async def test_a_client_that_hangs_up_on_starlette(chunks: int, tmp_path: Path) 
         sent.append(message)
 
     scope = {"type": "http", "method": "PUT", "path": "/files/name", "headers": [], "query_string": b""}
-    with pytest.raises(ClientDisconnect):
-        await app(scope, receive, send)
+    async with app.router.lifespan_context(app):
+        with pytest.raises(ClientDisconnect):
+            await app(scope, receive, send)
     assert all(message.get("status", 500) == 500 for message in sent)
     assert [*tmp_path.iterdir()] == []
     assert open_files(tmp_path) == []

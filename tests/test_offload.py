@@ -15,8 +15,7 @@ import anyio
 import pytest
 from anyio.lowlevel import checkpoint
 
-from aioencrypt import EncryptionClient, Offload
-from aioencrypt import offload as module
+from aioencrypt import EncryptionClient, Offload, offload as module
 from aioencrypt.format.body import batch_frames, frame_cost
 from aioencrypt.offload import LANE_MICROSECONDS, LONG, batch_cost, in_file_thread, read_in_thread, run
 from tests.support.cancelling import Way, each_way, settle

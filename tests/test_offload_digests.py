@@ -12,8 +12,7 @@ from pathlib import Path
 import anyio
 import pytest
 from anyio.lowlevel import checkpoint
-from hypothesis import example, given, settings
-from hypothesis import strategies as st
+from hypothesis import example, given, settings, strategies as st
 
 from aioencrypt import decrypt, decrypt_stream
 from aioencrypt.offload import DigestQueue

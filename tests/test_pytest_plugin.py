@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-
 from aioencrypt import BranchKeyStore, HierarchicalMasterKey, KMSMasterKeyProvider, decrypt, encrypt
 from aioencrypt.testing import InMemoryDynamoDB, InMemoryKMS, plugin
 

@@ -202,6 +202,23 @@ async def test_a_missing_folder_is_an_error(path: Path, tmp_path: Path) -> None:
     assert_idle()
 
 
+async def test_in_place_a_file_that_was_changed_meanwhile_is_left_alone(path: Path) -> None:
+    """The header of one message before the body of another: neither could be read any more."""
+    await written(path, V1_UNSIGNED)
+    other = await message_of(V1_UNSIGNED, PLAINTEXT[::-1], frame_length=4096)
+
+    class Meanwhile(RawAESMasterKey):
+        async def encryption_keys(self, request: Any) -> Any:
+            path.write_bytes(other)
+            return await super().encryption_keys(request)
+
+    same = Meanwhile("rewrap", "OTHER", wrapping_key=bytes(32))
+    with pytest.raises(OSError, match="the file was changed meanwhile") as caught:
+        await rewrap(path, V1_UNSIGNED, new_provider=same, keep=not_other, in_place=True)
+    assert caught.value.filename == str(path)
+    assert path.read_bytes() == other
+
+
 async def test_in_place_and_elsewhere_exclude_each_other(path: Path) -> None:
     with pytest.raises(ValueError, match="in_place changes the file itself: leave destination out"):
         await rewrap_file(path, OLD, new_provider=NEW, destination="x", in_place=True)

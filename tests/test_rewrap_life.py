@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import threading
 from typing import Any
 
 import anyio
@@ -13,6 +14,7 @@ from aioencrypt import (
     PolicyError,
     RawAESMasterKey,
     SignaturePolicyError,
+    StreamClosedError,
     StreamNotEnteredError,
     UnverifiedStreamError,
     inspect_message,
@@ -118,6 +120,26 @@ async def test_a_cancelled_stream_leaves_nothing_running(suite: AlgorithmSuite) 
     with anyio.move_on_after(0.05) as scope:
         await rewrapped(source(), suite)
     assert scope.cancelled_caught
+    assert_idle()
+
+
+async def test_nothing_of_either_side_goes_on_when_a_cancelled_stream_is_left() -> None:
+    """The side that encrypts raises when it is let go; the other one must be let go all the same."""
+    stream: Any = rewrapping(await message_of(SIGNED, plaintext_of(1_000_000), frame_length=4096), SIGNED)
+    await stream.__aenter__()
+    go_on = threading.Event()
+    sides = [stream._encrypting._sealer._digests, stream._decrypting._digests]
+    for digests in sides:
+        await digests.add(lambda: go_on.wait(30), 100_000)
+        await digests.add(lambda: None, 100_000)
+    with anyio.CancelScope() as scope:
+        scope.cancel()
+        # Later than leaving would be if it did not wait; the outcome does not depend on how much.
+        threading.Timer(0.05, go_on.set).start()
+        await stream.__aexit__(ZeroDivisionError, ZeroDivisionError(), None)
+    assert [digests._pending for digests in sides] == [0, 0]
+    with pytest.raises(StreamClosedError):
+        await stream._decrypting.read()
     assert_idle()
 
 

@@ -12,6 +12,7 @@ from aioencrypt import (
     CommitmentPolicy,
     CommitmentPolicyError,
     DefaultCMM,
+    EncryptedDataKey,
     EncryptionClient,
     EncryptionContextMismatchError,
     LimitError,
@@ -164,6 +165,10 @@ async def test_the_context_of_the_caller_is_checked() -> None:
         await rewrapping(message, UNSIGNED, encryption_context={"tenant": "43"}).__aenter__()
 
 
+async def keeps_nothing(key: EncryptedDataKey) -> bool:
+    return False
+
+
 @pytest.mark.parametrize(
     ("options", "error", "text"),
     [
@@ -175,6 +180,13 @@ async def test_the_context_of_the_caller_is_checked() -> None:
             "new_provider is a master key or a provider, not DefaultC",
         ),
         ({"new_provider": "key"}, TypeError, "new_provider is a master key or a provider, not str"),
+        (
+            {"new_provider": NEW, "keep": "none"},
+            TypeError,
+            "keep is True, False, or a .* not 'none'",
+        ),
+        ({"new_provider": NEW, "keep": None}, TypeError, "keep is True, False, or a function .* not None"),
+        ({"new_provider": NEW, "keep": keeps_nothing}, TypeError, "a function that is not async"),
     ],
 )
 async def test_wrong_arguments_are_refused_at_once(
@@ -184,6 +196,14 @@ async def test_wrong_arguments_are_refused_at_once(
         rewrap_stream(b"", OLD, **options)
     with pytest.raises(error, match=text):
         await rewrap_header(b"", OLD, **options)
+
+
+@pytest.mark.parametrize("answer", [None, "no", 1])
+async def test_an_answer_of_keep_that_is_no_answer_keeps_nothing(answer: Any) -> None:
+    """The coroutine of an async function, for example, is true."""
+    message = await message_of(UNSIGNED, PLAINTEXT)
+    with pytest.raises(TypeError, match=f"keep returned {type(answer).__name__}; it must say True or False"):
+        await rewrapped(message, UNSIGNED, keep=lambda key: answer)
 
 
 async def test_a_new_key_that_fails_is_one_provider_error() -> None:

@@ -201,14 +201,16 @@ class FrameReader:
     async def _fetch(self, first: int, stop: int) -> list[FrameRun]:
         """Fetch and open regular frames; raises `MessageError`, and what the source raises."""
         layout = self._layout
-        data = await self._ranges.read(layout.frame_start(first), layout.frame_start(stop))
         runs = []
-        for work in open_frames(self._machine, first, data, count=stop - first):
-            plaintext = await run(work.crypt, work.cost, self._offload)
-            runs.append(FrameRun(first, first + work.count, plaintext))
-            self._cache.add(runs[-1])
-            first += work.count
-            self.opened += work.count
+        # A slot is kept until the frames are opened: what waits for that takes memory, too.
+        async with self._ranges.slots:
+            data = await self._ranges.read(layout.frame_start(first), layout.frame_start(stop))
+            for work in open_frames(self._machine, first, data, count=stop - first):
+                plaintext = await run(work.crypt, work.cost, self._offload)
+                runs.append(FrameRun(first, first + work.count, plaintext))
+                self._cache.add(runs[-1])
+                first += work.count
+                self.opened += work.count
         return runs
 
     def clear(self) -> None:

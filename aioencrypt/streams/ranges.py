@@ -126,14 +126,14 @@ def _no_end() -> Iterator[None]:
 
 
 class Ranges:
-    """A source of ranges whose answers are as long as was asked for, with a bound on what runs at once.
+    """A source of ranges whose answers are as long as was asked for.
 
-    Made in the event loop that uses it.
+    `slots` are for whoever reads several ranges at once. Made in the event loop that uses it.
     """
 
     def __init__(self, source: RangeSource, concurrency: int) -> None:
         self._source = source
-        self._slots = anyio.Semaphore(concurrency, fast_acquire=True)
+        self.slots: anyio.Semaphore = anyio.Semaphore(concurrency, fast_acquire=True)
         # The beginning is not read again: a small message may be in it as a whole.
         self._start = bytearray()
         self.size: int = 0
@@ -155,9 +155,8 @@ class Ranges:
         """Return a range; raises `MessageError` where the source gives fewer or more bytes."""
         if end <= len(self._start) or start >= end:
             return bytes(self._start[start:end])
-        async with self._slots:
-            with _no_end():
-                data = as_bytes(await self._source.read_range(start, end))
+        with _no_end():
+            data = as_bytes(await self._source.read_range(start, end))
         self.fetched += len(data)
         if len(data) < end - start:
             raise TruncatedMessageError(

@@ -6,11 +6,9 @@ from collections.abc import Sequence
 from itertools import combinations, pairwise
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
-from aioencrypt.format import AlgorithmSuite
-from aioencrypt.format import body as frames
+from aioencrypt.format import AlgorithmSuite, body as frames
 from tests.support.messages import MessageWriter, example_data_key, u32
 
 SUITE = AlgorithmSuite.ALG_AES_256_GCM_HKDF_SHA512_COMMIT_KEY

@@ -6,8 +6,7 @@ import re
 
 import attrs
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from aioencrypt.errors import MalformedMessageError, TagError, TrailingDataError, TruncatedMessageError
 from aioencrypt.format import AlgorithmSuite

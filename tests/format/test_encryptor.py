@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from aioencrypt.format import AlgorithmSuite, MessageEncryptor, MessageHeader, SealWork
 from aioencrypt.format.body import batch_frames

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import assume, given, settings
-from hypothesis import strategies as st
+from hypothesis import assume, given, settings, strategies as st
 
 from aioencrypt import AlgorithmSuite, MessageError, PolicyError, ProviderError
 from tests.support.damage import FRAME_LENGTH, PLAINTEXT, READER, Kind, pieces

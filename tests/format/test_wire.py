@@ -5,8 +5,7 @@ from __future__ import annotations
 import tracemalloc
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from aioencrypt.errors import LimitError
 from aioencrypt.format.wire import ByteQueue, Cursor, Short

@@ -11,8 +11,7 @@ from collections.abc import Callable
 import attrs
 import pytest
 from cryptography.exceptions import InvalidTag
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from aioencrypt import AlgorithmSuite, DataKey, EncryptedDataKey, ProviderError
 from aioencrypt.providers import key_agreement

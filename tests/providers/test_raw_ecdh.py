@@ -11,8 +11,7 @@ from functools import partial
 import attrs
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from aioencrypt import (
     AlgorithmSuite,
@@ -36,14 +35,8 @@ from tests.support.ecdh import (
     opened_by_hand,
     point,
     provider_info,
-)
-from tests.support.ecdh import (
     raw_discovery as discovery,
-)
-from tests.support.ecdh import (
     raw_ephemeral as ephemeral,
-)
-from tests.support.ecdh import (
     raw_static as static,
 )
 from tests.support.providers import CONTEXT, asking

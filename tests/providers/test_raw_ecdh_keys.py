@@ -22,14 +22,8 @@ from tests.support.ecdh import (
     private_pem,
     public_der,
     public_pem,
-)
-from tests.support.ecdh import (
     raw_discovery as discovery,
-)
-from tests.support.ecdh import (
     raw_ephemeral as ephemeral,
-)
-from tests.support.ecdh import (
     raw_static as static,
 )
 from tests.support.providers import asking

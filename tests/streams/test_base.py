@@ -8,8 +8,7 @@ from collections.abc import Awaitable, Callable
 import anyio
 import pytest
 from anyio.lowlevel import checkpoint
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from aioencrypt import (
     SignatureError,
@@ -24,8 +23,17 @@ from aioencrypt import (
 )
 from aioencrypt.streams.base import ByteStream
 from aioencrypt.streams.sources import open_source
-from tests.support.streaming import KEY, Feed, Stalling, client_for, flipped, in_chunks, plaintext_of, sealed
-from tests.support.streaming import SIGNED as SUITE
+from tests.support.streaming import (
+    KEY,
+    SIGNED as SUITE,
+    Feed,
+    Stalling,
+    client_for,
+    flipped,
+    in_chunks,
+    plaintext_of,
+    sealed,
+)
 
 PLAINTEXT = plaintext_of(10_000)
 pytestmark = pytest.mark.anyio

@@ -92,6 +92,30 @@ async def test_the_permissions_of_the_replaced_file_are_kept(tmp_path: Path, mod
 
 
 @not_on_windows
+@pytest.mark.parametrize("allowed", [True, False])
+async def test_the_owner_of_the_replaced_file_is_kept_where_that_is_allowed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, allowed: bool
+) -> None:
+    """Root may give files away: without that, a file of mode 600 would be lost to its owner."""
+    path = tmp_path / "report.aws"
+    path.write_bytes(b"old")
+    path.chmod(0o600)
+    given = []
+
+    def fchown(descriptor: int, owner: int, group: int) -> None:
+        given.append((os.fstat(descriptor).st_size, owner, group))
+        if not allowed:
+            raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "fchown", fchown)
+    owner, group = path.stat().st_uid, path.stat().st_gid
+    await write(path, b"abc")
+    assert given == [(0, owner, group)]
+    assert (await decrypt(path.read_bytes(), KEY)).plaintext == b"abc"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+@not_on_windows
 async def test_a_new_file_has_the_permissions_of_any_new_file(tmp_path: Path) -> None:
     (tmp_path / "other").touch()
     await write(tmp_path / "report.aws", b"abc")

@@ -135,6 +135,39 @@ async def test_a_message_that_changes_while_it_is_read_is_an_error_not_garbage()
             await stream.read_at(150_000, 100)
 
 
+async def test_a_damaged_frame_ahead_does_not_stand_in_the_way_of_those_before_it() -> None:
+    """Reads in a row fetch frames that nobody asked for yet."""
+    plaintext = plaintext_of(300_000)
+    message = await sealed(plaintext, UNSIGNED, frame_length=1000)
+    damaged = flipped(message, len(message) - 100 * 1032)
+    got = b""
+    async with open_seekable(damaged, KEY) as stream:
+        while stream.tell() < 200_000:
+            got += await stream.read(1000)
+        with pytest.raises(TagError, match=r"frame 201 fails"):
+            await stream.read(1000)
+        stream.seek(201_000)
+        got += plaintext[200_000:201_000] + await stream.read()
+    assert got == plaintext
+
+
+async def test_a_source_that_fails_ahead_is_asked_for_less_the_next_time() -> None:
+    def answer(data: bytes, start: int, end: int) -> bytes:
+        if end > 300_000 and start < 4_000_000:
+            raise Flaky("no network")
+        return data[start:end]
+
+    async with open_seekable(await large(answer=answer), KEY) as stream:
+        failures = 0
+        while stream.tell() < 250_000:
+            try:
+                await stream.read(1000)
+            except Flaky:
+                failures += 1
+                assert failures < 250
+        assert failures
+
+
 # Answers
 
 
@@ -171,6 +204,32 @@ async def test_answers_of_another_length_are_errors(answer: Any, error: type[Exc
     with pytest.raises(error, match=text):
         async with open_seekable(await large(answer=answer), KEY) as stream:
             await stream.read_at(3_000_000, 1000)
+
+
+@pytest.mark.parametrize("n", [0, 1000, 2_000_000])
+@pytest.mark.parametrize("end", [StopAsyncIteration, anyio.EndOfStream])
+async def test_a_source_that_says_the_end_by_an_exception_is_an_error_and_no_end(
+    n: int, end: type[Exception]
+) -> None:
+    def answer(data: bytes, start: int, stop: int) -> bytes:
+        if 1_000_000 < start < 4_000_000:
+            raise end
+        return data[start:stop]
+
+    async with open_seekable(await large(answer=answer), KEY) as stream:
+        stream.seek(1_500_000)
+        with pytest.raises(RuntimeError, match=f"the source raised {end.__name__}") as caught:
+            await (stream.__anext__() if n == 0 else stream.read(n))
+    assert isinstance(caught.value.__cause__, end)
+
+
+async def test_a_source_that_says_the_end_when_asked_for_its_size_is_an_error() -> None:
+    class Ended(Recorded):
+        async def size(self) -> int:
+            raise StopAsyncIteration
+
+    with pytest.raises(RuntimeError, match="the source raised StopAsyncIteration"):
+        await open_seekable(Ended(b""), KEY).__aenter__()
 
 
 @pytest.mark.parametrize("difference", [-1, 1, -1032, 1032])

@@ -9,6 +9,7 @@ import anyio
 import pytest
 
 from aioencrypt import MultiMasterKeyProvider, RawAESMasterKey, open_seekable
+from aioencrypt.offload import _state
 from aioencrypt.streams.frames import FrameCache, FrameRun
 from tests.support.messages import build_message, example_data_key, example_signing_key, public_key_pair
 from tests.support.ranges import Recorded
@@ -148,6 +149,19 @@ async def test_long_reads_go_in_ranges_of_a_mebibyte_so_many_at_once() -> None:
         assert await stream.read_at(10, 39 * FRAME) == PLAINTEXT[10 : 10 + 39 * FRAME]
         assert [end - start for start, end in sorted(source.reads)] == [15 * STRIDE, 15 * STRIDE, 10 * STRIDE]
         assert source.most == 2
+
+
+async def test_no_more_is_fetched_than_can_be_opened() -> None:
+    """However many tasks read: what was fetched, and waits for its turn to be opened, takes memory."""
+    source = await source_of()
+    async with open_seekable(source, KEY, concurrency=2) as stream:
+        source.reads.clear()
+        async with anyio.create_task_group() as group, _state().lane._lock:
+            for index in range(20):
+                group.start_soon(stream.read_at, index * FRAME, FRAME)
+            await anyio.wait_all_tasks_blocked()
+            assert len(source.reads) == 2
+        assert len(source.reads) == 20
 
 
 async def test_frames_above_a_mebibyte_are_fetched_one_by_one() -> None:
@@ -291,3 +305,37 @@ async def test_overlapping_runs_are_put_together_right() -> None:
         for start in range(19_500, 31_000, 500):
             for n in (1, 700, 5000, 9000):
                 assert await stream.read_at(start, n) == plaintext_of(50_000)[start : start + n]
+
+
+# Turns of the loop
+
+
+@pytest.mark.parametrize("frame_length", [FRAME, 8 * 1024 * 1024])
+async def test_copying_what_is_cached_lets_the_loop_go_on(frame_length: int) -> None:
+    plaintext = bytes(32 * 1024 * 1024)
+    source = await source_of(plaintext, frame_length)
+    turns = 0
+
+    async def count() -> None:
+        nonlocal turns
+        while True:
+            await anyio.sleep(0)
+            turns += 1
+
+    async with open_seekable(source, KEY, cache_length=64 * 1024 * 1024) as stream:
+        await stream.read_at(0)
+        reads = len(source.reads)
+        async with anyio.create_task_group() as group:
+            group.start_soon(count)
+            await anyio.sleep(0)
+            turns = 0
+            for start in range(0, len(plaintext) // 2, 256 * 1024):
+                await stream.read_at(start, 256 * 1024)
+            in_parts, turns = turns, 0
+            assert await stream.read_at(0) == plaintext
+            group.cancel_scope.cancel()
+        at_once = turns
+        assert len(source.reads) == reads
+    # 16 and 32 MiB, 250 microseconds of copying in each turn, and no memory is faster than 30 GB/s.
+    assert in_parts > 1
+    assert at_once > 3

@@ -47,6 +47,24 @@ SECTIONS: dict[str, tuple[ModuleType, list[str]]] = {
             "Provider",
         ],
     ),
+    "Messages that are there": (
+        aioencrypt,
+        [
+            "open_seekable",
+            "SeekableDecryptStream",
+            "SeekableSource",
+            "RangeSource",
+            "inspect_message",
+            "MessageInspection",
+            "InspectedKey",
+            "rewrap_stream",
+            "RewrapStream",
+            "rewrap_header",
+            "RewrappedHeader",
+            "rewrap_file",
+            "RewrapResult",
+        ],
+    ),
     "Policies": (aioencrypt, ["CommitmentPolicy", "SignaturePolicy", "Release", "Limits", "Offload"]),
     "AWS KMS": (
         aioencrypt,
@@ -136,6 +154,8 @@ page is made by `python -m tests.support.api_page`, and a test compares it with 
 """
 
 NOTES = {
+    "Messages that are there": "Reading parts of them ([seekable.md](seekable.md)), without a key "
+    "([inspection.md](inspection.md)), and other keys for them ([rewrap.md](rewrap.md)).",
     "Encrypting and decrypting": "All of these stand in `aioencrypt`. The functions are the methods of an "
     "`EncryptionClient` with default settings.",
     "aioencrypt.format": "The message format without I/O. "
@@ -159,6 +179,8 @@ MADE_BY_US = {
     "InMemoryKMSClient",
     "InMemoryKMSError",
     "KMSMasterKey",
+    "RewrapStream",
+    "SeekableDecryptStream",
 }
 # What has no docstring in the code, because its parts have.
 UNIONS = {

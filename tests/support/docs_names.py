@@ -23,6 +23,7 @@ from aioencrypt import (
 )
 from aioencrypt.testing import InMemoryKMS
 from tests.support.branch_keys import World
+from tests.support.docs_http import serve_aiohttp, serve_asgi
 from tests.support.examples import load
 from tests.support.kms_pairs import rsa_kms_key
 from tests.support.pages import ROOT, snippets
@@ -99,6 +100,10 @@ def documented_message() -> bytes:
 async def after(page: str, names: dict[str, Any], kms: InMemoryKMS) -> None:
     """Use the handlers that the snippets of a page only define, and look at what they did."""
     match page:
+        case "docs/aiohttp.md":
+            await serve_aiohttp(names)
+        case "docs/asgi.md":
+            await serve_asgi(names)
         case "docs/streams.md":
             await _serve_streams(names)
         case "docs/errors.md":

@@ -21,8 +21,7 @@ from aws_cryptographic_material_providers.mpl.models import (
     CreateRawRsaKeyringInput,
     PaddingScheme,
 )
-from aws_encryption_sdk import Algorithm, EncryptionSDKClient
-from aws_encryption_sdk import CommitmentPolicy as OfficialPolicy
+from aws_encryption_sdk import Algorithm, CommitmentPolicy as OfficialPolicy, EncryptionSDKClient
 from aws_encryption_sdk.identifiers import EncryptionKeyType, WrappingAlgorithm
 from aws_encryption_sdk.internal.crypto.wrapping_keys import WrappingKey
 from aws_encryption_sdk.key_providers.raw import RawMasterKey, RawMasterKeyProvider

@@ -18,8 +18,8 @@ from aws_cryptographic_material_providers.mpl.models import (
 )
 from aws_cryptographic_material_providers.mpl.references import ClientSupplier
 from aws_encryption_sdk import DiscoveryAwsKmsMasterKeyProvider, StrictAwsKmsMasterKeyProvider
-from aws_encryption_sdk.key_providers.kms import DiscoveryFilter as LegacyFilter
 from aws_encryption_sdk.key_providers.kms import (
+    DiscoveryFilter as LegacyFilter,
     MRKAwareDiscoveryAwsKmsMasterKeyProvider,
     MRKAwareStrictAwsKmsMasterKeyProvider,
 )
