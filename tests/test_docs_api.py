@@ -22,7 +22,7 @@ PAGE = ROOT / "docs/api.md"
 MODULES = (aioencrypt, aioencrypt.format, aioencrypt.testing)
 HOMES = {
     aioencrypt.testing.kms: ["KMSServer", "main", "run_in_thread"],
-    aioencrypt.aws: ["ClientSupplier", "KMSClient"],
+    aioencrypt.aws: ["ClientSupplier", "DynamoDBClient", "KMSClient"],
 }
 Stub = ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef | ast.Assign | ast.AnnAssign
 

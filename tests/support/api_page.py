@@ -344,7 +344,7 @@ def members(cls: type) -> Iterator[tuple[str, object]]:
     for source in [cls, *private_bases]:
         for name, member in vars(source).items():
             shown = not name.startswith("_") or name in ("__aenter__", "__aiter__", "__call__")
-            if shown and (inspect.isfunction(member) or isinstance(member, property)):
+            if shown and (inspect.isfunction(member) or isinstance(member, property | classmethod)):
                 own.setdefault(name, member)
     public_bases = [base for base in cls.__mro__[1:] if base.__name__ in public]
     for name, member in own.items():
@@ -369,6 +369,10 @@ def function_lines(name: str, function: typing.Any, docstring: str | None = None
 
 def method_lines(name: str, member: typing.Any) -> Iterator[str]:
     """Yield the stub of a method or property, with its overloads or its setter."""
+    if isinstance(member, classmethod):
+        yield "@classmethod"
+        yield from function_lines(name, member.__func__)
+        return
     if isinstance(member, property):
         yield "@property"
         yield from function_lines(name, member.fget)
