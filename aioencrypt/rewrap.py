@@ -276,13 +276,21 @@ async def rewrap_file(
         accept_iv_reuse=accept_iv_reuse,
         client=client,
     )
-    async with RewrapStream(FileReader(path), options, verify=verify) as stream:
-        rewrapped = stream.rewrapped
-        if in_place and rewrapped and len(rewrapped.serialized) == rewrapped.old_length:
-            await _overwrite(path, rewrapped.serialized, stream, verify=verify)
-        else:
-            await _write(path if destination is None else destination, stream)
+    file = ReplacedFile(path if destination is None else destination)
+    try:
+        async with RewrapStream(FileReader(path), options, verify=verify) as stream:
+            rewrapped = stream.rewrapped
+            if in_place and rewrapped and len(rewrapped.serialized) == rewrapped.old_length:
+                await _overwrite(path, rewrapped.serialized, stream, verify=verify)
+            else:
+                await in_file_thread(file.create)
+                async for chunk in stream:
+                    await in_file_thread(partial(file.write, chunk))
+        # Windows does not replace a file that is still open for reading.
+        await in_file_thread(file.commit)
         return RewrapResult(header=stream.header, reencrypted=stream.reencrypted)
+    finally:
+        await in_file_thread(file.drop)
 
 
 async def _overwrite(path: PathLike, header: bytes, stream: RewrapStream, *, verify: bool) -> None:
@@ -303,14 +311,3 @@ def _overwrite_start(path: PathLike, old: bytes, new: bytes) -> None:
         file.write(new)
         file.flush()
         os.fsync(file.fileno())
-
-
-async def _write(path: PathLike, stream: RewrapStream) -> None:
-    file = ReplacedFile(path)
-    try:
-        await in_file_thread(file.create)
-        async for chunk in stream:
-            await in_file_thread(partial(file.write, chunk))
-        await in_file_thread(file.commit)
-    finally:
-        await in_file_thread(file.drop)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import psutil
 import pytest
 
 from aioencrypt import (
@@ -217,6 +218,24 @@ async def test_in_place_a_file_that_was_changed_meanwhile_is_left_alone(path: Pa
         await rewrap(path, V1_UNSIGNED, new_provider=same, keep=not_other, in_place=True)
     assert caught.value.filename == str(path)
     assert path.read_bytes() == other
+
+
+@suites
+async def test_the_old_file_is_not_open_any_more_when_it_is_replaced(
+    suite: AlgorithmSuite, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Windows refuses that."""
+    await written(path, suite)
+    replace, seen = os.replace, []
+
+    def watched(source: Any, target: Any) -> None:
+        seen.append([file.path for file in psutil.Process().open_files()])
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", watched)
+    await rewrap(path, suite)
+    assert len(seen) == 1
+    assert str(path) not in seen[0]
 
 
 async def test_in_place_and_elsewhere_exclude_each_other(path: Path) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from threading import Lock
@@ -88,6 +90,9 @@ class FileRangeSource:
 
     def _open(self) -> int:
         if self._file is None:
+            if stat.S_ISFIFO(os.stat(self._path).st_mode):
+                # Opening it waits for its writer, and nobody could cancel that.
+                raise OSError(errno.EINVAL, "not a regular file", str(self._path))
             self._file = open(self._path, "rb", buffering=0)
         return os.fstat(self._file.fileno()).st_size
 

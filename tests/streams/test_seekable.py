@@ -138,6 +138,14 @@ async def test_a_missing_file_is_an_error_on_entry(tmp_path: Path) -> None:
         await stream.__aenter__()
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+async def test_a_pipe_is_an_error_on_entry_not_a_wait(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(OSError, match="not a regular file"):
+        await open_seekable(tmp_path / "pipe", KEY).__aenter__()
+    assert_idle()
+
+
 @pytest.mark.parametrize("length", [0, 1, 5000])
 async def test_a_non_framed_message_is_read_whole_on_entry(length: int) -> None:
     message = build_message(UNSIGNED, PLAINTEXT[:length], frame_length=None).data
