@@ -114,6 +114,7 @@ class ReplacedFile:
         self._file.close()
         os.replace(self._temporary, self._path)
         self._file = None
+        _sync_folder(self._path.parent)
 
     def drop(self) -> None:
         """Remove the temporary file, unless it is in its place."""
@@ -122,6 +123,17 @@ class ReplacedFile:
             with suppress(OSError):  # a full disk refuses once more what is dropped anyway
                 file.close()
             self._temporary.unlink(missing_ok=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Keep a new name over a power cut, where the system can: whoever rewraps may destroy the old key next."""
+    if hasattr(os, "O_DIRECTORY"):
+        with suppress(OSError):
+            descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
 
 
 class EncryptWriter:
