@@ -164,7 +164,7 @@ def test_a_page_shows_what_its_program_runs(page: str, program: str, names: tupl
 def test_starlette_service_alone() -> None:
     lines = run("starlette_service.py").splitlines()
     assert lines[0].startswith("201 {'name': 'report.bin', 'message_id': '")
-    assert lines[1:] == ["200 3,000,000 bytes", "the same again"]
+    assert lines[1:] == ["200 3,000,000 bytes", "206 1,000,000 bytes", "the same again"]
 
 
 def test_test_your_service() -> None:
@@ -197,7 +197,7 @@ def digest_of(path: Path) -> str:
 
 def test_demo_with_a_file_of_its_own() -> None:
     output = run("demo.py", "--size", "4")
-    assert "plaintext 4,194,304 bytes, stored 4,2" in output
+    assert "plaintext 4,194,304 bytes, stored 4,19" in output
     assert "3 KMS calls: 1 GenerateDataKey, 1 Encrypt, 1 Decrypt" in output
     assert re.search(r"event loop delay of the service: p99 [\d.]+ ms, max [\d.]+ ms", output)
     assert re.search(r"peak memory of the service: \d+ MiB, -?\d+ above idle", output)

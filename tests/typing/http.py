@@ -1,0 +1,122 @@
+"""The HTTP integrations as a type checker sees them.
+
+A line with `type: ignore` must be an error: mypy complains about each that is none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+from typing import assert_type
+
+import aiohttp
+from aiohttp import BodyPartReader, web
+from fastapi import FastAPI
+from starlette.applications import Starlette
+from starlette.background import BackgroundTask
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.websockets import WebSocket
+
+import aioencrypt.integrations.aiohttp as on_aiohttp
+import aioencrypt.integrations.asgi as on_asgi
+from aioencrypt import (
+    AlgorithmSuite,
+    CachingCMM,
+    EncryptionClient,
+    EncryptStream,
+    Limits,
+    MasterKeyProvider,
+    RangeSource,
+    RawAESMasterKey,
+    SignaturePolicy,
+)
+
+key = RawAESMasterKey("tests", "typing", wrapping_key=bytes(32))
+client = EncryptionClient()
+
+
+async def aiohttp_uploads(request: web.Request, part: BodyPartReader) -> None:
+    reader = on_aiohttp.UploadReader(request, max_length=None)
+    on_aiohttp.UploadReader(part, max_length=10)
+    assert_type(reader.length, int | None)
+    assert_type(reader.stream(), AsyncGenerator[bytes, None])
+    assert_type(aiter(reader), AsyncIterator[bytes])
+    assert_type(client.encrypt_stream(reader, key), EncryptStream)
+    stream = on_aiohttp.encrypt_upload(
+        part,
+        CachingCMM(key, max_age=60),
+        max_length=5,
+        encryption_context={"a": "b"},
+        algorithm_suite=AlgorithmSuite(0x0478),
+        frame_length=10,
+        client=client,
+    )
+    assert_type(stream, EncryptStream)
+    on_aiohttp.UploadReader(request)  # type: ignore[call-arg]
+    on_aiohttp.encrypt_upload(request, key)  # type: ignore[call-arg]
+    on_aiohttp.UploadReader(b"abc", max_length=None)  # type: ignore[arg-type]
+
+
+async def aiohttp_downloads(request: web.Request, ranges: RangeSource) -> None:
+    response = await on_aiohttp.decrypted_response(
+        request,
+        ranges,
+        key,
+        encryption_context={"a": "b"},
+        signature_policy=SignaturePolicy.ALLOW,
+        accept_unverified_signature=True,
+        limits=Limits(),
+        content_type="text/plain",
+        headers={"X": "Y"},
+        client=client,
+    )
+    assert_type(response, web.StreamResponse)
+    for source in (b"abc", Path("file"), request.content):
+        await on_aiohttp.decrypted_response(request, source, key, plaintext_length=5)
+    await on_aiohttp.decrypted_response(request, 5, key)  # type: ignore[arg-type]
+    await on_aiohttp.decrypted_response(request, b"", key, {"a": "b"})  # type: ignore[call-arg]
+
+
+async def aiohttp_requests(session: aiohttp.ClientSession) -> None:
+    made = on_aiohttp.encrypted_payload(b"abc", key, plaintext_length=3, content_type="text/plain")
+    as_base: AbstractAsyncContextManager[on_aiohttp.EncryptedPayload] = made
+    async with as_base as payload:
+        assert_type(payload, on_aiohttp.EncryptedPayload)
+        assert_type(payload.size, int | None)
+        async with session.put("/", data=payload):
+            pass
+
+
+async def asgi_uploads(request: Request, socket: WebSocket) -> None:
+    reader = on_asgi.UploadReader(request, max_length=10)
+    assert_type(reader.length, int | None)
+    assert_type(reader.stream(), AsyncGenerator[bytes, None])
+    assert_type(client.encrypt_stream(reader, key), EncryptStream)
+    assert_type(on_asgi.encrypt_upload(request, key, max_length=None, client=client), EncryptStream)
+    on_asgi.UploadReader(request)  # type: ignore[call-arg]
+    on_asgi.encrypt_upload(socket, key, max_length=None)  # type: ignore[arg-type]
+
+
+def asgi_downloads(ranges: RangeSource) -> Response:
+    on_asgi.DecryptedResponse(b"abc", key)
+    on_asgi.DecryptedResponse("path", key, limits=Limits(), background=BackgroundTask(print))
+    on_asgi.DecryptedResponse(5, key)  # type: ignore[arg-type]
+    return on_asgi.DecryptedResponse(
+        ranges,
+        key,
+        encryption_context={"a": "b"},
+        signature_policy=SignaturePolicy.REQUIRE,
+        accept_unverified_signature=True,
+        media_type="text/plain",
+        headers={"X": "Y"},
+        client=client,
+    )
+
+
+async def asgi_providers(starlette: Starlette, fastapi: FastAPI, request: Request, socket: WebSocket) -> None:
+    async with on_asgi.open_provider(starlette, key), on_asgi.open_provider(fastapi, key):
+        assert_type(on_asgi.get_provider(request), MasterKeyProvider)
+        assert_type(on_asgi.get_provider(socket), MasterKeyProvider)
+    on_asgi.open_provider(starlette, b"key")  # type: ignore[arg-type]
