@@ -144,7 +144,7 @@ def _known_method(source: Any) -> Reader | None:
         return _from_iterator(source.iter_any(), ours=True)
     # aiohttp BodyPartReader: iterating gives the whole part at once
     if callable(getattr(source, "read_chunk", None)):
-        return _from_sized_read(source.read_chunk)
+        return _from_part(source)
     # httpx Response
     if callable(getattr(source, "aiter_bytes", None)):
         return _from_iterator(source.aiter_bytes(), ours=True)
@@ -236,6 +236,17 @@ def _from_iterator(iterable: AsyncIterable[Any], *, ours: bool) -> Reader:
 def _from_sized_read(read_some: Callable[[int], Awaitable[Any]]) -> Reader:
     async def read() -> bytes:
         return as_bytes(await read_some(_READ_LENGTH))
+
+    return _Reader(read)
+
+
+def _from_part(part: Any) -> Reader:
+    async def read() -> bytes:
+        chunk = as_bytes(await part.read_chunk(_READ_LENGTH))
+        # A form that ends without the boundary of its part looks like the end of the part.
+        if not chunk and callable(getattr(part, "at_eof", None)) and not part.at_eof():
+            raise EOFError("the form ended before its part did")
+        return chunk
 
     return _Reader(read)
 

@@ -289,3 +289,28 @@ async def test_aiobotocore_streaming_body(s3: str) -> None:
             body.close()
 
         await check_round_trip(make)
+
+
+@pytest.mark.anyio
+@on_asyncio
+async def test_a_part_of_a_form_that_is_cut_off_makes_no_message() -> None:
+    """The request is in order, the form in it ends without the boundary of its part."""
+    caught: list[Exception] = []
+
+    async def put(request: web.Request) -> web.Response:
+        part = await (await request.multipart()).next()
+        try:
+            await encrypt(cast(Source, part), KEY)
+        except (EOFError, ValueError) as error:
+            caught.append(error)
+        return web.Response()
+
+    app = web.Application()
+    app.router.add_put("/", put)
+    async with TestServer(app) as server, aiohttp.ClientSession() as session:
+        for length in (0, 100, 200_000):
+            form = b'--B\r\nContent-Disposition: form-data; name="f"\r\n\r\n' + bytes(length)
+            headers = {"Content-Type": "multipart/form-data; boundary=B"}
+            async with session.put(server.make_url("/"), data=form, headers=headers) as answer:
+                assert answer.status == 200
+    assert len(caught) == 3
