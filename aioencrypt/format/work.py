@@ -21,6 +21,14 @@ VERIFY_COST = 380
 SIGN_COST = 150
 
 
+class _Store(BytesIO):
+    __slots__ = ()
+
+    def __del__(self) -> None:
+        # Closing, which files do here, is refused while an error's traceback still has a view.
+        pass
+
+
 class Output:
     """A buffer that is written in place, part after part, and becomes `bytes` without a second copy.
 
@@ -28,7 +36,7 @@ class Output:
     """
 
     def __init__(self, length: int) -> None:
-        self._store = BytesIO(bytes(length))
+        self._store = _Store(bytes(length))
         self._view = self._store.getbuffer()
         self.used: int = 0
 

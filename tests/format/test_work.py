@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import subprocess
+import sys
 import tracemalloc
 from collections.abc import Callable
 from functools import partial
@@ -334,3 +336,28 @@ def test_work_cannot_be_changed_and_shows_no_data(index: int) -> None:
         work.running = None  # type: ignore[misc]
     assert "secret" not in repr(work)
     assert "memory" not in repr(work)
+
+
+def test_nobody_hears_of_a_buffer_that_a_traceback_holds() -> None:
+    """Development mode says what finalizers raise, and pytest makes an error of it."""
+    program = """
+import asyncio, gc
+from aioencrypt import MessageError, RawAESMasterKey, decrypt, encrypt
+
+async def main():
+    key = RawAESMasterKey("a", "b", wrapping_key=bytes(32))
+    message, _ = await encrypt(bytes(10_000), key)
+    for position in (3000, 7000, len(message) - 3):
+        changed = bytearray(message)
+        changed[position] ^= 1
+        try:
+            await decrypt(bytes(changed), key)
+        except MessageError as error:
+            print(type(error).__name__)
+        gc.collect()
+
+asyncio.run(main())
+"""
+    result = subprocess.run([sys.executable, "-X", "dev", "-c", program], capture_output=True, text=True)
+    assert result.stdout.split() == ["TagError", "TagError", "SignatureError"]
+    assert result.stderr == ""
