@@ -19,6 +19,7 @@ import anyio
 
 from aioencrypt.background import running_loop
 from aioencrypt.errors import EncryptionError, ProviderClosedError, ServiceError, describe
+from aioencrypt.given_clients import answer_of_client, check_client, check_clients, loop_of_clients
 from aioencrypt.observation import ServiceCall, watching_call
 from aioencrypt.offload import in_file_thread
 
@@ -271,7 +272,7 @@ class AWSClients(Generic[C]):
         self._session = session
         self._config = client_config
         self._endpoint_url = endpoint_url
-        self._clients = dict(clients) if clients is not None else None
+        self._clients = check_clients(clients) if clients is not None else None
         self._supplier = client_supplier
         self._entries = 0
         self._open: _OpenClients[C] | None = None
@@ -326,13 +327,12 @@ class AWSClients(Generic[C]):
     async def warm_up(self, regions: Sequence[str | None], timeout: float | None) -> None:
         """Make the clients for these regions, each within a time in seconds; raises `ServiceError`."""
         for region in dict.fromkeys(regions):
-            what = f"a client of {self._service} for {region}"
-            await call_service(what, partial(self.get, region), timeout)
+            await call_service(f"a client of {self._service} for {region}", partial(self.get, region), timeout)
 
     async def get(self, region: str | None) -> C:
         """Return the client for a region, or for the default region; raises `ServiceError`."""
         if self._supplier is not None:
-            return await self._supplier(region)
+            return check_client(await answer_of_client(self._supplier(region), "client_supplier"))
         if self._clients is None:
             return await self._check_owner().get(region)
         if region is None and len(self._clients) == 1:
@@ -364,7 +364,7 @@ class _OpenClients(Generic[C]):
         self._stack = AsyncExitStack()
         self._clients: dict[str | None, C] = {}
         self._lock = anyio.Lock()
-        self._loop = running_loop()
+        self._loop = loop_of_clients()
         self._process = os.getpid()
         self._closed = False
         _opened.add(self)

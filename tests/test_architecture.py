@@ -30,7 +30,7 @@ FLOORS = [
         "format",
     ],
     ["policies", "materials", "observation"],
-    ["background", "offload", "cache", "aws", "suppliers"],
+    ["background", "offload", "cache", "given_clients", "aws", "suppliers"],
     [
         "providers.base",
         "providers.multi",

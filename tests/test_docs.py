@@ -51,10 +51,11 @@ def dynamodb_url() -> Iterator[str]:
 def kms_over_http(
     kms: InMemoryKMS, dynamodb_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[InMemoryKMS]:
-    """Serve it from a thread, beside a DynamoDB, for clients of every kind that are told nothing."""
+    """Serve it from a thread, beside DynamoDB and S3, for clients of every kind that are told nothing."""
     with run_in_thread(kms) as url:
         monkeypatch.setenv("AWS_ENDPOINT_URL_KMS", url)
         monkeypatch.setenv("AWS_ENDPOINT_URL_DYNAMODB", dynamodb_url)
+        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", dynamodb_url)
         yield kms
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import aiohttp
 import httpx
+from aiobotocore.session import get_session
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 from starlette.applications import Starlette
@@ -54,6 +55,9 @@ async def names_left_to_readers(page: str, kms: InMemoryKMS) -> dict[str, Any]:
         case "docs/own-keys.md":
             example = load("own_master_key")
             names |= {"KeyService": example.KeyService, "service": example.KeyService()}
+        case "docs/s3.md":
+            async with get_session().create_client("s3") as client:
+                await client.create_bucket(Bucket="my-bucket")
         case "docs/message-format.md":
             names["message"] = documented_message()
         case "docs/streams.md":
