@@ -6,6 +6,7 @@ import gc
 import os
 from typing import Any
 
+import hypothesis  # noqa: F401 (before anything is frozen, because it looks for who refers to what it is given)
 import pytest
 
 os.environ.update(
