@@ -112,7 +112,7 @@ def cluster(scheduler: str | None, workers: int) -> Iterator[Client]:
     """Use a cluster that is there, or start one on this machine: a process for each worker."""
     with ExitStack() as stack:
         address = scheduler or stack.enter_context(
-            LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=None)
+            LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=":0")
         )
         yield stack.enter_context(Client(address))
 

@@ -36,7 +36,7 @@ def frame() -> pd.DataFrame:
 def cluster() -> Iterator[Client]:
     """Two worker processes, which end with the tests."""
     with (
-        LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None) as cluster,
+        LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=":0") as cluster,
         Client(cluster, timeout=60) as client,
     ):
         client.wait_for_workers(2, timeout=60)
