@@ -11,7 +11,7 @@ nox.needs_version = ">=2024.10.9"
 nox.options.default_venv_backend = "uv|virtualenv"
 nox.options.sessions = ["tests", "lint", "types"]
 
-BENCHMARKS = ["versus_peers", "loop_delay", "small_messages", "concurrency", "scaling", "imports"]
+BENCHMARKS = ["versus_peers", "loop_delay", "small_messages", "concurrency", "scaling", "imports", "data"]
 PYPROJECT = nox.project.load_toml("pyproject.toml")
 
 

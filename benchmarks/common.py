@@ -11,10 +11,13 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
 import statistics
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -136,6 +139,23 @@ def copy_rate() -> float:
         target[:] = source
 
     return len(source) / seconds(copy) / 1e9
+
+
+def peak_memory() -> int:
+    """Return the most bytes that this process has had in memory."""
+    with suppress(OSError):
+        found = re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())
+        if found:
+            return int(found[1]) * KIB
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else KIB)
+
+
+def start_peak_again() -> None:
+    """Let the peak of memory start again from here, where the system can."""
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
 
 
 class Report:

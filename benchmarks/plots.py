@@ -29,6 +29,14 @@ _COLOURS = {
     "pyrage, in threads": _OTHERS[3],
     "tink": _OTHERS[4],
     "tink, in threads": _OTHERS[4],
+    "pread, to_thread": _LIMIT,
+    "pread, our hop": _OTHERS[1],
+    "copy and fsync": _LIMIT,
+    "version 1, in place": "#9bcbb3",
+    "version 1, copied": "#4f9c77",
+    "version 2, re-encrypted": _OURS,
+    "encrypted": _OURS,
+    "plain": _LIMIT,
 }
 _SERIES = {
     "length": "length of the message",
@@ -37,6 +45,7 @@ _SERIES = {
     "idle": "idle streams",
     "busy": "busy streams of 1 MiB",
 }
+_COUNTS = ("frames of a read, most", "header", "final frame")
 
 
 def _figure(rows: int, columns: int, width: float, height: float) -> tuple[Any, list[Any]] | None:
@@ -239,4 +248,27 @@ def imports(report: Report) -> None:
     )
     panel.set_xlim(right=panel.get_xlim()[1] * 1.5)
     panel.set_xlabel("milliseconds")
+    _save(figure, report)
+
+
+def data(report: Report) -> None:
+    """Draw random reads, rewrapping, and the delays in services."""
+    if not (made := _figure(1, 3, 13, 4)):
+        return
+    figure, (left, middle, right) = made
+    for panel, what, hidden in ((left, "random reads", _COUNTS), (middle, "rewrap", ())):
+        cell = next(cell for cell in report.cells if cell.matches(what=what))
+        figures = {name: [cell.of(name)] for name in _names([cell], hidden)}
+        _bars(panel, [""], figures, "seconds", log=what == "rewrap")
+        panel.set_title(what)
+    services = [cell for cell in report.cells if cell.matches(what="service")]
+    groups = [(cell, phase) for cell in services for phase in ("uploads", "downloads")]
+    delays = {
+        mode: [cell.of(f"{mode}, {phase}: p99, ms") for cell, phase in groups]
+        for mode in ("encrypted", "plain")
+    }
+    _bars(right, [f"{cell.labels['framework']},\n{phase}" for cell, phase in groups], delays, "", log=True)
+    right.set_title("p99 delay of a timer of 1 ms, milliseconds")
+    for panel in (left, middle, right):
+        panel.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2, frameon=False)
     _save(figure, report)

@@ -12,6 +12,7 @@ from typing import Any
 
 import attrs
 import concurrency
+import data
 import imports
 import loop_delay
 import small_messages
@@ -249,6 +250,28 @@ def importing(run: Run) -> Iterator[Row]:
     yield Row("`import aioencrypt`: loads aiobotocore", "no", ", ".join(found) or "no", mark)
 
 
+def living(run: Run) -> Iterator[Row]:
+    """Ask what random reads cost, and what other tasks of a service notice of encryption."""
+    reads = run.find(what=data.READS)
+    length = size(reads.labels["length"]) if reads else size(GIB)
+    what = f"random reads of {size(data.PART)}, {length}"
+    yield at_most(f"{what}: time of the same ranges by `os.pread`", 2.5, reads, data.OURS, data.PREAD)
+    for name, ceiling in ((data.FRAMES_OF_A_READ, 2), (data.HEADERS, 1), (data.FINAL_FRAMES, 1)):
+        yield _count(f"{what}: fetched, {name}", ceiling, reads, name)
+    for framework in data.NEEDS:
+        service = run.find(what=data.SERVICE, framework=framework)
+        for phase in (data.UPLOADS, data.DOWNLOADS, data.ALL):
+            mine, theirs = (f"{mode}, {phase}: {data.P99}" for mode in (data.ENCRYPTED, data.PLAIN))
+            yield at_most(f"{framework}, {phase}: p99 delay of the plain service's", 3, service, mine, theirs)
+
+
+def _count(what: str, ceiling: int, cell: Cell | None, name: str) -> Row:
+    if cell is None:
+        return Row(what, f"at most {ceiling}", "", NOT_MEASURED)
+    most = max(cell.samples[name])
+    return Row(what, f"at most {ceiling}", f"{most:.0f}", REACHED if most <= ceiling else SHORT)
+
+
 CHECKS: dict[str, tuple[Callable[[Run], Iterator[Row]], ...]] = {
     "versus_peers": (of_the_limit, like_with_like),
     "loop_delay": (delays,),
@@ -256,6 +279,7 @@ CHECKS: dict[str, tuple[Callable[[Run], Iterator[Row]], ...]] = {
     "concurrency": (kms,),
     "scaling": (memory,),
     "imports": (importing,),
+    "data": (living,),
 }
 
 

@@ -11,19 +11,16 @@ import asyncio
 import gc
 import json
 import os
-import re
 import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import attrs
 import ours
 import plots
-from common import KIB, MIB, Cell, Report, size
+from common import KIB, MIB, Cell, Report, peak_memory, size, start_peak_again
 
 ENCRYPT, DECRYPT = "encrypt", "decrypt"
 SERIES = ("length", "frame", "read", "idle", "busy")
@@ -140,17 +137,6 @@ async def many_streams(case: Case, content: bytes, figures: dict[str, float]) ->
     figures.setdefault("peak", peak_memory())
 
 
-def peak_memory() -> int:
-    """Return the most bytes that this process has had in memory."""
-    with suppress(OSError):
-        found = re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())
-        if found:
-            return int(found[1]) * KIB
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else KIB)
-
-
 def run_case(case: Case) -> None:
     """Measure a case here and print the figures."""
     small = ours.message_of(bytes(KIB), case.suite, KIB)
@@ -160,8 +146,7 @@ def run_case(case: Case) -> None:
     if several and case.what == DECRYPT:
         content = ours.message_of(content, case.suite, case.frame)
     gc.collect()
-    with suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from here
+    start_peak_again()
     idle = peak_memory()
     figures: dict[str, float] = {}
     if several:

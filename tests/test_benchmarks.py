@@ -14,7 +14,7 @@ import pytest
 
 from tests.support.pages import ROOT
 
-PROGRAMS = ("versus_peers", "loop_delay", "small_messages", "concurrency", "scaling", "imports")
+PROGRAMS = ("versus_peers", "loop_delay", "small_messages", "concurrency", "scaling", "imports", "data")
 MARKS = {"reached", "short", "machine contended", "not measured"}
 
 
