@@ -327,7 +327,7 @@ class AWSClients(Generic[C]):
     async def warm_up(self, regions: Sequence[str | None], timeout: float | None) -> None:
         """Make the clients for these regions, each within a time in seconds; raises `ServiceError`."""
         for region in dict.fromkeys(regions):
-            await call_service(f"a client of {self._service} for {region}", partial(self.get, region), timeout)
+            await call_service(f"a {self._service} client for {region}", partial(self.get, region), timeout)
 
     async def get(self, region: str | None) -> C:
         """Return the client for a region, or for the default region; raises `ServiceError`."""

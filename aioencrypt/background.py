@@ -23,6 +23,11 @@ def _running_trio() -> Any:
     return trio if trio is not None and trio.lowlevel.in_trio_run() else None
 
 
+def on_trio() -> bool:
+    """Tell whether trio runs the caller."""
+    return _running_trio() is not None
+
+
 def running_loop() -> object:
     """Return an object that stands for the running event loop, and can be referenced weakly."""
     if trio := _running_trio():

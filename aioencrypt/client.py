@@ -11,7 +11,7 @@ from aioencrypt.format.header import MAX_FRAME_LENGTH
 from aioencrypt.managers.base import CryptographicMaterialsManager
 from aioencrypt.managers.default import as_manager, check_encrypt_policy
 from aioencrypt.materials import Provenance
-from aioencrypt.policies import Limits, Offload, Release, SignaturePolicy
+from aioencrypt.policies import Limits, Offload, Release, SignaturePolicy, checked_limits
 from aioencrypt.providers.base import MasterKeyProvider
 from aioencrypt.streams.decrypt import DecryptOptions, DecryptStream, decrypt_whole
 from aioencrypt.streams.encrypt import EncryptOptions, EncryptStream, encrypt_whole
@@ -109,7 +109,7 @@ class EncryptionClient:
             )
         self._commitment_policy = CommitmentPolicy(commitment_policy)
         self._max_encrypted_data_keys = max_encrypted_data_keys
-        self._limits = limits
+        self._limits = checked_limits(limits)
         self._offload = Offload(offload)
         if not isinstance(net_v4_0_0_retry, bool):
             raise TypeError(f"net_v4_0_0_retry is a bool, not {type(net_v4_0_0_retry).__name__}")
@@ -169,7 +169,7 @@ class EncryptionClient:
         `algorithm_suite`: by default the one of the commitment policy, signed and committing.
         `frame_length`: 1 to 2**32 - 1 bytes; larger frames are faster, and take more memory to read.
         `plaintext_length`: the exact number of bytes, enforced; it makes `ciphertext_length` known.
-        `plaintext_length_bound`: an upper bound, where the length is not known.
+        `plaintext_length_bound`: an upper bound, where the length is not known; ignored where it is.
 
         Raises `ValueError` and `TypeError` for wrong arguments and `CommitmentPolicyError` here;
         `ProviderError` and `LimitError` on entry.
@@ -290,7 +290,8 @@ class EncryptionClient:
                 plaintext_length_bound,
             )
             return EncryptWriter(path, writing)
-        raise ValueError(f"mode is {mode!r}; it must be 'rb' or 'wb'")
+        shown = repr(mode) if isinstance(mode, str) else type(mode).__name__
+        raise ValueError(f"mode is {shown}; it must be 'rb' or 'wb'")
 
     def open_seekable(
         self,
@@ -373,7 +374,7 @@ class EncryptionClient:
             encryption_context=validate_context(encryption_context or {}, reserved=True),
             signature_policy=SignaturePolicy(signature_policy),
             release=Release(release),
-            limits=self._limits if limits is None else limits,
+            limits=self._limits if limits is None else checked_limits(limits),
             offload=self._offload,
             net_v4_0_0_retry=self._net_v4_0_0_retry,
         )

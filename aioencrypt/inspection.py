@@ -13,15 +13,12 @@ from aioencrypt.format import AlgorithmSuite, EncryptedDataKey, MessageDecryptor
 from aioencrypt.format.context import read_only
 from aioencrypt.format.header import ReceivedHeader
 from aioencrypt.format.ranges import body_layouts
-from aioencrypt.format.suites import IV_LENGTH, TAG_LENGTH
-from aioencrypt.policies import Limits
+from aioencrypt.policies import Limits, checked_limits
 from aioencrypt.providers.arn import parse_arn
+from aioencrypt.providers.base import stored_name
 from aioencrypt.streams.headers import read_header_of
 from aioencrypt.streams.ranges import SeekableSource
 from aioencrypt.streams.sources import Source
-
-# What raw AES keys write behind their name (framework/raw-aes-keyring.md#key-provider-information).
-_RAW_AES_LENGTHS = (TAG_LENGTH * 8).to_bytes(4, "big") + IV_LENGTH.to_bytes(4, "big")
 
 
 @attrs.frozen
@@ -69,7 +66,7 @@ class MessageInspection:
     @property
     def keys(self) -> tuple[InspectedKey, ...]:
         """The keys of the encrypted data keys, in order: any one of them opens the message."""
-        return tuple(InspectedKey(key.provider_id, _name(key)) for key in self.encrypted_data_keys)
+        return tuple(InspectedKey(key.provider_id, stored_name(key)) for key in self.encrypted_data_keys)
 
     @property
     def key_arns(self) -> tuple[str, ...]:
@@ -93,7 +90,8 @@ async def inspect_message(
     and what the source raises.
     """
     machine = MessageDecryptor(
-        max_header_length=limits.max_header_length, max_encrypted_data_keys=max_encrypted_data_keys
+        max_header_length=checked_limits(limits).max_header_length,
+        max_encrypted_data_keys=max_encrypted_data_keys,
     )
     known = await read_header_of(machine, source)
     return _inspection(machine.received, known if message_length is None else message_length)
@@ -114,14 +112,3 @@ def _inspection(received: ReceivedHeader, message_length: int | None) -> Message
         message_length=message_length,
         plaintext_length=layout.plaintext_length if layout else None,
     )
-
-
-def _name(key: EncryptedDataKey) -> str | None:
-    info = key.provider_info
-    if info[-IV_LENGTH - len(_RAW_AES_LENGTHS) : -IV_LENGTH] == _RAW_AES_LENGTHS:
-        info = info[: -IV_LENGTH - len(_RAW_AES_LENGTHS)]
-    try:
-        name = info.decode()
-    except UnicodeDecodeError:
-        return None
-    return name if name.isprintable() else None

@@ -5,17 +5,38 @@ Specification: framework/structures.md, framework/cmm-interface.md.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import inspect
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeVar
 
 import attrs
 
-from aioencrypt.errors import Operation
+from aioencrypt.errors import Operation, ProviderError
 from aioencrypt.format import AlgorithmSuite, CommitmentPolicy, EncryptedDataKey
 from aioencrypt.format.context import read_only
 from aioencrypt.format.signing import Signer
 
 T = TypeVar("T")
+
+
+def kind_of(given: object) -> str:
+    """Return what a wrong argument is, for an error, which must not show a value: it may be a key."""
+    return f"the class {given.__name__}" if isinstance(given, type) else type(given).__name__
+
+
+async def answer_of(owner: object, method: str, answer: Awaitable[T], kind: type) -> T:
+    """Await what a method returned that anybody may have written; raises `ProviderError` for what it is not.
+
+    `method` names it in the error, `kind` is the type that it has to return.
+    """
+    name = f"{type(owner).__name__}.{method}"
+    if not inspect.isawaitable(answer):
+        given = type(answer).__name__
+        raise ProviderError(f"{name} returned {given}, which is not awaited: is it an async function?")
+    awaited = await answer
+    if not isinstance(awaited, kind):
+        raise ProviderError(f"{name} returned {type(awaited).__name__}, not {kind.__name__}")
+    return awaited
 
 
 def _pairs(context: Mapping[str, str]) -> str:

@@ -24,8 +24,8 @@ T = TypeVar("T")
 E = TypeVar("E")
 E_contra = TypeVar("E_contra", contravariant=True)
 
-MessageOperation = Literal["encrypt", "decrypt"]
-Mode = Literal["whole", "stream", "file", "seekable"]
+MessageOperation = Literal["encrypt", "decrypt", "rewrap"]
+Mode = Literal["whole", "stream", "file", "seekable", "header"]
 Outcome = Literal["complete", "abandoned", "failed", "cancelled"]
 Answer = Literal["hit", "miss", "refresh"]
 
@@ -34,7 +34,10 @@ _logger = logging.getLogger("aioencrypt")
 
 @attrs.frozen
 class Message:
-    """A message that is written or read, and how: as a whole, as a stream, into a file, at random."""
+    """A message that is written, read, or put under other keys, and how.
+
+    As a whole, as a stream, into a file, at random, or of a rewrap its header alone.
+    """
 
     operation: MessageOperation
     mode: Mode

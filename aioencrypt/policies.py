@@ -61,3 +61,10 @@ class Limits:
         for name, value in attrs.asdict(self).items():
             if value is not None and value < 0:
                 raise ValueError(f"{name} is {value}; it must be 0 or more, or None for no limit")
+
+
+def checked_limits(limits: Limits) -> Limits:
+    """Return limits as they are; raises `TypeError` for anything else."""
+    if not isinstance(limits, Limits):
+        raise TypeError(f"limits is a Limits, not {type(limits).__name__}: write Limits(...)")
+    return limits

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import nullcontext
 from functools import partial
 
 import attrs
@@ -12,7 +13,8 @@ import attrs
 from aioencrypt.client import DEFAULT_FRAME_LENGTH, EncryptionClient, Provider
 from aioencrypt.errors import StreamNotEnteredError
 from aioencrypt.format import EndOfMessage, MessageDecryptor, MessageHeader, OpenWork
-from aioencrypt.materials import DecryptionMaterials
+from aioencrypt.materials import DecryptionMaterials, Provenance
+from aioencrypt.observation import Tally, watch_message
 from aioencrypt.offload import in_file_thread, run
 from aioencrypt.providers.base import MasterKeyProvider
 from aioencrypt.rewrap_keys import GivenMaterials, Keep, RewrapOptions, RewrappedHeader, rewrap_options
@@ -57,11 +59,14 @@ class RewrapStream(ByteStream):
     data key under the new keys; then `header` and `reencrypted` are known.
     """
 
+    _observed_as = "rewrap"
+
     def __init__(self, reader: Reader, options: RewrapOptions, *, verify: bool) -> None:
         super().__init__(reader)
         self._options = options
         self._verify = verify
         self._header: MessageHeader | None = None
+        self._provenance: Provenance | None = None
         self._rewrapped: RewrappedHeader | None = None
         self._replaced = b""
         self._pending = b""
@@ -93,6 +98,7 @@ class RewrapStream(ByteStream):
         leaves_body = self._options.leaves_body(start.header)
         materials = await self._options.reading.unlock(machine, start.header)
         machine.next_event()  # HeaderVerified
+        self._provenance = materials.provenance
         if not leaves_body:
             await self._reencrypt(start, materials)
             return
@@ -148,6 +154,9 @@ class RewrapStream(ByteStream):
         chunk = await self._next_of_body()
         self._finished = not chunk
         return chunk
+
+    def _tally(self) -> Tally:
+        return _tally(self._header, self._provenance, self._given)
 
     @property
     def _complete(self) -> bool:
@@ -236,11 +245,22 @@ async def rewrap_header(
         accept_iv_reuse=accept_iv_reuse,
         client=client,
     )
-    machine = options.reading.machine()
-    await read_header_of(machine, source)
-    header = machine.received.header
-    options.leaves_body(header)
-    return await options.new_header(machine, await options.reading.unlock(machine, header))
+    watch = watch_message("rewrap", "header")
+    with watch.all_of_it() if watch else nullcontext():
+        machine = options.reading.machine()
+        await read_header_of(machine, source)
+        header = machine.received.header
+        options.leaves_body(header)
+        materials = await options.reading.unlock(machine, header)
+        new = await options.new_header(machine, materials)
+        if watch:
+            watch.tally = _tally(new.header, materials.provenance, len(new.serialized))
+        return new
+
+
+def _tally(header: MessageHeader | None, provenance: Provenance | None, ciphertext_length: int) -> Tally:
+    """Return what observers are told: what is encrypted anew tells of its frames itself."""
+    return Tally.of(header, provenance, plaintext_length=0, ciphertext_length=ciphertext_length, frames=0)
 
 
 async def rewrap_file(
@@ -297,9 +317,9 @@ async def _overwrite(path: PathLike, header: bytes, stream: RewrapStream, *, ver
     if verify:
         async for _ in stream:
             pass
-    stream.abandon()
     replaced = stream._replaced  # noqa: SLF001 (one module)
     await in_file_thread(partial(_overwrite_start, path, replaced, header))
+    stream._finished = True  # noqa: SLF001 (the body is there)
 
 
 def _overwrite_start(path: PathLike, old: bytes, new: bytes) -> None:

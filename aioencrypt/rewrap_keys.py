@@ -197,7 +197,7 @@ def rewrap_options(
     if not isinstance(keep, bool) and (not callable(keep) or inspect.iscoroutinefunction(keep)):
         raise TypeError(
             "keep is True, False, or a function that is not async and says so for an encrypted data key, "
-            f"not {keep!r}"
+            f"not {type(keep).__name__}"
         )
     if new_provider is None and isinstance(keep, bool):
         raise ValueError(

@@ -104,7 +104,8 @@ def _region_set(supplier: ClientSupplier, regions: Iterable[str]) -> frozenset[s
     names = frozenset(regions)
     for name in names:
         if not isinstance(name, str) or not name:
-            raise TypeError(f"a region is a str that is not empty, not {name!r}")
+            shown = repr(name) if name == "" else type(name).__name__
+            raise TypeError(f"a region is a str that is not empty, not {shown}")
     return names
 
 

@@ -48,6 +48,7 @@ DOCUMENTED = documented()
 def public() -> Iterator[tuple[str, object]]:
     for module in MODULES:
         yield from ((name, getattr(module, name)) for name in module.__all__)
+    yield "open", aioencrypt.open
     for module, names in HOMES.items():
         yield from ((name, getattr(module, name)) for name in names)
 

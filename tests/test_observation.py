@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -500,6 +501,33 @@ async def test_random_access_that_cannot_be_opened_is_told(notes: Notes, message
             raise AssertionError
     assert (notes.only.message.outcome, notes.only.message.error) == ("failed", ProviderError)
     assert notes.only.message.tally.frames == 0
+
+
+async def test_random_access_that_nobody_closes_is_told_soon_after_it_is_let_go(message: bytes) -> None:
+    with observed() as notes:
+        stream = await open_seekable(message, KEY, accept_unverified_signature=True).__aenter__()
+        await stream.read_at(0, 10)
+        del stream
+        gc.collect()
+        # Whoever is interrupted by the collection may hold the locks of an observer.
+        assert notes.only.ends == []
+        with anyio.fail_after(10):
+            while not notes.only.ends:
+                await checkpoint()
+    end = notes.only.message
+    assert (end.outcome, end.error, end.tally.plaintext_length) == ("complete", None, 10)
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_random_access_that_outlives_its_loop_is_let_go_in_silence(backend: str) -> None:
+    async def leave() -> object:
+        return await open_seekable(await sealed(b"x", UNSIGNED), KEY).__aenter__()
+
+    with observed() as notes:
+        left = anyio.run(leave, backend=backend)
+        del left
+        gc.collect()
+    assert notes.began[1].ends == []
 
 
 # Observers

@@ -183,9 +183,13 @@ async def keeps_nothing(key: EncryptedDataKey) -> bool:
         (
             {"new_provider": NEW, "keep": "none"},
             TypeError,
-            "keep is True, False, or a .* not 'none'",
+            "keep is True, False, or a .* not str$",
         ),
-        ({"new_provider": NEW, "keep": None}, TypeError, "keep is True, False, or a function .* not None"),
+        (
+            {"new_provider": NEW, "keep": None},
+            TypeError,
+            "keep is True, False, or a function .* not NoneType$",
+        ),
         ({"new_provider": NEW, "keep": keeps_nothing}, TypeError, "a function that is not async"),
     ],
 )

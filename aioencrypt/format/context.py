@@ -34,7 +34,9 @@ def validate_context(context: Mapping[str, str], *, reserved: bool = False) -> d
         raise TypeError(f"an encryption context is a mapping of str to str, not {type(context).__name__}")
     for key, value in context.items():
         if not isinstance(key, str) or not isinstance(value, str):
-            raise TypeError(f"keys and values of an encryption context are str, not those of {key!r}")
+            at = f" at {key!r}" if isinstance(key, str) else ""
+            wrong = type(value if at else key).__name__
+            raise TypeError(f"keys and values of an encryption context are str, not {wrong}{at}")
         if key.startswith(RESERVED_PREFIX) and not reserved:
             raise ValueError(
                 f"the encryption context key {key!r} starts with the reserved {RESERVED_PREFIX!r}"

@@ -6,6 +6,7 @@ import logging
 import sys
 import warnings
 from contextlib import suppress
+from functools import partial
 from threading import Lock
 from types import TracebackType
 from typing import Any
@@ -79,12 +80,12 @@ class ReadFile(BufferedFile):
             size=stream.length,
         )
         if own:
-            self.cache = FrameCache(self.blocksize, self._fetch_range, self.size)
+            # Not a method of this file: without a cycle, one that nobody closes ends when it is let go.
+            fetch = partial(_fetch, fs, stream, self._reading)
+            self.cache = FrameCache(self.blocksize, fetch, self.size)
 
     def _fetch_range(self, start: int, end: int) -> bytes:
-        with self._reading:  # some caches fetch ahead in a thread of their own
-            data: bytes = sync(self.fs.loop, read_range, self._stream, start, end)
-            return data
+        return _fetch(self.fs, self._stream, self._reading, start, end)
 
     def close(self) -> None:
         if not self.closed:
@@ -211,6 +212,12 @@ class AsyncWriteFile(AsyncFile):
         if not self.closed:
             self.closed = True
             warnings.warn(f"{self!r} was not closed, and stays unfinished", ResourceWarning, 2, self)
+
+
+def _fetch(fs: Any, stream: SeekableDecryptStream, reading: Lock, start: int, end: int) -> bytes:
+    with reading:  # some caches fetch ahead in a thread of their own
+        data: bytes = sync(fs.loop, read_range, stream, start, end)
+        return data
 
 
 async def read_range(stream: SeekableDecryptStream, start: int, end: int) -> bytes:

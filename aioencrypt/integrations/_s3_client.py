@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
 from functools import partial
 from io import BytesIO
-from typing import Any, Literal, Protocol, TypedDict, cast
+from typing import Any, Literal, Protocol, TypedDict
 
 import attrs
 
@@ -265,4 +265,4 @@ def checked_checksum(checksum: object) -> Checksum | None:
     """Return the name of a checksum; raises `ValueError` for one that is not known."""
     if checksum not in (None, "CRC32", "SHA256"):
         raise ValueError(f"checksum is {checksum!r}; it must be 'CRC32', 'SHA256', or None for none of ours")
-    return cast("Checksum | None", checksum)
+    return checksum

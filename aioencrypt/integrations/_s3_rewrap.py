@@ -52,7 +52,8 @@ class Original:
 
     async def arguments(self) -> dict[str, Any]:
         """Return the arguments that write its like, unless the caller says otherwise."""
-        names, extra = _KEPT, self.extra
+        names: tuple[str, ...] = _KEPT
+        extra = self.extra
         if not any(name.startswith(("SSE", "ServerSide", "BucketKey")) for name in extra):
             names += _KEPT_OF_ENCRYPTION
         answer = self.stored.answer

@@ -243,14 +243,14 @@ class EncryptedFileSystem(PathsFileSystem):
             return
         file = FileReader(lpath)
         try:
-            data = await file.read()
+            data, more = await file.read(), await file.read()
             callback.set_size(await in_file_thread(partial(os.path.getsize, lpath)))
-            writer = await self._start_writer(rpath, exclusive=mode == "create")
-            async with writer:
+            length = None if more else len(data)  # of a file that grows, its size would be too small
+            async with await self._start_writer(rpath, exclusive=mode == "create", length=length) as writer:
                 while data:
                     await writer.write(data)
                     callback.relative_update(len(data))
-                    data = await file.read()
+                    data, more = more, more and await file.read()
         finally:
             await file.aclose()
         self.invalidate_cache(rpath)

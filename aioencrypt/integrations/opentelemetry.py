@@ -6,8 +6,11 @@ and types: no plaintext, no keys, no encryption context, and no text of an excep
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from importlib.metadata import version
+from threading import Lock
 from types import TracebackType
 from typing import Self
 
@@ -47,8 +50,8 @@ _BYTES = tuple(1024 * 8**power for power in range(10))
 class Instrumentation:
     """Spans and metrics of this library, until `uninstrument` or the end of `with`."""
 
-    def __init__(self, observer: _Observer) -> None:
-        self._stop = observe(observer)
+    def __init__(self, stop: Callable[[], None]) -> None:
+        self._stop = stop
 
     def uninstrument(self) -> None:
         """End it. What goes on now is still recorded when it ends."""
@@ -70,16 +73,35 @@ def instrument(
 ) -> Instrumentation:
     """Record spans and metrics of everything that begins from now on, in this process.
 
-    Without a provider, the global one of OpenTelemetry is used. Call it once: each call records all
-    of it once more.
+    Without a provider, the global one of OpenTelemetry is used. While a call holds, another one with the
+    same two providers does nothing but log a warning, and neither does the end of it.
     """
-    release = version("aioencrypt")
-    return Instrumentation(
-        _Observer(
-            trace.get_tracer("aioencrypt", release, tracer_provider),
-            metrics.get_meter("aioencrypt", release, meter_provider),
-        )
+    providers = (
+        None if tracer_provider is trace.get_tracer_provider() else tracer_provider,
+        None if meter_provider is metrics.get_meter_provider() else meter_provider,
     )
+    release = version("aioencrypt")
+    observer = _Observer(
+        trace.get_tracer("aioencrypt", release, tracer_provider),
+        metrics.get_meter("aioencrypt", release, meter_provider),
+    )
+    with _changing:
+        if providers in _recording.values():
+            _logger.warning("instrument() was called before with these providers, and is ignored")
+            return Instrumentation(_nothing)
+        _recording[observer] = providers
+        stop = observe(observer)
+
+    def end() -> None:
+        with _changing:
+            _recording.pop(observer, None)
+            stop()
+
+    return Instrumentation(end)
+
+
+def _nothing() -> None:
+    """Stop nothing."""
 
 
 class _Instruments:
@@ -141,6 +163,11 @@ class _Observer:
     def cache_answered(self, answer: CacheAnswer) -> None:
         attributes = {"aioencrypt.cache.answer": answer.answer, "aioencrypt.cache.content": answer.content}
         self._instruments.cache_answers.add(1, attributes)
+
+
+_logger = logging.getLogger("aioencrypt")
+_recording: dict[_Observer, tuple[trace.TracerProvider | None, metrics.MeterProvider | None]] = {}
+_changing = Lock()
 
 
 def _target(call: ServiceCall) -> Attributes:

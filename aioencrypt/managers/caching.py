@@ -28,6 +28,7 @@ from aioencrypt.materials import (
     DecryptionMaterialsRequest,
     EncryptionMaterials,
     EncryptionMaterialsRequest,
+    answer_of,
 )
 from aioencrypt.providers.base import MasterKeyProvider, give_way
 
@@ -165,14 +166,14 @@ class CachingCMM:
         """Return materials from the cache, or from the manager below."""
         length = request.plaintext_length
         if length is None or length > self._max_bytes or self._max_messages == 1:
-            return await self._manager.get_encryption_materials(request)
+            return await self._encryption_materials(request)
         if request.algorithm_suite is not None and _for_one_message(request.algorithm_suite):
-            return await self._manager.get_encryption_materials(request)
+            return await self._encryption_materials(request)
 
         async def fetch() -> _Entry[EncryptionMaterials]:
             # The length of the first of many messages says nothing.
             many = attrs.evolve(request, plaintext_length=None)
-            fetched = await self._manager.get_encryption_materials(many)
+            fetched = await self._encryption_materials(many)
             # Where the request left the choice of the suite, only the answer tells.
             if _for_one_message(fetched.algorithm_suite):
                 raise _NotCachedError
@@ -192,15 +193,15 @@ class CachingCMM:
             materials = await self._get(key, fetch, take)
             check_encrypt_policy(request.commitment_policy, materials.algorithm_suite)
             return materials
-        return await self._manager.get_encryption_materials(request)
+        return await self._encryption_materials(request)
 
     async def decrypt_materials(self, request: DecryptionMaterialsRequest) -> DecryptionMaterials:
         """Return materials from the cache, or from the manager below."""
         if _for_one_message(request.algorithm_suite):
-            return await self._manager.decrypt_materials(request)
+            return await self._decryption_materials(request)
 
         async def fetch() -> _Entry[DecryptionMaterials]:
-            return _Entry(await self._manager.decrypt_materials(request))
+            return _Entry(await self._decryption_materials(request))
 
         # The identifier does not tell which pairs the caller gave, which the manager below checks; and not
         # how many data keys there are, so that one more could pass for the start of a context.
@@ -214,6 +215,14 @@ class CachingCMM:
         materials = await self._get(key, fetch, None)
         check_decrypt_policy(request.commitment_policy, materials.algorithm_suite)
         return materials
+
+    async def _encryption_materials(self, request: EncryptionMaterialsRequest) -> EncryptionMaterials:
+        answer = self._manager.get_encryption_materials(request)
+        return await answer_of(self._manager, "get_encryption_materials", answer, EncryptionMaterials)
+
+    async def _decryption_materials(self, request: DecryptionMaterialsRequest) -> DecryptionMaterials:
+        answer = self._manager.decrypt_materials(request)
+        return await answer_of(self._manager, "decrypt_materials", answer, DecryptionMaterials)
 
     async def _get(
         self,

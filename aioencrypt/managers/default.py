@@ -26,9 +26,11 @@ from aioencrypt.materials import (
     DecryptionMaterialsRequest,
     EncryptionMaterials,
     EncryptionMaterialsRequest,
+    answer_of,
+    kind_of,
 )
 from aioencrypt.offload import run
-from aioencrypt.providers.base import MasterKeyProvider, make_data_key
+from aioencrypt.providers.base import DecryptedDataKey, MasterKeyProvider, make_data_key
 
 # Microseconds for a P-384 key pair and its compressed point.
 _KEY_PAIR_COST = 125
@@ -90,13 +92,14 @@ class DefaultCMM:
             raise EncryptionContextMismatchError(different)
         verification_key = _verification_key(request)
         context = {**stored, **reproduced}
-        opened = await self._provider.decrypt_data_key(
+        answer = self._provider.decrypt_data_key(
             DataKeyRequest(
                 algorithm_suite=suite,
                 encryption_context=context,
                 encrypted_data_keys=request.encrypted_data_keys,
             )
         )
+        opened = await answer_of(self._provider, "decrypt_data_key", answer, DecryptedDataKey)
         return DecryptionMaterials(
             algorithm_suite=suite,
             data_key=opened.data_key,
@@ -115,7 +118,19 @@ def as_manager(
         return DefaultCMM(provider)
     if isinstance(provider, CryptographicMaterialsManager) and not isinstance(provider, type):
         return provider
-    raise TypeError(f"{provider!r} is neither a master key, nor a provider, nor a CMM")
+    what, advice = kind_of(provider), _advice(provider)
+    raise TypeError(f"{what} is neither a master key, nor a provider, nor a CMM{advice}")
+
+
+def _advice(given: object) -> str:
+    """Return what may have been meant."""
+    if isinstance(given, type):
+        return ": give an object of it"
+    if isinstance(given, bytes | bytearray | memoryview):
+        return ": key bytes go into a RawAESMasterKey, and a source comes before the provider"
+    if hasattr(given, "read") or hasattr(given, "__aiter__"):
+        return ": a source comes before the provider"
+    return ""
 
 
 def _verification_key(request: DecryptionMaterialsRequest) -> bytes | None:

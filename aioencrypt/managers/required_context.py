@@ -21,6 +21,7 @@ from aioencrypt.materials import (
     DecryptionMaterialsRequest,
     EncryptionMaterials,
     EncryptionMaterialsRequest,
+    answer_of,
 )
 from aioencrypt.providers.base import MasterKeyProvider
 
@@ -66,16 +67,18 @@ class RequiredEncryptionContextCMM:
         """Ask the manager below for materials that keep the required pairs out of the message."""
         self._check_given(request.encryption_context.keys())
         required = request.required_encryption_context_keys | self._required
-        materials = await self._manager.get_encryption_materials(
+        answer = self._manager.get_encryption_materials(
             attrs.evolve(request, required_encryption_context_keys=required)
         )
+        materials = await answer_of(self._manager, "get_encryption_materials", answer, EncryptionMaterials)
         self._check_answer(materials.required_encryption_context_keys, "would store")
         return materials
 
     async def decrypt_materials(self, request: DecryptionMaterialsRequest) -> DecryptionMaterials:
         """Ask the manager below, if the caller gave all required pairs."""
         self._check_given(request.reproduced_encryption_context.keys())
-        materials = await self._manager.decrypt_materials(request)
+        answer = self._manager.decrypt_materials(request)
+        materials = await answer_of(self._manager, "decrypt_materials", answer, DecryptionMaterials)
         self._check_answer(materials.encryption_context.keys(), "does not authenticate")
         return materials
 

@@ -7,8 +7,9 @@ here.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
+from itertools import islice
 from types import TracebackType
 from typing import Self
 
@@ -18,11 +19,17 @@ from anyio.lowlevel import checkpoint
 
 from aioencrypt.errors import Attempt, Operation, ProviderClosedError, ProviderError
 from aioencrypt.format import EncryptedDataKey
-from aioencrypt.materials import DataKey, DataKeyRequest, KeyUse, Provenance
+from aioencrypt.format.suites import IV_LENGTH, TAG_LENGTH
+from aioencrypt.materials import DataKey, DataKeyRequest, KeyUse, Provenance, answer_of
 
 _KEYS_PER_TURN = 64
-# Providers that an error names of a message that belongs to none of ours.
+# Keys that an error names of a message that belongs to none of ours, the characters of each, and how many
+# data keys are looked through for them.
 _NAMED = 5
+_NAMED_LENGTH = 200
+_LOOKED_THROUGH = 64
+# What raw AES keys write behind their name (framework/raw-aes-keyring.md#key-provider-information).
+_RAW_AES_LENGTHS = (TAG_LENGTH * 8).to_bytes(4, "big") + IV_LENGTH.to_bytes(4, "big")
 
 
 @attrs.frozen
@@ -118,7 +125,7 @@ class MasterKey(MasterKeyProvider):
                 opened = await try_decrypt(self, encrypted_data_key, request, attempts)
                 if opened:
                     return opened
-        raise no_data_key(request, attempts)
+        raise no_data_key(request, attempts, [self])
 
 
 async def give_way(index: int) -> None:
@@ -135,7 +142,8 @@ async def try_decrypt(
 ) -> DecryptedDataKey | None:
     """Make one attempt; a failure goes to `attempts`, and None is returned."""
     try:
-        data_key = await key.decrypt_one(encrypted_data_key, request)
+        answer = key.decrypt_one(encrypted_data_key, request)
+        data_key = await answer_of(key, "decrypt_one", answer, DataKey)
         check_length(data_key, request)
     except ProviderClosedError:
         raise
@@ -152,21 +160,48 @@ def attempt(operation: Operation, key: MasterKey, error: Exception) -> Attempt:
     return Attempt(operation, key.provider_id, key.key_id, error)
 
 
-def no_data_key(request: DataKeyRequest, attempts: Sequence[Attempt]) -> ProviderError:
-    """Return the error for a message of which no data key could be decrypted."""
+def stored_name(key: EncryptedDataKey) -> str | None:
+    """Return the key ARN, the branch key id, or the name of a raw key; None where that is no text."""
+    info = key.provider_info
+    if info[-IV_LENGTH - len(_RAW_AES_LENGTHS) : -IV_LENGTH] == _RAW_AES_LENGTHS:
+        info = info[: -IV_LENGTH - len(_RAW_AES_LENGTHS)]
+    try:
+        name = info.decode()
+    except UnicodeDecodeError:
+        return None
+    return name if name.isprintable() else None
+
+
+def no_data_key(
+    request: DataKeyRequest, attempts: Sequence[Attempt], given: Sequence[MasterKeyProvider] = ()
+) -> ProviderError:
+    """Return the error for a message of which no data key could be decrypted.
+
+    Of what was `given`, it names the master keys.
+    """
     count = len(request.encrypted_data_keys)
     if attempts:
         return ProviderError(
             f"none of the {count} encrypted data keys of the message could be decrypted", attempts
         )
-    writers = sorted({key.provider_id for key in request.encrypted_data_keys})
-    names = ", ".join(map(repr, writers[:_NAMED]))
-    more = f" and {len(writers) - _NAMED} more" if len(writers) > _NAMED else ""
+    wanted = _listed((key.provider_id, stored_name(key)) for key in request.encrypted_data_keys)
+    ours = _listed((str(key.provider_id), str(key.key_id)) for key in given if isinstance(key, MasterKey))
     return ProviderError(
         f"none of the {count} encrypted data keys of the message belongs to a master key given here; "
-        f"they come from the providers {names}{more}",
+        f"they come from the providers {wanted}" + (f"; given are {ours}" if ours else ""),
         unclaimed=True,
     )
+
+
+def _listed(keys: Iterable[tuple[str, str | None]]) -> str:
+    """Return the first of some provider ids with names of their keys."""
+    some = [*islice(keys, _LOOKED_THROUGH + 1)]
+    names = [
+        f"{provider[:_NAMED_LENGTH]!r}" + (f" ({name[:_NAMED_LENGTH]!r})" if name else "")
+        for provider, name in dict.fromkeys(some[:_LOOKED_THROUGH])
+    ]
+    more = len(names) > _NAMED or len(some) > _LOOKED_THROUGH
+    return ", ".join(names[:_NAMED]) + (" and more" if more else "")
 
 
 def check_length(data_key: DataKey, request: DataKeyRequest) -> None:
@@ -186,7 +221,8 @@ async def make_data_key(
     """
     keys = await _encryption_keys(provider, request)
     try:
-        data_key, first = await keys[0].generate_data_key(request)
+        answer = keys[0].generate_data_key(request)
+        data_key, first = await answer_of(keys[0], "generate_data_key", answer, tuple)
         check_length(data_key, request)
     except ProviderClosedError:
         raise
@@ -209,9 +245,19 @@ async def wrap_data_key(
 
 
 async def _encryption_keys(provider: MasterKeyProvider, request: DataKeyRequest) -> Sequence[MasterKey]:
-    keys = await provider.encryption_keys(request)
+    keys = await given_keys(provider, request)
     if not keys:
         raise ProviderError("the provider gave no master key to encrypt with")
+    return keys
+
+
+async def given_keys(provider: MasterKeyProvider, request: DataKeyRequest) -> Sequence[MasterKey]:
+    """Return the keys to encrypt with, if the provider gives such; raises `ProviderError`."""
+    keys = await answer_of(provider, "encryption_keys", provider.encryption_keys(request), Sequence)
+    for key in keys:
+        if not isinstance(key, MasterKey):
+            name = type(provider).__name__
+            raise ProviderError(f"{name}.encryption_keys returned {type(key).__name__}, not master keys")
     return keys
 
 
@@ -223,7 +269,8 @@ async def _encrypt_with_all(
 
     async def encrypt(index: int, key: MasterKey) -> None:
         try:
-            encrypted[index] = await key.encrypt_data_key(data_key, request)
+            answer = key.encrypt_data_key(data_key, request)
+            encrypted[index] = await answer_of(key, "encrypt_data_key", answer, EncryptedDataKey)
         except anyio.get_cancelled_exc_class():
             raise
         except BaseException as error:  # raised below, outside the group, which would wrap it

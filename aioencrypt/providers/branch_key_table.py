@@ -14,6 +14,7 @@ import anyio
 
 from aioencrypt.aws import AWSClients, DynamoDBClient, call_service
 from aioencrypt.errors import ProviderError, ServiceError
+from aioencrypt.given_clients import answer_of_client
 from aioencrypt.observation import ServiceCall
 from aioencrypt.providers.branch_key_items import ID, TYPE, WRAPPED_KEY, BranchKeyItem, parse_item
 
@@ -52,7 +53,8 @@ class BranchKeyTable:
         self, operation: str, call: Callable[[DynamoDBClient], Awaitable[Mapping[str, Any]]]
     ) -> Mapping[str, Any]:
         async def with_client() -> Mapping[str, Any]:
-            return await call(await self.clients.get(self._region))
+            client = await self.clients.get(self._region)
+            return await answer_of_client(call(client), f"{type(client).__name__}, asked for {operation},")
 
         observed = ServiceCall("DynamoDB", operation, self.name, self._region)
         return await call_service(observed, with_client, self._timeout)

@@ -134,7 +134,10 @@ class HierarchicalMasterKey(MasterKey):
         refresh_ahead: float | None = None,
     ) -> None:
         if isinstance(key_store, type) or not isinstance(key_store, BranchKeyReader):
-            raise TypeError(f"key_store is a BranchKeyStore, or like one, not {key_store!r}")
+            kind = (
+                f"the class {key_store.__name__}" if isinstance(key_store, type) else type(key_store).__name__
+            )
+            raise TypeError(f"key_store is a BranchKeyStore, or like one, not {kind}")
         if (branch_key_id is None) == (branch_key_id_supplier is None):
             raise ValueError("give either branch_key_id or branch_key_id_supplier")
         if branch_key_id is not None:
@@ -197,7 +200,7 @@ class HierarchicalMasterKey(MasterKey):
                 chosen = await self._chosen(request)
                 return await chosen.decrypt_data_key(request)
         # Messages of other keys are not the supplier's business.
-        raise no_data_key(request, ())
+        raise no_data_key(request, (), [self])
 
     async def decrypt_one(self, encrypted_data_key: EncryptedDataKey, request: DataKeyRequest) -> DataKey:
         chosen = await self._chosen(request)

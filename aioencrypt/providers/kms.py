@@ -190,6 +190,8 @@ def _encrypted_data_key(answer: Mapping[str, Any]) -> EncryptedDataKey:
 class _KMSProvider(MasterKeyProvider):
     """What both KMS providers are: an owner of clients."""
 
+    _keys: tuple[KMSMasterKey, ...] = ()
+
     def __init__(self, service: KMSService, preferred_region: str | None) -> None:
         _check_region("preferred_region", preferred_region)
         self._service = service
@@ -218,7 +220,7 @@ class _KMSProvider(MasterKeyProvider):
                 opened = await try_decrypt(key, encrypted_data_key, request, attempts)
                 if opened:
                     return opened
-        raise no_data_key(request, attempts)
+        raise no_data_key(request, attempts, self._keys)
 
     def _prefers(self, stored: KeyArn) -> bool:
         # The region that would be called counts: of a multi-Region key it may be another than the stored one.

@@ -106,7 +106,8 @@ class MRDiscovery(KMSConfiguration):
     @region.validator
     def _check(self, attribute: object, region: Any) -> None:
         if not isinstance(region, str) or not region:
-            raise ValueError(f"MRDiscovery takes the name of a region, not {region!r}")
+            shown = repr(region) if region == "" else type(region).__name__
+            raise ValueError(f"MRDiscovery takes the name of a region, not {shown}")
 
     def key_for(self, stored: str) -> str:
         arn = parse_key_arn(stored)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from aioencrypt.aws import AWSClients, ClientSupplier, KMSClient, call_service
 from aioencrypt.errors import ProviderError
+from aioencrypt.given_clients import answer_of_client
 from aioencrypt.observation import ServiceCall
 
 if TYPE_CHECKING:
@@ -77,7 +78,8 @@ class KMSService:
         """Call the client for a region; `operation` and `key_id` name the call. Raises `ServiceError`."""
 
         async def with_client() -> Mapping[str, Any]:
-            return await call(await self._clients.get(region))
+            client = await self._clients.get(region)
+            return await answer_of_client(call(client), f"{type(client).__name__}, asked for {operation},")
 
         return await call_service(ServiceCall("KMS", operation, key_id, region), with_client, self.timeout)
 

@@ -11,8 +11,14 @@ from types import TracebackType
 from typing import Any, Self
 
 from aioencrypt.errors import Attempt, ProviderClosedError, ProviderError
-from aioencrypt.materials import DataKeyRequest
-from aioencrypt.providers.base import DecryptedDataKey, MasterKey, MasterKeyProvider, no_data_key
+from aioencrypt.materials import DataKeyRequest, answer_of, kind_of
+from aioencrypt.providers.base import (
+    DecryptedDataKey,
+    MasterKey,
+    MasterKeyProvider,
+    given_keys,
+    no_data_key,
+)
 
 
 class MultiMasterKeyProvider(MasterKeyProvider):
@@ -30,7 +36,7 @@ class MultiMasterKeyProvider(MasterKeyProvider):
         given = children if generator is None else (generator, *children)
         for provider in given:
             if not isinstance(provider, MasterKeyProvider):
-                raise TypeError(f"{provider!r} is not a MasterKeyProvider")
+                raise TypeError(f"{kind_of(provider)} is not a MasterKeyProvider")
         self._generator = generator
         self._children = children
         self._stacks: list[AsyncExitStack] = []
@@ -65,12 +71,13 @@ class MultiMasterKeyProvider(MasterKeyProvider):
         attempts: list[Attempt] = []
         for provider in self.providers:
             try:
-                return await provider.decrypt_data_key(request)
+                answer = provider.decrypt_data_key(request)
+                return await answer_of(provider, "decrypt_data_key", answer, DecryptedDataKey)
             except ProviderClosedError:
                 raise
             except Exception as error:
                 attempts += _attempts_of(provider, error)
-        raise no_data_key(request, attempts)
+        raise no_data_key(request, attempts, self.providers)
 
     async def __aenter__(self) -> Self:
         stack = AsyncExitStack()
@@ -103,7 +110,7 @@ async def _child_keys(child: MasterKeyProvider, request: DataKeyRequest) -> list
 
 
 async def _keys_of(provider: MasterKeyProvider, request: DataKeyRequest) -> list[MasterKey]:
-    keys = [*await provider.encryption_keys(request)]
+    keys = [*await given_keys(provider, request)]
     if not keys:
         raise ProviderError(f"{provider!r} gave no master key to encrypt with")
     return keys

@@ -35,7 +35,7 @@ from aioencrypt.format.context import serialize_context
 from aioencrypt.format.work import Output
 from aioencrypt.managers.base import CryptographicMaterialsManager
 from aioencrypt.managers.default import check_decrypt_policy
-from aioencrypt.materials import DecryptionMaterials, DecryptionMaterialsRequest, Provenance
+from aioencrypt.materials import DecryptionMaterials, DecryptionMaterialsRequest, Provenance, answer_of
 from aioencrypt.observation import MessageWatch, Tally, watch_message
 from aioencrypt.offload import LONG, DigestQueue, batch_cost, run
 from aioencrypt.policies import Limits, Offload, Release, SignaturePolicy
@@ -108,15 +108,15 @@ class DecryptOptions:
             )
 
     async def _materials(self, header: MessageHeader) -> DecryptionMaterials:
-        materials = await self.cmm.decrypt_materials(
-            DecryptionMaterialsRequest(
-                algorithm_suite=header.algorithm_suite,
-                commitment_policy=self.commitment_policy,
-                encrypted_data_keys=header.encrypted_data_keys,
-                encryption_context=header.encryption_context,
-                reproduced_encryption_context=self.encryption_context,
-            )
+        request = DecryptionMaterialsRequest(
+            algorithm_suite=header.algorithm_suite,
+            commitment_policy=self.commitment_policy,
+            encrypted_data_keys=header.encrypted_data_keys,
+            encryption_context=header.encryption_context,
+            reproduced_encryption_context=self.encryption_context,
         )
+        answer = self.cmm.decrypt_materials(request)
+        materials = await answer_of(self.cmm, "decrypt_materials", answer, DecryptionMaterials)
         # What comes out of a CMM, or of its cache, is checked again (CVE-2026-6550).
         check_decrypt_policy(self.commitment_policy, materials.algorithm_suite)
         if materials.algorithm_suite is not header.algorithm_suite:

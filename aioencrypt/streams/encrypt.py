@@ -17,7 +17,7 @@ from aioencrypt.format.context import serialize_context
 from aioencrypt.format.work import Output, SealWork
 from aioencrypt.managers.base import CryptographicMaterialsManager
 from aioencrypt.managers.default import check_encrypt_policy
-from aioencrypt.materials import EncryptionMaterials, EncryptionMaterialsRequest, Provenance
+from aioencrypt.materials import EncryptionMaterials, EncryptionMaterialsRequest, Provenance, answer_of
 from aioencrypt.observation import MessageWatch, Tally, watch_message
 from aioencrypt.offload import DigestQueue, batch_cost, run
 from aioencrypt.policies import Offload
@@ -42,14 +42,14 @@ class EncryptOptions:
     async def begin(self) -> Sealer:
         """Fetch materials and make the header."""
         known = self.plaintext_length
-        materials = await self.cmm.get_encryption_materials(
-            EncryptionMaterialsRequest(
-                commitment_policy=self.commitment_policy,
-                encryption_context=self.encryption_context,
-                algorithm_suite=self.algorithm_suite,
-                plaintext_length=self.plaintext_length_bound if known is None else known,
-            )
+        request = EncryptionMaterialsRequest(
+            commitment_policy=self.commitment_policy,
+            encryption_context=self.encryption_context,
+            algorithm_suite=self.algorithm_suite,
+            plaintext_length=self.plaintext_length_bound if known is None else known,
         )
+        answer = self.cmm.get_encryption_materials(request)
+        materials = await answer_of(self.cmm, "get_encryption_materials", answer, EncryptionMaterials)
         self._check(materials)
         return Sealer(self._machine(materials), self.offload, materials.provenance)
 

@@ -126,7 +126,7 @@ class ReplacedFile:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Keep a new name over a power cut, where the system can: whoever rewraps may destroy the old key next."""
+    """Keep a new name over a power cut, where that can be: whoever rewraps may destroy the old key next."""
     if hasattr(os, "O_DIRECTORY"):
         with suppress(OSError):
             descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
@@ -207,6 +207,8 @@ class EncryptWriter:
 
         Raises `TypeError` for `str`, `PlaintextLengthError` for more than `plaintext_length`.
         """
+        if isinstance(data, str):
+            raise TypeError("write() takes bytes, not str: encode the text")
         rest = plaintext = memoryview(as_bytes(data))
         async with self._exclusive() as sealer:
             while rest:

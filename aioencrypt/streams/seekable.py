@@ -11,13 +11,15 @@ The signature of a message covers all of it, so nobody who reads a part can veri
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from types import TracebackType
 from typing import Self
 
 from anyio.lowlevel import checkpoint
 
+from aioencrypt.background import Call, loop_caller
 from aioencrypt.errors import (
     MessageError,
     SignaturePolicyError,
@@ -83,6 +85,7 @@ class SeekableDecryptStream:
         self._reads = 0
         self._given = 0
         self._watch: MessageWatch | None = None
+        self._call_soon: Callable[[Call], None] | None = None
         self._failed_by: type[BaseException] | None = None
 
     async def __aenter__(self) -> Self:
@@ -90,6 +93,8 @@ class SeekableDecryptStream:
             raise StreamError("a stream is entered once: make another one")
         self._entered = True
         self._watch = watch_message("decrypt", "seekable")
+        if self._watch:
+            self._call_soon = loop_caller()
         try:
             with current(self._watch):
                 await self._open()
@@ -142,6 +147,13 @@ class SeekableDecryptStream:
                 self._watch.tally = self._tally()
                 self._watch.end(self._failed_by)
             await (self._ranges or self._source).aclose()
+
+    def __del__(self) -> None:
+        """Tell observers of the end: some who are given a file never close it."""
+        if self._watch and self._call_soon and not self._released:
+            self._watch.tally = self._tally()
+            # Observers take locks, and whoever holds them now may be interrupted by this.
+            self._call_soon(partial(self._watch.end, self._failed_by))
 
     def _tally(self) -> Tally:
         return Tally.of(

@@ -7,6 +7,7 @@ known about each stands here, and nowhere else.
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import (
     AsyncGenerator,
     AsyncIterable,
@@ -28,6 +29,11 @@ from aioencrypt.offload import read_in_thread
 _READ_LENGTH = 256 * 1024
 # One hop for each read of a file: a larger one pays.
 _FILE_READ_LENGTH = 1024 * 1024
+
+_FILE_ADVICE = (
+    'for the content of a file give what the builtin open(path, "rb") returns, '
+    "or let aioencrypt.open() read and write encrypted files"
+)
 
 
 class AsyncReader(Protocol):
@@ -119,9 +125,7 @@ def open_source(source: object) -> Reader:
     if isinstance(source, bytes | bytearray | memoryview):
         return _from_bytes(source)
     if isinstance(source, str):
-        raise TypeError(
-            "a str is not a source of bytes: encode text, or give open(path) for the content of a file"
-        )
+        raise TypeError(f"a str is not a source of bytes: encode text, or {_FILE_ADVICE}")
     if isinstance(source, ByteReceiveStream | ObjectReceiveStream):
         return _from_receive_stream(source)
     # An aiohttp request or response, whose own read() takes no size, and older StreamingBody.
@@ -165,10 +169,10 @@ def _from_read_or_iterator(source: Any) -> Reader:
         return _from_iterator(source, ours=False)
     if callable(read):
         return _from_file(read)
-    raise TypeError(
-        f"{type(source).__name__} is not a source of bytes: give bytes, an async reader, "
-        "an async iterable of bytes or a binary file object"
-    )
+    advice = "give bytes, an async reader, an async iterable of bytes or a binary file object"
+    if isinstance(source, os.PathLike):
+        advice = _FILE_ADVICE
+    raise TypeError(f"{type(source).__name__} is not a source of bytes: {advice}")
 
 
 def as_bytes(chunk: Any) -> bytes:

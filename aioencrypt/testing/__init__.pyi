@@ -13,4 +13,13 @@ from .memory_kms import (
     KMSCall as KMSCall,
 )
 
-__all__: list[str]
+__all__ = [
+    "DynamoDBCall",
+    "InMemoryDynamoDB",
+    "InMemoryDynamoDBClient",
+    "InMemoryDynamoDBError",
+    "InMemoryKMS",
+    "InMemoryKMSClient",
+    "InMemoryKMSError",
+    "KMSCall",
+]

@@ -456,7 +456,7 @@ async def test_a_signature_of_another_length(kind: str) -> None:
         (b"", {"plaintext_length": 5}, r"plaintext_length is for sources without ranges"),
         (42, {}, "int is not a source of bytes"),
         (b"", {"encryption_context": {"a": 1}}, "encryption context|encryption_context"),
-        (b"", {"provider": 42}, "42 is neither a master key"),
+        (b"", {"provider": 42}, "int is neither a master key"),
     ],
 )
 async def test_wrong_arguments(kind: str, source: Any, options: dict[str, Any], error: str) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import anyio
 import pytest
 from anyio.lowlevel import checkpoint
+from opentelemetry import metrics, trace
 from opentelemetry.sdk.metrics.export import Histogram, HistogramDataPoint, NumberDataPoint, Sum
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 from opentelemetry.trace import SpanKind, StatusCode
@@ -454,6 +455,52 @@ async def test_two_instrumentations_do_not_know_each_other(exported: Telemetry) 
         await sealed(b"")
     await sealed(b"")
     assert (len(exported.spans), len(other.spans)) == (2, 1)
+
+
+async def test_a_second_instrumentation_is_ignored_with_a_warning(
+    exported: Telemetry, caplog: pytest.LogCaptureFixture
+) -> None:
+    providers: Any = {"tracer_provider": exported.tracer_provider, "meter_provider": exported.meter_provider}
+    second = instrument(**providers)
+    [record] = caplog.records
+    assert (record.name, record.levelname) == ("aioencrypt", "WARNING")
+    assert record.getMessage() == "instrument() was called before with these providers, and is ignored"
+    await sealed(b"")
+    assert len(exported.spans) == 1
+    [point] = exported.points("aioencrypt.message.duration")
+    assert point.count == 1
+    second.uninstrument()
+    await sealed(b"")
+    assert len(exported.spans) == 2
+
+
+async def test_an_end_that_is_said_twice_is_not_that_of_the_next_one() -> None:
+    memory = Telemetry()
+    providers: Any = {"tracer_provider": memory.tracer_provider, "meter_provider": memory.meter_provider}
+    first = instrument(**providers)
+    first.uninstrument()
+    with instrument(**providers):
+        first.uninstrument()
+        with instrument(**providers):
+            await sealed(b"")
+        await sealed(b"")
+    assert len(memory.spans) == 2
+    memory.shutdown()
+
+
+@pytest.mark.parametrize("named", [False, True])
+async def test_the_global_providers_are_the_same_however_they_are_given(
+    named: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    providers: Any = {}
+    if named:
+        providers = {
+            "tracer_provider": trace.get_tracer_provider(),
+            "meter_provider": metrics.get_meter_provider(),
+        }
+    with instrument(), instrument(**providers):
+        assert len(caplog.records) == 1
+    assert watch_message("encrypt", "whole") is None
 
 
 async def test_without_an_sdk_it_does_nothing() -> None:

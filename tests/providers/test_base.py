@@ -29,6 +29,7 @@ from tests.support.streaming import assert_idle, on_asyncio
 pytestmark = pytest.mark.anyio
 
 DATA_KEY = DataKey(bytes(range(32)))
+RAW_AES_LENGTHS = bytes.fromhex("000000800000000c")
 STRANGER = EncryptedDataKey("somebody", b"else", b"sealed")
 
 
@@ -133,14 +134,40 @@ async def test_every_failure_is_kept() -> None:
 
 @pytest.mark.spec("framework/keyring-interface.md#ondecrypt")
 async def test_no_encrypted_data_key_is_ours() -> None:
-    others = [EncryptedDataKey(name, b"info", b"sealed") for name in ("zeta", "aws-kms", "zeta", "caf\udce9")]
+    others = [
+        EncryptedDataKey("zeta", b"name" + RAW_AES_LENGTHS + bytes(12), b"sealed"),
+        EncryptedDataKey("aws-kms", b"arn", b"sealed"),
+        EncryptedDataKey("zeta", b"name" + RAW_AES_LENGTHS + b"\xff" * 12, b"sealed"),
+        EncryptedDataKey("caf\udce9", b"\xff no text", b"sealed"),
+    ]
     with pytest.raises(ProviderError) as caught:
         await OwnKey("a").decrypt_data_key(asking(*others))
     assert caught.value.attempts == ()
     assert str(caught.value) == (
         "none of the 4 encrypted data keys of the message belongs to a master key given here; "
-        "they come from the providers 'aws-kms', 'caf\\udce9', 'zeta'"
+        "they come from the providers 'zeta' ('name'), 'aws-kms' ('arn'), 'caf\\udce9'; given are 'own' ('a')"
     )
+
+
+@pytest.mark.parametrize(
+    ("count", "more"), [(1, ""), (5, ""), (6, " and more"), (64, " and more"), (65, " and more")]
+)
+@pytest.mark.parametrize("name", ["k", "k" * 300], ids=len)
+async def test_an_error_names_a_few_of_many_keys(count: int, more: str, name: str) -> None:
+    others = [EncryptedDataKey("zeta", f"{index:03}{name}".encode(), b"sealed") for index in range(count)]
+    with pytest.raises(ProviderError) as caught:
+        await OwnKey("a").decrypt_data_key(asking(*others))
+    shown = ", ".join(f"'zeta' ('{index:03}{name[:197]}')" for index in range(min(count, 5)))
+    _, _, names = str(caught.value).partition("they come from the providers ")
+    assert names == f"{shown}{more}; given are 'own' ('a')"
+
+
+async def test_no_more_than_some_of_the_data_keys_are_looked_through_for_names() -> None:
+    same = EncryptedDataKey("zeta", b"info", b"sealed")
+    with pytest.raises(ProviderError, match=r"providers 'zeta' \('info'\); given"):
+        await OwnKey("a").decrypt_data_key(asking(*[same] * 64))
+    with pytest.raises(ProviderError, match=r"providers 'zeta' \('info'\) and more; given"):
+        await OwnKey("a").decrypt_data_key(asking(*[same] * 65))
 
 
 @pytest.mark.spec("framework/keyring-interface.md#decrypt-data-key")

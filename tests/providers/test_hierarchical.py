@@ -434,8 +434,12 @@ async def test_beside_other_keys_in_one_message() -> None:
     [use] = (await decrypt(result.ciphertext, other)).provenance.keys
     assert (use.provider_id, use.key_id) == ("aws-kms-hierarchy", "other")
     third, _ = key_with("third")
-    with pytest.raises(ProviderError, match="they come from the providers 'aws-kms-hierarchy', 'tests'"):
+    with pytest.raises(ProviderError) as caught:
         await decrypt(result.ciphertext, third)
+    assert str(caught.value).endswith(
+        "they come from the providers 'tests' ('hierarchical'), 'aws-kms-hierarchy' ('other'), "
+        "'aws-kms-hierarchy' ('tenant-é'); given are 'aws-kms-hierarchy' ('third')"
+    )
 
 
 @pytest.mark.parametrize("length", [0, 16, 31, 33])
@@ -539,9 +543,19 @@ class NamedStore(MemoryKeyStore):
     logical_name = "a class has all that a store has"
 
 
-@pytest.mark.parametrize("store", [None, "table", {}, object(), MemoryKeyStore, NamedStore], ids=repr)
-def test_what_is_no_key_store(store: Any) -> None:
-    with pytest.raises(TypeError, match=r"^key_store is a BranchKeyStore, or like one, not "):
+@pytest.mark.parametrize(
+    ("store", "kind"),
+    [
+        (None, "NoneType"),
+        ("table", "str"),
+        (b"secret", "bytes"),
+        (object(), "object"),
+        (NamedStore, "the class NamedStore"),
+    ],
+    ids=repr,
+)
+def test_what_is_no_key_store(store: Any, kind: str) -> None:
+    with pytest.raises(TypeError, match=rf"^key_store is a BranchKeyStore, or like one, not {kind}$"):
         HierarchicalMasterKey(store, branch_key_id="a", ttl=60)
 
 

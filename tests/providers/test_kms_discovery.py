@@ -127,9 +127,8 @@ async def test_keys_of_other_providers_are_passed_over(kms: InMemoryKMS) -> None
         EncryptedDataKey(name, good.provider_info, good.ciphertext) for name in ("aws-kms-hierarchy", "raw")
     ]
     assert await opened_with(kms, discovery(kms), *theirs, good) == [key]
-    with pytest.raises(
-        ProviderError, match="they come from the providers 'aws-kms-hierarchy', 'raw'"
-    ) as caught:
+    wanted = rf"they come from the providers 'aws-kms-hierarchy' \('{key}'\), 'raw' \('{key}'\)$"
+    with pytest.raises(ProviderError, match=wanted) as caught:
         await discovery(kms).decrypt_data_key(request(*theirs))
     assert caught.value.attempts == ()
     assert not kms.calls

@@ -69,7 +69,7 @@ class SlowFile:
     """The file of a writer, whose writes wait until they are let go on."""
 
     def __init__(self, writer: EncryptWriter) -> None:
-        inner: Any = writer._file._file
+        inner: Any = cast(Any, writer)._file._file
         self.inner = inner
         self.go_on = threading.Event()
         self.fileno, self.flush, self.close = inner.fileno, inner.flush, inner.close
@@ -82,7 +82,7 @@ class SlowFile:
 
 @contextmanager
 def stalled_writes(writer: EncryptWriter) -> Iterator[None]:
-    writer._file._file = file = cast(Any, SlowFile(writer))
+    cast(Any, writer)._file._file = file = SlowFile(writer)
     try:
         yield
     finally:

@@ -322,7 +322,7 @@ def constructor_lines(cls: type) -> Iterator[str]:
 def instance_attributes(cls: type) -> Iterator[tuple[str, str]]:
     """Yield the public attributes that a class annotates, in its body or in its constructor."""
     if not attr.has(cls):
-        yield from inspect.get_annotations(cls).items()
+        yield from ((name, kind) for name, kind in inspect.get_annotations(cls).items() if name[0] != "_")
     init = vars(cls).get("__init__")
     if init is None or attr.has(cls):
         return

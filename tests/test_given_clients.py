@@ -1,0 +1,160 @@
+"""Clients of callers that cannot work are refused before they are called."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import anyio
+import botocore.session
+import pytest
+
+from aioencrypt import (
+    BranchKeyStore,
+    HierarchicalMasterKey,
+    KMSClientFactory,
+    KMSKeyArn,
+    KMSMasterKeyProvider,
+    ProviderError,
+    ServiceError,
+    encrypt,
+)
+from aioencrypt.testing import InMemoryDynamoDB, InMemoryKMS
+from tests.support.kms import US
+from tests.support.streaming import on_asyncio
+
+pytestmark = pytest.mark.anyio
+
+BLOCKING = (
+    "this is a client of boto3, which blocks the event loop: give one of aiobotocore, "
+    "or leave the client out, and it is made"
+)
+
+
+@pytest.fixture
+def kms() -> InMemoryKMS:
+    return InMemoryKMS()
+
+
+def blocking_client(service: str = "kms") -> Any:
+    """Return a client that nothing has been asked of: a call would go to AWS."""
+    session = botocore.session.get_session()
+    client = session.create_client(
+        service, region_name=US, aws_access_key_id="none", aws_secret_access_key="none"
+    )
+    client.meta.events.register("before-call", lambda **_: pytest.fail("called"))
+    return client
+
+
+def test_clients_of_boto3_are_refused_at_once(kms: InMemoryKMS) -> None:
+    key = kms.create_key()
+    with pytest.raises(TypeError) as caught:
+        KMSMasterKeyProvider([key], clients={US: blocking_client()})
+    assert str(caught.value) == BLOCKING
+    options: dict[str, Any] = {"kms_configuration": KMSKeyArn(key), "logical_name": "store"}
+    with pytest.raises(TypeError) as caught:
+        BranchKeyStore("store", clients={US: blocking_client()}, **options)
+    assert str(caught.value) == BLOCKING
+    with pytest.raises(TypeError) as caught:
+        BranchKeyStore(
+            "store", clients=kms.clients(US), dynamodb_client=blocking_client("dynamodb"), **options
+        )
+    assert str(caught.value) == BLOCKING
+
+
+async def test_a_client_of_boto3_from_a_supplier_is_not_called(kms: InMemoryKMS) -> None:
+    async def supply(region: str | None) -> Any:
+        return blocking_client()
+
+    provider = KMSMasterKeyProvider([kms.create_key()], client_supplier=supply)
+    with pytest.raises(ProviderError) as caught:
+        await encrypt(b"", provider)
+    [attempt] = caught.value.attempts
+    assert isinstance(attempt.error, ServiceError)
+    assert attempt.error.message == f"TypeError: {BLOCKING}"
+
+
+@on_asyncio
+async def test_a_client_of_aiobotocore_is_taken(kms: InMemoryKMS) -> None:
+    factory = KMSClientFactory(endpoint_url="http://127.0.0.1:1")
+    async with factory:
+        KMSMasterKeyProvider([kms.create_key()], clients={US: await factory(US)})
+
+
+@pytest.mark.parametrize("make", [lambda kms: kms.client(US), lambda kms: [kms.client(US)], lambda kms: US])
+def test_what_is_no_mapping_of_clients(kms: InMemoryKMS, make: Callable[[InMemoryKMS], Any]) -> None:
+    wrong = make(kms)
+    text = (
+        rf"^clients is a mapping of region to client, not {type(wrong).__name__}: write {{region: client}}$"
+    )
+    with pytest.raises(TypeError, match=text):
+        KMSMasterKeyProvider([kms.create_key()], clients=wrong)
+
+
+class Synchronous:
+    """A client of another SDK, whose methods wait."""
+
+    def generate_data_key(self, **parameters: Any) -> Mapping[str, Any]:
+        return {}
+
+    def get_item(self, **parameters: Any) -> Mapping[str, Any]:
+        return {}
+
+
+NOT_AWAITED = "which is not awaited: clients have to be asynchronous, like those of aiobotocore"
+
+
+async def test_a_client_whose_methods_are_not_asynchronous(kms: InMemoryKMS) -> None:
+    client: Any = Synchronous()
+    with pytest.raises(ProviderError) as caught:
+        await encrypt(b"", KMSMasterKeyProvider([kms.create_key()], clients={US: client}))
+    [attempt] = caught.value.attempts
+    text = f"Synchronous, asked for GenerateDataKey, returned dict, {NOT_AWAITED}"
+    assert str(attempt.error) == text
+
+
+async def test_a_table_client_whose_methods_are_not_asynchronous(kms: InMemoryKMS) -> None:
+    client: Any = Synchronous()
+    store = BranchKeyStore(
+        "store",
+        kms_configuration=KMSKeyArn(kms.create_key()),
+        logical_name="store",
+        clients=kms.clients(US),
+        dynamodb_client=client,
+    )
+    with pytest.raises(ProviderError) as caught:
+        await encrypt(b"", HierarchicalMasterKey(store, branch_key_id="a", ttl=1))
+    [attempt] = caught.value.attempts
+    assert str(attempt.error) == f"Synchronous, asked for GetItem, returned dict, {NOT_AWAITED}"
+
+
+async def test_a_supplier_that_is_not_asynchronous(kms: InMemoryKMS) -> None:
+    supplier: Any = kms.client
+    with pytest.raises(ProviderError) as caught:
+        await encrypt(b"", KMSMasterKeyProvider([kms.create_key()], client_supplier=lambda _: supplier(US)))
+    [attempt] = caught.value.attempts
+    assert str(attempt.error) == f"client_supplier returned InMemoryKMSClient, {NOT_AWAITED}"
+    assert kms.calls == []
+
+
+def test_own_clients_need_asyncio() -> None:
+    async def main() -> None:
+        provider = KMSMasterKeyProvider(["alias/a"])
+        with pytest.raises(
+            ProviderError, match=r"runs on asyncio and not on trio: .* pass clients= or client_"
+        ):
+            async with provider:
+                pytest.fail("entered")
+
+    anyio.run(main, backend="trio")
+
+
+@pytest.mark.parametrize("regions", [([US],), (US, None)])
+def test_regions_of_the_fakes_are_named_one_by_one(kms: InMemoryKMS, regions: tuple[Any, ...]) -> None:
+    with pytest.raises(TypeError, match=r"^a region is a str, not (list|NoneType)$"):
+        kms.clients(*regions)
+
+
+def test_the_region_of_a_table_in_memory_is_text() -> None:
+    with pytest.raises(TypeError, match=r"^a region is a str, not list$"):
+        InMemoryDynamoDB().client([US])  # type: ignore[arg-type]

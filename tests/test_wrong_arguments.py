@@ -1,0 +1,159 @@
+"""Arguments that are wrong, or in the wrong place: said at once, by type, and with advice."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Callable
+from io import BytesIO
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+import aioencrypt
+import aioencrypt.testing
+from aioencrypt import (
+    CachingCMM,
+    DefaultCMM,
+    EncryptionClient,
+    HierarchicalMasterKey,
+    KMSMasterKeyProvider,
+    Limits,
+    MRDiscovery,
+    MultiMasterKeyProvider,
+    RequiredEncryptionContextCMM,
+    decrypt,
+    decrypt_stream,
+    encrypt,
+    encrypt_stream,
+    inspect_message,
+    limit_regions,
+    open_seekable,
+    rewrap_stream,
+)
+from tests.support.providers import OwnKey
+from tests.support.streaming import in_chunks
+
+pytestmark = pytest.mark.anyio
+
+KEY = OwnKey("a")
+SECRET: Any = b"attack at dawn, key of 32 bytes!"
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: encrypt_stream(b"", SECRET),
+        lambda: encrypt_stream(KEY, SECRET),  # type: ignore[arg-type]
+        lambda: decrypt_stream(b"", SECRET),
+        lambda: open_seekable(b"", SECRET),
+        lambda: aioencrypt.open("path", "rb", provider=SECRET),
+        lambda: aioencrypt.open("path", SECRET, provider=KEY),
+        lambda: DefaultCMM(SECRET),
+        lambda: CachingCMM(SECRET, max_age=1),
+        lambda: RequiredEncryptionContextCMM(SECRET, ["key"]),
+        lambda: RequiredEncryptionContextCMM(KEY, [SECRET]),
+        lambda: MultiMasterKeyProvider(SECRET),
+        lambda: MultiMasterKeyProvider(KEY, SECRET),
+        lambda: HierarchicalMasterKey(SECRET, branch_key_id="a", ttl=1),
+        lambda: rewrap_stream(b"", SECRET, new_provider=KEY),
+        lambda: rewrap_stream(b"", KEY, new_provider=SECRET),
+        lambda: rewrap_stream(b"", KEY, new_provider=KEY, keep=SECRET),
+        lambda: encrypt_stream(b"", KEY, encryption_context={SECRET: "a"}),
+        lambda: encrypt_stream(b"", KEY, encryption_context={"a": SECRET}),
+        lambda: encrypt_stream(b"", KEY, encryption_context=SECRET),
+        lambda: decrypt_stream(b"", KEY, limits=SECRET),
+        lambda: KMSMasterKeyProvider([SECRET]),
+        lambda: KMSMasterKeyProvider(["alias/a"], clients=SECRET),
+        lambda: MRDiscovery(SECRET),
+        lambda: limit_regions(SECRET, ["us-east-1"]),
+        lambda: limit_regions(print, [SECRET]),  # type: ignore[arg-type]
+    ],
+)
+def test_no_error_shows_the_value_of_an_argument(call: Callable[[], object]) -> None:
+    with pytest.raises((TypeError, ValueError), match=r"bytes|mapping") as caught:
+        call()
+    assert "attack" not in str(caught.value)
+
+
+SWAPPED = (
+    "bytes is neither a master key, nor a provider, nor a CMM: "
+    "key bytes go into a RawAESMasterKey, and a source comes before the provider"
+)
+
+
+@pytest.mark.parametrize(
+    ("provider", "text"),
+    [
+        (b"plaintext", SWAPPED),
+        (bytearray(b"plaintext"), SWAPPED.replace("bytes", "bytearray", 1)),
+        (memoryview(b"plaintext"), SWAPPED.replace("bytes", "memoryview", 1)),
+        (BytesIO(b"plaintext"), "BytesIO is neither .* CMM: a source comes before the provider"),
+        (in_chunks(b"plaintext", 5), "async_generator is neither .* CMM: a source comes before the provider"),
+        (OwnKey, "the class OwnKey is neither .* nor a CMM: give an object of it"),
+        (None, "NoneType is neither a master key, nor a provider, nor a CMM"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+async def test_arguments_that_changed_places(provider: Any, text: str) -> None:
+    for function in (encrypt, decrypt):
+        with pytest.raises(TypeError) as caught:
+            await function(KEY, provider)  # type: ignore[arg-type]
+        assert re.fullmatch(text, str(caught.value))
+
+
+@pytest.mark.parametrize("wrong", [{"max_plaintext_length": 5}, 5, Limits])
+async def test_limits_of_another_type(wrong: Any) -> None:
+    text = rf"^limits is a Limits, not {type(wrong).__name__}: write Limits\(...\)$"
+    with pytest.raises(TypeError, match=text):
+        EncryptionClient(limits=wrong)
+    with pytest.raises(TypeError, match=text):
+        decrypt_stream(b"", KEY, limits=wrong)
+    with pytest.raises(TypeError, match=text):
+        await inspect_message(b"", limits=wrong)
+
+
+async def test_a_writer_takes_no_text(tmp_path: Path) -> None:
+    async with aioencrypt.open(tmp_path / "file", "wb", provider=KEY) as writer:
+        with pytest.raises(TypeError, match=r"^write\(\) takes bytes, not str: encode the text$"):
+            await writer.write("text")  # type: ignore[arg-type]
+        await writer.write(b"bytes")
+    async with aioencrypt.open(tmp_path / "file", "rb", provider=KEY) as reader:
+        assert await reader.read() == b"bytes"
+
+
+@pytest.mark.spec("client-apis/encrypt.md#input")
+@pytest.mark.parametrize("source", [b"12345", bytearray(b"12345"), memoryview(b"12345")], ids=type)
+async def test_a_bound_is_ignored_where_the_length_is_known(source: Any) -> None:
+    message, _ = await encrypt(source, KEY, plaintext_length_bound=2)
+    assert (await decrypt(message, KEY)).plaintext == b"12345"
+    async with encrypt_stream(source, KEY, plaintext_length_bound=2) as stream:
+        assert stream.ciphertext_length == len(message)
+        message = await stream.read()
+    assert (await decrypt(message, KEY)).plaintext == b"12345"
+
+
+# from aioencrypt import *
+
+
+@pytest.mark.parametrize(
+    ("module", "left_out", "more"),
+    [(aioencrypt, {"open"}, {"__version__"}), (aioencrypt.testing, set(), set())],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_type_checkers_know_the_names_of_a_star_import(
+    module: ModuleType, left_out: set[str], more: set[str]
+) -> None:
+    stub = ast.parse(Path(str(module.__file__)).with_suffix(".pyi").read_text())
+    imported = {name.name for node in stub.body if isinstance(node, ast.ImportFrom) for name in node.names}
+    [listed] = [ast.literal_eval(node.value) for node in stub.body if isinstance(node, ast.Assign)]
+    assert sorted(listed) == sorted(module.__all__) == sorted(imported - left_out | more)
+
+
+def test_a_star_import_leaves_the_builtin_open_alone() -> None:
+    names: dict[str, Any] = {}
+    exec("from aioencrypt import *", names)
+    assert names["encrypt"] is encrypt
+    assert "open" not in names
