@@ -64,7 +64,7 @@ class BackgroundTask:
     """
 
     def __init__(self) -> None:
-        self.ended = Event()
+        self.ended: Event = Event()
         self._scope = CancelScope()
 
     def start(self, function: Callable[[], Awaitable[object]]) -> None:

@@ -16,10 +16,10 @@ from typing import Self
 
 try:
     from opentelemetry import metrics, trace
-except ImportError as error:
+except ImportError as _error:
     raise ImportError(
         "aioencrypt.integrations.opentelemetry needs OpenTelemetry: pip install 'aioencrypt[opentelemetry]'"
-    ) from error
+    ) from _error
 
 from aioencrypt.observation import CacheAnswer, Message, MessageEnd, ServiceCall, ServiceEnd, observe
 

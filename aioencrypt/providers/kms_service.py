@@ -47,8 +47,8 @@ class KMSService:
             clients=clients,
             client_supplier=client_supplier,
         )
-        self.grant_tokens = list(grant_tokens)
-        self.timeout = timeout
+        self.grant_tokens: list[str] = list(grant_tokens)
+        self.timeout: float | None = timeout
 
     @property
     def configuration(self) -> dict[str, object]:
