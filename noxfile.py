@@ -80,7 +80,7 @@ def lint(session: nox.Session) -> None:
 @nox.session
 def types(session: nox.Session) -> None:
     """Check types, and that the public API is completely typed."""
-    install(session, "types", "tests", "demo")
+    install(session, "types", "tests", "demo", "browser")
     session.run("mypy")
     session.run("pyright", "--ignoreexternal", "--verifytypes", "aioencrypt")
 
