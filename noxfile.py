@@ -66,6 +66,7 @@ def browser(session: nox.Session) -> None:
 @nox.session
 def spec(session: nox.Session) -> None:
     """Show which requirements of the specification have tests: nox -s spec."""
+    install(session, extras="")
     session.run("python", "-m", "tests.support.requirements", *session.posargs)
 
 
