@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -84,8 +85,16 @@ def all_done() -> None:
     sync(get_loop(), nothing)
 
 
+def wait_for_ends(notes: Notes) -> None:
+    """Wait until what began has ended; pyarrow's threads may let a file go after its reader returned."""
+    deadline = time.monotonic() + 30
+    while not all(note.ends for note in notes.began) and time.monotonic() < deadline:
+        all_done()
+        time.sleep(0.001)
+
+
 def assert_ended(notes: Notes, times: int) -> None:
-    all_done()
+    wait_for_ends(notes)
     assert notes.activities == [Message("decrypt", "seekable")] * times
     for note in notes.began:
         assert note.message.outcome == "complete"
