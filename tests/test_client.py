@@ -355,7 +355,6 @@ async def test_a_provider_is_a_master_key_a_provider_or_a_manager(provider: Any)
 @pytest.mark.parametrize(
     "provider",
     [None, b"key", "key", object(), RawAESMasterKey, DefaultCMM, RecordingCMM, MultiMasterKeyProvider, [KEY]],
-    ids=repr,
 )
 async def test_what_is_no_provider_is_refused_at_once(provider: Any) -> None:
     for refused in (

@@ -522,7 +522,6 @@ async def supplier(context: Mapping[str, str]) -> str:
         ({"branch_key_id": "a", "partition": "a\0b"}, ValueError, "partition has a null character"),
         ({"branch_key_id": "a", "partition": ""}, ValueError, "partition is empty"),
     ],
-    ids=ascii,
 )
 def test_arguments_that_do_not_fit(options: dict[str, Any], error: type[Exception], text: str) -> None:
     with pytest.raises(error) as caught:
@@ -552,7 +551,6 @@ class NamedStore(MemoryKeyStore):
         (object(), "object"),
         (NamedStore, "the class NamedStore"),
     ],
-    ids=repr,
 )
 def test_what_is_no_key_store(store: Any, kind: str) -> None:
     with pytest.raises(TypeError, match=rf"^key_store is a BranchKeyStore, or like one, not {kind}$"):

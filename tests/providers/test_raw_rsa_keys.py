@@ -146,7 +146,7 @@ def test_encrypted_pem() -> None:
 @pytest.mark.spec(
     "framework/raw-rsa-keyring.md#padding-scheme", "framework/raw-rsa-keyring.md#supported-padding-schemes"
 )
-@pytest.mark.parametrize("wrong", ["pkcs", None, padding.PKCS1v15(), 1], ids=repr)
+@pytest.mark.parametrize("wrong", ["pkcs", None, padding.PKCS1v15(), 1])
 def test_paddings_that_do_not_exist(wrong: Any) -> None:
     with pytest.raises(ValueError, match="is not a valid RSAPadding"):
         made(wrong)

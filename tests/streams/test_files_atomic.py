@@ -307,17 +307,19 @@ async def test_cancelled_by_its_task_at_any_await_the_file_is_the_old_or_the_new
 
 
 async def test_digests_do_not_go_on_when_a_cancelled_writer_is_left(path: Path) -> None:
-    writer, go_on = writer_of(path), threading.Event()
+    writer, runs, go_on = writer_of(path), threading.Event(), threading.Event()
     await writer.__aenter__()
     sealer: Any = writer._sealer
     done: list[str] = []
 
     def first() -> None:
+        runs.set()
         assert go_on.wait(30)
         done.append("first")
 
     await sealer._digests.add(first, 100_000)
     await sealer._digests.add(lambda: done.append("second"), 100_000)
+    assert await anyio.to_thread.run_sync(runs.wait, 30)
     with anyio.CancelScope() as scope:
         scope.cancel()
         # Later than leaving would be if it did not wait; the outcome does not depend on how much.
