@@ -58,7 +58,8 @@ class Watch:
 
     def figures(self) -> dict[str, object]:
         """Return what was since `begin`."""
-        return {"delays": list(self.delays), "memory": (peak_memory() - self.idle) / MIB}
+        # The kernel counts pages in batches: a peak may come out below what was there before.
+        return {"delays": list(self.delays), "memory": max(0, peak_memory() - self.idle) / MIB}
 
 
 async def store_encrypted(path: Path, length: int | None, body: AsyncGenerator[bytes, None]) -> None:
