@@ -10,6 +10,7 @@ sequence number, big-endian, in 12 bytes.
 from __future__ import annotations
 
 import struct
+import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
@@ -51,6 +52,11 @@ _STRETCH = 1.5
 # Longer frames that straddle pieces are sealed and opened piece by piece: assembling one whole costs page
 # faults that take six times as long as the cryptography. Shorter frames lose a quarter that way.
 _INCREMENTAL_LENGTH = 512 * 1024
+# Frames that lie in several pieces are copied into one buffer, up to so many bytes, for one call to do them
+# all: with pieces of 64 KiB and frames of 4 KiB from 0.70 to 0.90 of the bare loop. Each thread keeps its
+# buffer, as a new one would go back to the operating system each time.
+_COPIED_LENGTH = 1024 * 1024
+_copies = threading.local()
 # `AESGCM` takes at most 2**31 - 1 bytes; far below it, pieces keep the time between two checks of a
 # thread for the interpreter short.
 _STEP = 16 * 1024 * 1024
@@ -98,29 +104,44 @@ def count_regular(pieces: Sequence[memoryview], frame_length: int, sequence: int
     writers before 2015 made, do not count: they are taken one at a time.
     """
     stride = frame_length + FRAME_OVERHEAD
-    total = 0
-    for run in _runs(pieces, stride):
-        headers: tuple[bytes, ...]
-        if len(run) == 1:
-            headers = _headers(len(run[0]) // stride, stride).unpack_from(run[0])
-        else:
-            headers = (_split(run, FRAME_HEADER_LENGTH)[0],)
-        expected = _frame_headers(sequence + total, len(headers))
-        if headers != expected:
-            return total + next(i for i, header in enumerate(headers) if header != expected[i])
-        total += len(headers)
-    return total
+    headers = [*_headers_in(pieces, stride)]
+    expected = _frame_headers(sequence, len(headers))
+    if headers == expected:
+        return len(headers)
+    return next(i for i, header in enumerate(headers) if header != expected[i])
 
 
-def _frame_headers(sequence: int, count: int) -> tuple[bytes, ...]:
+def _headers_in(pieces: Sequence[memoryview], stride: int) -> Iterator[bytes]:
+    """Return the frame headers of some pieces, of which some may lie across two pieces."""
+    cut, place = b"", 0
+    for piece in pieces:
+        if cut:
+            cut += piece[: FRAME_HEADER_LENGTH - len(cut)]
+            if len(cut) < FRAME_HEADER_LENGTH:
+                place -= len(piece)
+                continue
+            yield cut
+            cut = b""
+            place += stride
+        count = (len(piece) - FRAME_HEADER_LENGTH - place) // stride + 1
+        if count > 0:
+            yield from _headers(count, stride).unpack_from(piece, place)
+            place += count * stride
+        if place < len(piece):
+            cut = bytes(piece[place:])
+        place -= len(piece)
+
+
+def _frame_headers(sequence: int, count: int) -> list[bytes]:
     zeros = bytes(IV_LENGTH - SEQUENCE_LENGTH)
     numbers = (number.to_bytes(4, "big") for number in range(sequence, sequence + count))
-    return tuple(number + zeros + number for number in numbers)
+    return [number + zeros + number for number in numbers]
 
 
 @lru_cache(maxsize=64)
 def _headers(count: int, stride: int) -> struct.Struct:
-    return struct.Struct(f"{FRAME_HEADER_LENGTH}s{stride - FRAME_HEADER_LENGTH}x" * count)
+    gap = f"{stride - FRAME_HEADER_LENGTH}x"
+    return struct.Struct(gap.join([f"{FRAME_HEADER_LENGTH}s"] * count))
 
 
 @lru_cache(maxsize=64)
@@ -159,6 +180,22 @@ def _runs(pieces: Sequence[memoryview], unit: int) -> Iterator[tuple[memoryview,
             missing = unit - len(straddling[0])
 
 
+def _as_one(pieces: Sequence[memoryview], unit: int) -> Sequence[memoryview]:
+    """Return pieces of whole units as one, where that is worth it; it holds until this thread's next call."""
+    length = sum(map(len, pieces))
+    each_is_one = length == len(pieces) * unit
+    if len(pieces) == 1 or each_is_one or unit > _INCREMENTAL_LENGTH or length > _COPIED_LENGTH:
+        return pieces
+    copy: memoryview | None = getattr(_copies, "view", None)
+    if copy is None or len(copy) < length:
+        copy = _copies.view = memoryview(bytearray(length))
+    end = 0
+    for piece in pieces:
+        start, end = end, end + len(piece)
+        copy[start:end] = piece
+    return (copy[:length],)
+
+
 @attrs.frozen
 class BodyCipher:
     """Seals and opens the frames of one message. Stateless: calls may run in any thread."""
@@ -178,7 +215,7 @@ class BodyCipher:
     def seal_regular(self, sequence: int, pieces: Sequence[memoryview], out: memoryview) -> None:
         """Seal whole frames of plaintext into `out`, from this sequence number on."""
         stride = self.frame_length + FRAME_OVERHEAD
-        for run in _runs(pieces, self.frame_length):
+        for run in _runs(_as_one(pieces, self.frame_length), self.frame_length):
             count = len(run[0]) // self.frame_length if len(run) == 1 else 1
             target, out = out[: count * stride], out[count * stride :]
             if count >= _MANY:
@@ -248,7 +285,7 @@ class BodyCipher:
     def open_regular(self, sequence: int, pieces: Sequence[memoryview], out: memoryview) -> None:
         """Open whole regular frames, headers checked before, into `out`; raises `TagError`."""
         stride = self.frame_length + FRAME_OVERHEAD
-        for run in _runs(pieces, stride):
+        for run in _runs(_as_one(pieces, stride), stride):
             count = len(run[0]) // stride if len(run) == 1 else 1
             target, out = out[: count * self.frame_length], out[count * self.frame_length :]
             if count >= _MANY:

@@ -33,7 +33,7 @@ _SOURCE_READS_PER_TURN = 32
 # gathered into larger batches, up to so many bytes. If it waits after all, they are late by that one wait.
 _READS_AHEAD = 8
 _WORTH_GATHERING = 16 * 1024
-_GATHERED = 256 * 1024
+_GATHERED = 512 * 1024
 
 
 class _Life(enum.Enum):
@@ -212,19 +212,19 @@ class ByteStream(ABC):
             self._failure = StreamError(f"the stream failed before, with {type(error).__name__}")
             self._failure.__cause__ = error if isinstance(error, Exception) else None
 
-    async def _read_source(self) -> memoryview:
+    async def _read_source(self) -> bytes:
         self._source_reads += 1
         if self._source_reads % _SOURCE_READS_PER_TURN == 0:
             await checkpoint()
         read = _Watched(self._reader.read())
         try:
-            data = await read
+            data: bytes = await read
         except (StopAsyncIteration, EndOfStream) as error:
             # Whoever reads our stream would take these for its end, as PEP 479 says of generators.
             raise RuntimeError(f"the source raised {type(error).__name__}") from error
         self._taken += len(data)
         self._ahead = 0 if read.waited or len(data) < _WORTH_GATHERING else self._ahead + 1
-        return memoryview(data)
+        return data
 
     def _gathers(self, gathered: int) -> bool:
         """Tell whether to read once more before these bytes are worked on: never if that may wait."""

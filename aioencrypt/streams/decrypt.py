@@ -294,21 +294,24 @@ class DecryptStream(ByteStream):
             self._frames += work.count
 
     async def _receive(self) -> None:
-        if not self._received:
-            self._received = await self._read_source()
-        in_header = self._machine.state is State.HEADER
-        length = _HEADER_STEP if in_header else len(self._received)
-        taken, self._received = self._received[:length], self._received[length:]
-        self._machine.receive(taken)
-        if in_header:
-            if self._received:
-                await checkpoint()
+        if self._machine.state is State.HEADER:
+            await self._receive_header()
             return
-        gathered = length
+        taken, self._received = self._received or await self._read_source(), memoryview(b"")
+        self._machine.receive(taken)
+        gathered = len(taken)
         while taken and self._gathers(gathered):
             taken = await self._read_source()
             self._machine.receive(taken)
             gathered += len(taken)
+
+    async def _receive_header(self) -> None:
+        if not self._received:
+            self._received = memoryview(await self._read_source())
+        self._machine.receive(self._received[:_HEADER_STEP])
+        self._received = self._received[_HEADER_STEP:]
+        if self._received:
+            await checkpoint()
 
     def _tally(self) -> Tally:
         return Tally.of(

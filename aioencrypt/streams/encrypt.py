@@ -245,7 +245,7 @@ class EncryptStream(ByteStream):
         gathered = 0
         while True:
             if not self._plaintext:
-                self._plaintext = await self._read_source()
+                self._plaintext = memoryview(await self._read_source())
                 if not self._plaintext:
                     return True
             length = machine.batch_length(len(self._plaintext))

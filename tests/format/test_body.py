@@ -31,6 +31,8 @@ SUITES = [
 LAST = 2**32 - 1
 # Straddling frames up to this length are put together, longer ones go piece by piece.
 JOINED = 512 * 1024
+# Frames in pieces are put together up to this length, together.
+COPIED = 1024 * 1024
 # A frame up to this length in one piece is one call, a longer one goes in steps.
 STEP = 16 * 1024 * 1024
 GUARD = b"\xa5" * 16
@@ -139,6 +141,19 @@ def test_single_bytes() -> None:
     frames = frames_of(7, plaintext)
     assert seal(cipher, 1, plaintext, range(28)) == frames
     assert open_(cipher, 1, frames, range(len(frames))) == plaintext
+
+
+@pytest.mark.parametrize("frame_length", [4096 - 32, 4096, 65536 - 32, 65536])
+@pytest.mark.parametrize("more", [-1, 0, 1])
+def test_many_frames_in_pieces(frame_length: int, more: int) -> None:
+    """A frame less than what is put together, as much, and a frame more; then fewer frames in its place."""
+    cipher = cipher_of(frame_length)
+    for count in (COPIED // frame_length + more, COPIED // (frame_length + 32) + more, 5, 4, 3):
+        plaintext = plaintext_of(count * frame_length)
+        frames = frames_of(frame_length, plaintext, 9)
+        for cuts in ([777], range(0, len(plaintext), frame_length), range(777, len(plaintext), 65536)):
+            assert seal(cipher, 9, plaintext, cuts) == frames
+            assert open_(cipher, 9, frames, cuts) == plaintext
 
 
 # Pieces of fewer bytes than a block, of a block, and of more; cuts in header and tag.
@@ -364,12 +379,13 @@ def test_what_a_buffer_held_before_does_not_matter(count: int, cuts: tuple[int, 
     assert written(len(frames), fill, held=b"\xee") == frames
 
 
-def test_one_cipher_serves_several_threads() -> None:
+@pytest.mark.parametrize("cuts", [(), range(1000, 4096 * 40, 30_000)], ids=["whole", "in pieces"])
+def test_one_cipher_serves_several_threads(cuts: Sequence[int]) -> None:
     cipher, plaintext = cipher_of(4096), plaintext_of(4096 * 40)
     frames = frames_of(4096, plaintext)
     with ThreadPoolExecutor(3) as pool:
-        sealed = [pool.submit(seal, cipher, 1, plaintext) for _ in range(6)]
-        opened = [pool.submit(open_, cipher, 1, frames) for _ in range(6)]
+        sealed = [pool.submit(seal, cipher, 1, plaintext, cuts) for _ in range(20)]
+        opened = [pool.submit(open_, cipher, 1, frames, cuts) for _ in range(20)]
         assert {future.result() for future in sealed} == {frames}
         assert {future.result() for future in opened} == {plaintext}
 
