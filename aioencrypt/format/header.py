@@ -6,8 +6,7 @@ Specification: data-format/message-header.md.
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Generator, Mapping, Sequence
-from typing import TypeVar
+from collections.abc import Generator, Mapping, Sequence
 
 import attrs
 from cryptography.exceptions import InvalidTag
@@ -17,8 +16,6 @@ from aioencrypt.format.context import parse_context, read_only, serialize_contex
 from aioencrypt.format.derivation import MessageKey, derive_message_key
 from aioencrypt.format.suites import IV_LENGTH, TAG_LENGTH, AlgorithmSuite
 from aioencrypt.format.wire import ByteQueue, Cursor, Short
-
-T = TypeVar("T")
 
 MAX_FRAME_LENGTH = 0xFFFFFFFF
 
@@ -188,35 +185,28 @@ def parse_header(
     before the bytes arrive.
     """
     cursor = Cursor(queue, max_length, "max_header_length", "the length of the header")
-    suite, message_id, context, count = yield from _step(
-        cursor, lambda cursor: _parse_start(cursor, max_encrypted_data_keys)
-    )
-    keys = []
-    for _ in range(count):
-        key = yield from _step(cursor, _parse_encrypted_data_key)
-        keys.append(key)
-    content_type, frame_length, commitment, iv, tag = yield from _step(
-        cursor, lambda cursor: _parse_end(cursor, suite)
-    )
+    start: tuple[AlgorithmSuite, bytes, Mapping[str, str], int] | None = None
+    keys: list[EncryptedDataKey] = []
+    while True:
+        try:
+            start = start or _parse_start(cursor, max_encrypted_data_keys)
+            cursor.commit()
+            suite, message_id, context, count = start
+            while len(keys) < count:
+                keys.append(_parse_encrypted_data_key(cursor))
+                cursor.commit()
+            content_type, frame_length, commitment, iv, tag = _parse_end(cursor, suite)
+            break
+        except Short as short:
+            cursor.roll_back()
+            missing = short.missing
+        yield missing
     body = cursor.taken(without=_authentication_length(suite.version))
     cursor.finish()
     header = MessageHeader(
         suite.version, suite, message_id, context, tuple(keys), content_type, frame_length, commitment
     )
     return ReceivedHeader(header, body, iv, tag)
-
-
-def _step(cursor: Cursor, parse: Callable[[Cursor], T]) -> Generator[int, None, T]:
-    """Parse one part of the header whole, or start again with it when more bytes are there."""
-    while True:
-        try:
-            part = parse(cursor)
-        except Short as short:
-            cursor.roll_back()
-            yield short.missing
-        else:
-            cursor.commit()
-            return part
 
 
 def _parse_start(cursor: Cursor, maximum: int | None) -> tuple[AlgorithmSuite, bytes, Mapping[str, str], int]:

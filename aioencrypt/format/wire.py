@@ -142,48 +142,52 @@ class Cursor:
         self._max_length = max_length
         self._parameter = parameter
         self._what = what
-        self._data = bytearray()
+        # Committed parts before `_data`: what comes byte by byte is not copied again for each byte.
+        self._before: list[bytes] = []
+        self._length_before = 0
+        self._data = b""
         self._available = 0
         self._position = 0
         self._committed = 0
 
     def take(self, length: int) -> bytes:
         """Take bytes; raises `Short`, and `LimitError` before the bytes are there."""
-        start = self._position
-        end = start + length
+        end = self._position + length
         if end > self._available:
-            self._pull(end)
+            end = self._pull(length)
         self._position = end
-        return bytes(self._data[start:end])
+        return self._data[end - length : end]
 
-    def _pull(self, end: int) -> None:
-        if self._max_length is not None and end > self._max_length:
-            raise LimitError(self._parameter, limit=self._max_length, actual=end, what=self._what)
-        self._data += self._queue.take(min(len(self._queue), max(end - len(self._data), _SMALL)))
-        if end > len(self._data):
-            raise Short(end - len(self._data))
+    def _pull(self, length: int) -> int:
+        """Make so many bytes behind the position available; returns where they end."""
+        if self._committed:
+            self._before.append(self._data[: self._committed])
+            self._length_before += self._committed
+            self._data = self._data[self._committed :]
+            self._position -= self._committed
+            self._committed = 0
+        end = self._position + length
+        total = self._length_before + end
+        if self._max_length is not None and total > self._max_length:
+            raise LimitError(self._parameter, limit=self._max_length, actual=total, what=self._what)
+        missing = end - len(self._data)
+        if missing > 0:
+            self._data += self._queue.take(min(len(self._queue), max(missing, _SMALL)))
         # One comparison in take() then stands for both: is it there, and is it allowed?
-        self._available = min(len(self._data), self._max_length or len(self._data))
+        self._available = len(self._data)
+        if self._max_length is not None:
+            self._available = min(self._available, self._max_length - self._length_before)
+        if end > self._available:
+            raise Short(end - self._available)
+        return end
 
     def number(self, length: int) -> int:
         """Take an unsigned number in this many bytes."""
-        start = self._position
-        end = start + length
-        if end > self._available:
-            self._pull(end)
-        self._position = end
-        return int.from_bytes(self._data[start:end], "big")
+        return int.from_bytes(self.take(length), "big")
 
     def sized(self) -> bytes:
         """Take a field that follows its own length in 2 bytes."""
-        start = self._position + 2
-        if start > self._available:
-            self._pull(start)
-        end = start + int.from_bytes(self._data[start - 2 : start], "big")
-        if end > self._available:
-            self._pull(end)
-        self._position = end
-        return bytes(self._data[start:end])
+        return self.take(int.from_bytes(self.take(2), "big"))
 
     def commit(self) -> None:
         """Keep what was taken."""
@@ -195,8 +199,8 @@ class Cursor:
 
     def taken(self, without: int) -> bytes:
         """Return everything that was taken, without the last bytes of it."""
-        return bytes(self._data[: self._position - without])
+        return b"".join((*self._before, self._data[: self._position]))[: -without or None]
 
     def finish(self) -> None:
         """Give what was not taken back to the queue."""
-        self._queue.put_back(bytes(self._data[self._position :]))
+        self._queue.put_back(self._data[self._position :])
