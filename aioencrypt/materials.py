@@ -29,14 +29,17 @@ async def answer_of(owner: object, method: str, answer: Awaitable[T], kind: type
 
     `method` names it in the error, `kind` is the type that it has to return.
     """
-    name = f"{type(owner).__name__}.{method}"
     if not inspect.isawaitable(answer):
         given = type(answer).__name__
-        raise ProviderError(f"{name} returned {given}, which is not awaited: is it an async function?")
+        raise _wrong_answer(owner, method, f"{given}, which is not awaited: is it an async function?")
     awaited = await answer
     if not isinstance(awaited, kind):
-        raise ProviderError(f"{name} returned {type(awaited).__name__}, not {kind.__name__}")
+        raise _wrong_answer(owner, method, f"{type(awaited).__name__}, not {kind.__name__}")
     return awaited
+
+
+def _wrong_answer(owner: object, method: str, what: str) -> ProviderError:
+    return ProviderError(f"{type(owner).__name__}.{method} returned {what}")
 
 
 def _pairs(context: Mapping[str, str]) -> str:

@@ -288,6 +288,8 @@ class DigestQueue:
 
     async def aclose(self) -> None:
         """Drop what waits, and wait for what runs, whatever happens."""
+        if not self._pending and not self._reserved:
+            return
         reserved, self._reserved = self._reserved, 0
         with self._lock:
             for _, length, kept in self._waiting:

@@ -265,11 +265,12 @@ class MessageDecryptor:
             return None
         length = self._header.frame_length
         stride = length + body.FRAME_OVERHEAD
-        complete = body.batch_frames(length, len(self._queue) // stride, self._batch_cost)
-        count = min(complete, self._frames_allowed(length))
-        count = count and body.count_regular(self._queue.peek_pieces(count * stride), length, self._sequence)
-        if count:
-            return self._open_regular(count, stride)
+        if complete := len(self._queue) // stride:
+            batch = body.batch_frames(length, complete, self._batch_cost)
+            count = min(batch, self._frames_allowed(length))
+            pieces = self._queue.peek_pieces(count * stride)
+            if count := body.count_regular(pieces, length, self._sequence):
+                return self._open_regular(count, stride)
         start = self._queue.peek(body.SEQUENCE_LENGTH)
         if start == body.FINAL_MARKER:
             return self._next_final()

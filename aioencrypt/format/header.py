@@ -54,7 +54,7 @@ class EncryptedDataKey:
             raise ValueError(
                 "a field of an encrypted data key is longer than the 65,535 bytes of the message format"
             )
-        return b"".join(len(field).to_bytes(2, "big") + field for field in fields)
+        return b"".join([part for field in fields for part in (len(field).to_bytes(2, "big"), field)])
 
 
 @attrs.frozen
@@ -92,7 +92,7 @@ class MessageHeader:
 def _serialize_keys(keys: Sequence[EncryptedDataKey]) -> bytes:
     if not 0 < len(keys) <= 0xFFFF:
         raise ValueError(f"a message has 1 to 65,535 encrypted data keys, not {len(keys)}")
-    return len(keys).to_bytes(2, "big") + b"".join(key.serialize() for key in keys)
+    return len(keys).to_bytes(2, "big") + b"".join([key.serialize() for key in keys])
 
 
 @attrs.frozen

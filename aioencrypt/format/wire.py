@@ -71,7 +71,8 @@ class ByteQueue:
 
     def peek(self, length: int) -> bytes:
         """Return the first `length` bytes, all of which must be there, without taking them."""
-        return b"".join(self.peek_pieces(length))
+        front = self.front()
+        return bytes(front[:length]) if len(front) >= length else b"".join(self.peek_pieces(length))
 
     def peek_pieces(self, length: int) -> tuple[memoryview, ...]:
         """Return the first `length` bytes, all of which must be there, as views, without taking them."""

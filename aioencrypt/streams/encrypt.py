@@ -67,18 +67,21 @@ class EncryptOptions:
 
     def _machine(self, materials: EncryptionMaterials) -> MessageEncryptor:
         required = materials.required_encryption_context_keys
-        context = materials.encryption_context
+        stored, authenticated = materials.encryption_context, b""
+        if required:
+            authenticated = serialize_context({key: stored[key] for key in required})
+            stored = {key: value for key, value in stored.items() if key not in required}
         suite = materials.algorithm_suite
         return MessageEncryptor(
             suite,
             materials.data_key.plaintext,
             message_id=os.urandom(suite.message_id_length),
-            encryption_context={key: value for key, value in context.items() if key not in required},
+            encryption_context=stored,
             encrypted_data_keys=materials.encrypted_data_keys,
             frame_length=self.frame_length,
             plaintext_length=self.plaintext_length,
             plaintext_length_bound=self.plaintext_length_bound,
-            authenticated_context=serialize_context({key: context[key] for key in required}),
+            authenticated_context=authenticated,
             signer=materials.signer,
             batch_cost=batch_cost(self.offload),
         )
