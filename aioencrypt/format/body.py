@@ -10,7 +10,6 @@ sequence number, big-endian, in 12 bytes.
 from __future__ import annotations
 
 import struct
-import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
@@ -53,10 +52,10 @@ _STRETCH = 1.5
 # faults that take six times as long as the cryptography. Shorter frames lose a quarter that way.
 _INCREMENTAL_LENGTH = 512 * 1024
 # Frames that lie in several pieces are copied into one buffer, up to so many bytes, for one call to do them
-# all: with pieces of 64 KiB and frames of 4 KiB from 0.70 to 0.90 of the bare loop. Each thread keeps its
-# buffer, as a new one would go back to the operating system each time.
+# all: with pieces of 64 KiB and frames of 4 KiB from 0.70 to 0.90 of the bare loop. The buffers are kept, one
+# for each thread that is at it, as new ones would go back to the operating system each time.
 _COPIED_LENGTH = 1024 * 1024
-_copies = threading.local()
+_spare: list[memoryview] = []
 # `AESGCM` takes at most 2**31 - 1 bytes; far below it, pieces keep the time between two checks of a
 # thread for the interpreter short.
 _STEP = 16 * 1024 * 1024
@@ -180,20 +179,25 @@ def _runs(pieces: Sequence[memoryview], unit: int) -> Iterator[tuple[memoryview,
             missing = unit - len(straddling[0])
 
 
-def _as_one(pieces: Sequence[memoryview], unit: int) -> Sequence[memoryview]:
-    """Return pieces of whole units as one, where that is worth it; it holds until this thread's next call."""
+def _whole_units(pieces: Sequence[memoryview], unit: int) -> Iterator[tuple[memoryview, ...]]:
+    """Cut pieces into whole units as `_runs` does, after copying them together where that is worth it."""
     length = sum(map(len, pieces))
     each_is_one = length == len(pieces) * unit
     if len(pieces) == 1 or each_is_one or unit > _INCREMENTAL_LENGTH or length > _COPIED_LENGTH:
-        return pieces
-    copy: memoryview | None = getattr(_copies, "view", None)
-    if copy is None or len(copy) < length:
-        copy = _copies.view = memoryview(bytearray(length))
-    end = 0
-    for piece in pieces:
-        start, end = end, end + len(piece)
-        copy[start:end] = piece
-    return (copy[:length],)
+        yield from _runs(pieces, unit)
+        return
+    try:
+        copy = _spare.pop()
+    except IndexError:
+        copy = memoryview(bytearray(_COPIED_LENGTH))
+    try:
+        end = 0
+        for piece in pieces:
+            start, end = end, end + len(piece)
+            copy[start:end] = piece
+        yield (copy[:length],)
+    finally:
+        _spare.append(copy)
 
 
 @attrs.frozen
@@ -215,7 +219,7 @@ class BodyCipher:
     def seal_regular(self, sequence: int, pieces: Sequence[memoryview], out: memoryview) -> None:
         """Seal whole frames of plaintext into `out`, from this sequence number on."""
         stride = self.frame_length + FRAME_OVERHEAD
-        for run in _runs(_as_one(pieces, self.frame_length), self.frame_length):
+        for run in _whole_units(pieces, self.frame_length):
             count = len(run[0]) // self.frame_length if len(run) == 1 else 1
             target, out = out[: count * stride], out[count * stride :]
             if count >= _MANY:
@@ -285,7 +289,7 @@ class BodyCipher:
     def open_regular(self, sequence: int, pieces: Sequence[memoryview], out: memoryview) -> None:
         """Open whole regular frames, headers checked before, into `out`; raises `TagError`."""
         stride = self.frame_length + FRAME_OVERHEAD
-        for run in _runs(_as_one(pieces, stride), stride):
+        for run in _whole_units(pieces, stride):
             count = len(run[0]) // stride if len(run) == 1 else 1
             target, out = out[: count * self.frame_length], out[count * self.frame_length :]
             if count >= _MANY:

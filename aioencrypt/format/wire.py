@@ -51,7 +51,8 @@ class ByteQueue:
             return
         self._length += len(data)
         if len(data) >= _SMALL:
-            self._freeze()
+            if self._tail:
+                self._freeze()
             self._pieces.append(memoryview(data))
             return
         self._tail += data

@@ -58,26 +58,24 @@ class _Operation:
         self._end(exc)
 
 
-class _Watched(Generator[Any, Any, bytes]):
-    """A coroutine that is awaited, and whether it had to wait for the loop."""
+class _Begun(Generator[Any, Any, bytes]):
+    """The rest of a coroutine that waits. Its first step, taken to see whether it does, comes first."""
 
-    def __init__(self, coroutine: Coroutine[Any, Any, bytes]) -> None:
-        self._steps = coroutine.__await__()
-        self.waited: bool = False
+    def __init__(self, coroutine: Coroutine[Any, Any, bytes], first: Any) -> None:
+        self._coroutine = coroutine
+        self._first = [first]
 
     def __await__(self) -> Self:
         return self
 
     def send(self, value: Any) -> Any:
-        step = self._steps.send(value)
-        self.waited = True
-        return step
+        return self._first.pop() if self._first else self._coroutine.send(value)
 
     def throw(self, *error: Any) -> Any:
-        return self._steps.throw(*error)
+        return self._coroutine.throw(*error)
 
     def close(self) -> None:
-        self._steps.close()
+        self._coroutine.close()
 
 
 class ByteStream(ABC):
@@ -216,14 +214,19 @@ class ByteStream(ABC):
         self._source_reads += 1
         if self._source_reads % _SOURCE_READS_PER_TURN == 0:
             await checkpoint()
-        read = _Watched(self._reader.read())
+        read = self._reader.read()
+        waited = False
         try:
-            data: bytes = await read
+            first = read.send(None)
+            waited = True
+            data: bytes = await _Begun(read, first)
+        except StopIteration as read_at_once:
+            data = read_at_once.value
         except (StopAsyncIteration, EndOfStream) as error:
             # Whoever reads our stream would take these for its end, as PEP 479 says of generators.
             raise RuntimeError(f"the source raised {type(error).__name__}") from error
         self._taken += len(data)
-        self._ahead = 0 if read.waited or len(data) < _WORTH_GATHERING else self._ahead + 1
+        self._ahead = 0 if waited or len(data) < _WORTH_GATHERING else self._ahead + 1
         return data
 
     def _gathers(self, gathered: int) -> bool:
