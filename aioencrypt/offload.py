@@ -29,7 +29,7 @@ from aioencrypt.policies import Offload
 T = TypeVar("T")
 
 # A delay seen by others is up to three of these: timer noticed, future set, task woken.
-LANE_MICROSECONDS = 250
+LANE_MICROSECONDS = 200
 LONG = float("inf")
 """The cost of work that belongs in a thread, however long it takes."""
 # Below this a hop costs more than the work.

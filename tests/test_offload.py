@@ -78,10 +78,10 @@ def spin(microseconds: float) -> None:
         (0, Offload.AUTO, False),
         (149, Offload.THREADS, False),
         (150, Offload.THREADS, True),
-        (250, Offload.THREADS, True),
-        (250, Offload.INLINE, False),
-        (250, Offload.AUTO, False),
-        *((cost, offload, True) for cost in (251, 1000, LONG) for offload in Offload),
+        (200, Offload.THREADS, True),
+        (200, Offload.INLINE, False),
+        (200, Offload.AUTO, False),
+        *((cost, offload, True) for cost in (201, 1000, LONG) for offload in Offload),
     ],
 )
 async def test_cost_decides_between_lane_and_pool(cost: float, offload: Offload, in_thread: bool) -> None:

@@ -15,7 +15,7 @@ SUITE = AlgorithmSuite.ALG_AES_256_GCM_HKDF_SHA512_COMMIT_KEY
 LAST = 2**32 - 1
 GIB = 1 << 30
 # What the lane of an event loop takes in one turn, in microseconds.
-LANE = 250
+LANE = 200
 
 
 @pytest.mark.spec(

@@ -336,6 +336,6 @@ async def test_copying_what_is_cached_lets_the_loop_go_on(frame_length: int) -> 
             group.cancel_scope.cancel()
         at_once = turns
         assert len(source.reads) == reads
-    # 16 and 32 MiB, 250 microseconds of copying in each turn, and no memory is faster than 30 GB/s.
+    # 16 and 32 MiB, 200 microseconds of copying in each turn, and no memory is faster than 30 GB/s.
     assert in_parts > 1
     assert at_once > 3
