@@ -92,6 +92,7 @@ class ByteStream(ABC):
         self._reader = reader
         self._source_reads = 0
         self._ahead = 0
+        self._last_length = 0
         self._life = _Life.NEW
         self._busy = False
         self._failure: Exception | None = None
@@ -227,11 +228,12 @@ class ByteStream(ABC):
             raise RuntimeError(f"the source raised {type(error).__name__}") from error
         self._taken += len(data)
         self._ahead = 0 if waited or len(data) < _WORTH_GATHERING else self._ahead + 1
+        self._last_length = len(data)
         return data
 
     def _gathers(self, gathered: int) -> bool:
-        """Tell whether to read once more before these bytes are worked on: never if that may wait."""
-        return self._ahead >= _READS_AHEAD and gathered < _GATHERED
+        """Tell whether to read one more piece before these bytes are worked on: never if that may wait."""
+        return self._ahead >= _READS_AHEAD and gathered + self._last_length <= _GATHERED
 
     async def _chunk(self) -> bytes:
         """Return what is buffered, or the next chunk; empty at the end."""

@@ -255,7 +255,9 @@ class EncryptStream(ByteStream):
             machine.receive(self._plaintext[:length])
             self._plaintext = self._plaintext[length:]
             gathered += length
-            if self._plaintext or not self._gathers(gathered):
+            # More than a batch would not be sealed in the loop.
+            more = gathered + self._last_length
+            if self._plaintext or not self._gathers(gathered) or machine.batch_length(more) < more:
                 return False
 
     def _tally(self) -> Tally:
