@@ -1,0 +1,47 @@
+"""Pieces of a source that is ahead are gathered, up to what one turn of the loop may take."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any, NoReturn
+
+import pytest
+
+from aioencrypt import decrypt_stream, encrypt_stream, offload
+from tests.support.streaming import KEY, UNSIGNED, plaintext_of
+
+pytestmark = pytest.mark.anyio
+PLAINTEXT = plaintext_of(6 * 1024 * 1024 + 1)
+
+
+async def ready(data: bytes, length: int) -> AsyncIterator[bytes]:
+    for start in range(0, len(data), length):
+        yield data[start : start + length]
+
+
+async def all_of(stream: Any) -> list[bytes]:
+    async with stream:
+        return [chunk async for chunk in stream]
+
+
+@pytest.mark.parametrize("length", [16_384, 65_536, 262_144, 350_000, 500_000, 700_000, 2**20])
+@pytest.mark.parametrize("frame_length", [1024, 4096, 65_536])
+async def test_batches_stay_in_the_loop(
+    monkeypatch: pytest.MonkeyPatch, frame_length: int, length: int
+) -> None:
+    async def no_hop(*_: object) -> NoReturn:
+        raise AssertionError("a batch went to a thread")
+
+    monkeypatch.setattr(offload, "_hop", no_hop)
+    source = ready(PLAINTEXT, length)
+    sealed = await all_of(encrypt_stream(source, KEY, algorithm_suite=UNSIGNED, frame_length=frame_length))
+    message = b"".join(sealed)
+    opened = await all_of(decrypt_stream(ready(message, length), KEY))
+    assert b"".join(opened) == PLAINTEXT
+
+
+async def test_pieces_are_gathered() -> None:
+    sealed = await all_of(encrypt_stream(ready(PLAINTEXT, 16_384), KEY, algorithm_suite=UNSIGNED))
+    assert max(map(len, sealed)) > 4 * 16_384
+    opened = await all_of(decrypt_stream(ready(b"".join(sealed), 16_384), KEY))
+    assert max(map(len, opened)) > 4 * 16_384
