@@ -60,14 +60,14 @@ def browser(session: nox.Session) -> None:
         packages = ["chromium", "chromium-driver"]
         session.run("apt-get", "install", "-y", "--no-install-recommends", *packages, external=True)
     install(session, "tests", "browser")
-    session.run("pytest", "tests/test_examples_browser.py", *session.posargs)
+    session.run("pytest", "tests/examples/test_browser.py", *session.posargs)
 
 
 @nox.session
 def spec(session: nox.Session) -> None:
     """Show which requirements of the specification have tests: nox -s spec."""
     install(session, extras="")
-    session.run("python", "-m", "tests.support.requirements", *session.posargs)
+    session.run("python", "-m", "tools.requirements", *session.posargs)
 
 
 @nox.session

@@ -1,8 +1,9 @@
 """The public names and where they are: read by type checkers, and by `__init__.py`, which loads them."""
 
-from .cache import (
-    AsyncCache as AsyncCache,
-    CacheStatistics as CacheStatistics,
+from .aws.client_suppliers import (
+    KMSClientFactory as KMSClientFactory,
+    exclude_regions as exclude_regions,
+    limit_regions as limit_regions,
 )
 from .client import (
     DecryptResult as DecryptResult,
@@ -87,49 +88,49 @@ from .providers.base import (
     MasterKey as MasterKey,
     MasterKeyProvider as MasterKeyProvider,
 )
-from .providers.branch_key_items import (
-    BeaconKeyMaterials as BeaconKeyMaterials,
-    BranchKeyMaterials as BranchKeyMaterials,
-)
-from .providers.branch_keys import (
-    BranchKeyStore as BranchKeyStore,
-    KeyStoreInfo as KeyStoreInfo,
-)
-from .providers.hierarchical import (
+from .providers.branch_keys.hierarchical import (
     BranchKeyReader as BranchKeyReader,
     HierarchicalMasterKey as HierarchicalMasterKey,
 )
-from .providers.kms import (
-    DiscoveryFilter as DiscoveryFilter,
-    KMSDiscoveryMasterKeyProvider as KMSDiscoveryMasterKeyProvider,
-    KMSMasterKey as KMSMasterKey,
-    KMSMasterKeyProvider as KMSMasterKeyProvider,
-    MultiRegion as MultiRegion,
+from .providers.branch_keys.items import (
+    BeaconKeyMaterials as BeaconKeyMaterials,
+    BranchKeyMaterials as BranchKeyMaterials,
 )
-from .providers.kms_configuration import (
+from .providers.branch_keys.kms import (
     Discovery as Discovery,
     KMSConfiguration as KMSConfiguration,
     KMSKeyArn as KMSKeyArn,
     KMSMRKeyArn as KMSMRKeyArn,
     MRDiscovery as MRDiscovery,
 )
-from .providers.kms_ecdh import (
+from .providers.branch_keys.store import (
+    BranchKeyStore as BranchKeyStore,
+    KeyStoreInfo as KeyStoreInfo,
+)
+from .providers.kms.ecdh import (
     KMSECDHMasterKey as KMSECDHMasterKey,
 )
-from .providers.kms_rsa import (
+from .providers.kms.rsa import (
     KMSEncryptionAlgorithm as KMSEncryptionAlgorithm,
     KMSRSAMasterKey as KMSRSAMasterKey,
+)
+from .providers.kms.symmetric import (
+    DiscoveryFilter as DiscoveryFilter,
+    KMSDiscoveryMasterKeyProvider as KMSDiscoveryMasterKeyProvider,
+    KMSMasterKey as KMSMasterKey,
+    KMSMasterKeyProvider as KMSMasterKeyProvider,
+    MultiRegion as MultiRegion,
 )
 from .providers.multi import (
     MultiMasterKeyProvider as MultiMasterKeyProvider,
 )
-from .providers.raw_aes import (
+from .providers.raw.aes import (
     RawAESMasterKey as RawAESMasterKey,
 )
-from .providers.raw_ecdh import (
+from .providers.raw.ecdh import (
     RawECDHMasterKey as RawECDHMasterKey,
 )
-from .providers.raw_rsa import (
+from .providers.raw.rsa import (
     RawRSAMasterKey as RawRSAMasterKey,
     RSAPadding as RSAPadding,
 )
@@ -142,6 +143,10 @@ from .rewrap import (
 )
 from .rewrap_keys import (
     RewrappedHeader as RewrappedHeader,
+)
+from .runtime.cache import (
+    AsyncCache as AsyncCache,
+    CacheStatistics as CacheStatistics,
 )
 from .streams.decrypt import (
     DecryptStream as DecryptStream,
@@ -162,11 +167,6 @@ from .streams.seekable import (
 )
 from .streams.sources import (
     Source as Source,
-)
-from .suppliers import (
-    KMSClientFactory as KMSClientFactory,
-    exclude_regions as exclude_regions,
-    limit_regions as limit_regions,
 )
 
 __all__ = [

@@ -14,9 +14,9 @@ from aioencrypt.format.context import read_only
 from aioencrypt.format.header import ReceivedHeader
 from aioencrypt.format.ranges import body_layouts
 from aioencrypt.policies import Limits, checked_limits
-from aioencrypt.providers.arn import parse_arn
 from aioencrypt.providers.base import stored_name
-from aioencrypt.streams.headers import read_header_of
+from aioencrypt.providers.kms.arn import parse_arn
+from aioencrypt.streams.driver import read_header_of
 from aioencrypt.streams.ranges import SeekableSource
 from aioencrypt.streams.sources import Source
 

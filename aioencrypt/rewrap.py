@@ -14,16 +14,16 @@ from aioencrypt.client import DEFAULT_FRAME_LENGTH, EncryptionClient, Provider
 from aioencrypt.errors import StreamNotEnteredError
 from aioencrypt.format import EndOfMessage, MessageDecryptor, MessageHeader, OpenWork
 from aioencrypt.materials import DecryptionMaterials, Provenance
-from aioencrypt.observation import Tally, watch_message
-from aioencrypt.offload import in_file_thread, run
 from aioencrypt.providers.base import MasterKeyProvider
 from aioencrypt.rewrap_keys import GivenMaterials, Keep, RewrapOptions, RewrappedHeader, rewrap_options
-from aioencrypt.streams.base import ByteStream
+from aioencrypt.runtime.observation import Tally, watch_message
+from aioencrypt.runtime.offload import in_file_thread, run
 from aioencrypt.streams.decrypt import DecryptStream
+from aioencrypt.streams.driver import HeaderStart, read_header, read_header_of
 from aioencrypt.streams.encrypt import EncryptStream
 from aioencrypt.streams.files import FileReader, PathLike, ReplacedFile
-from aioencrypt.streams.headers import HeaderStart, read_header, read_header_of
 from aioencrypt.streams.ranges import SeekableSource
+from aioencrypt.streams.reading import ByteStream
 from aioencrypt.streams.sources import Reader, Source, open_source
 
 _CHUNK_LENGTH = 1024 * 1024

@@ -31,8 +31,8 @@ from common import GIB, KIB, MIB, Cell, Report, one_round, options, percentile, 
 from aioencrypt import AlgorithmSuite, CommitmentPolicy, EncryptionClient, RawAESMasterKey
 from aioencrypt.errors import ProviderError
 from aioencrypt.format.body import FRAME_OVERHEAD
-from aioencrypt.offload import in_file_thread
 from aioencrypt.rewrap import rewrap_file
+from aioencrypt.runtime.offload import in_file_thread
 from aioencrypt.streams.ranges import FileRangeSource
 
 FRAME = PART = 64 * KIB

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.requirements import (
+from tools.requirements import (
     NOT_APPLICABLE,
     SECTIONS,
     Section,
@@ -69,7 +69,7 @@ def test_every_requirement_has_a_test_or_a_reason() -> None:
 
 def test_the_command_prints_every_page_and_section_and_is_content() -> None:
     output = subprocess.run(
-        [sys.executable, "-m", "tests.support.requirements"],
+        [sys.executable, "-m", "tools.requirements"],
         cwd=Path(__file__).parents[1],
         capture_output=True,
         text=True,
@@ -130,7 +130,7 @@ def test_counting_anew_writes_the_table(tmp_path: Path, monkeypatch: pytest.Monk
     (tmp_path / "framework").mkdir()
     (tmp_path / "framework/a.md").write_text("# A\nMUST NOT\n")
     table = tmp_path / "sections.toml"
-    monkeypatch.setattr("tests.support.requirements.SECTIONS", table)
+    monkeypatch.setattr("tools.requirements.SECTIONS", table)
     assert main([str(tmp_path), "0123abc", "2026-02-27"]) == 0
     assert read(table.read_text()) == {"framework/a.md#a": Section("framework/a.md", "a", 1, 1)}
     assert 'commit = "0123abc"\ndate = 2026-02-27\n' in table.read_text()
@@ -269,7 +269,7 @@ def test_the_command_fails_where_something_is_open(
     (tmp_path / "SECTIONS").write_text(write(sections, "0", "2026-02-27"))
     (tmp_path / "NOT_APPLICABLE").write_text(f'["a.md"]\none = "{reason}"')
     for name in ("SECTIONS", "NOT_APPLICABLE"):
-        monkeypatch.setattr(f"tests.support.requirements.{name}", tmp_path / name)
-    monkeypatch.setattr("tests.support.requirements.named_by_tests", dict)
+        monkeypatch.setattr(f"tools.requirements.{name}", tmp_path / name)
+    monkeypatch.setattr("tools.requirements.named_by_tests", dict)
     assert main([]) == code
     assert says in capsys.readouterr().err

@@ -22,10 +22,17 @@ except ImportError as _error:
 from aioencrypt.client import DEFAULT_FRAME_LENGTH, EncryptionClient, Provider
 from aioencrypt.errors import StreamClosedError, StreamError
 from aioencrypt.format import AlgorithmSuite
-from aioencrypt.integrations._download import Download, OpenMessage, etag_of
-from aioencrypt.integrations._http import BodyMeter, Plan, Refusal, RequestHead, fields_of, plan_response
-from aioencrypt.offload import outlast
+from aioencrypt.integrations.http.conditions import (
+    BodyMeter,
+    Plan,
+    Refusal,
+    RequestHead,
+    fields_of,
+    plan_response,
+)
+from aioencrypt.integrations.http.download import Download, OpenMessage, etag_of
 from aioencrypt.policies import Limits, SignaturePolicy
+from aioencrypt.runtime.offload import outlast
 from aioencrypt.streams.encrypt import EncryptStream
 from aioencrypt.streams.ranges import SeekableSource
 from aioencrypt.streams.sources import Source

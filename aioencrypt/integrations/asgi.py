@@ -26,8 +26,15 @@ except ImportError as _error:
 
 from aioencrypt.client import DEFAULT_FRAME_LENGTH, EncryptionClient, Provider
 from aioencrypt.format import AlgorithmSuite
-from aioencrypt.integrations._download import Download, etag_of
-from aioencrypt.integrations._http import BodyMeter, Plan, Refusal, RequestHead, fields_of, plan_response
+from aioencrypt.integrations.http.conditions import (
+    BodyMeter,
+    Plan,
+    Refusal,
+    RequestHead,
+    fields_of,
+    plan_response,
+)
+from aioencrypt.integrations.http.download import Download, etag_of
 from aioencrypt.policies import Limits, SignaturePolicy
 from aioencrypt.providers.base import MasterKeyProvider
 from aioencrypt.streams.encrypt import EncryptStream

@@ -21,7 +21,7 @@ except ImportError as _error:
         "aioencrypt.integrations.opentelemetry needs OpenTelemetry: pip install 'aioencrypt[opentelemetry]'"
     ) from _error
 
-from aioencrypt.observation import CacheAnswer, Message, MessageEnd, ServiceCall, ServiceEnd, observe
+from aioencrypt.runtime.observation import CacheAnswer, Message, MessageEnd, ServiceCall, ServiceEnd, observe
 
 Attributes = dict[str, str | bool | int | list[str]]
 

@@ -18,7 +18,6 @@ from uuid import uuid4
 import attrs
 from anyio.lowlevel import checkpoint
 
-from aioencrypt.cache import AsyncCache, CacheStatistics
 from aioencrypt.format import AlgorithmSuite, EncryptedDataKey
 from aioencrypt.format.context import serialize_context
 from aioencrypt.managers.base import CryptographicMaterialsManager
@@ -31,6 +30,7 @@ from aioencrypt.materials import (
     answer_of,
 )
 from aioencrypt.providers.base import MasterKeyProvider, give_way
+from aioencrypt.runtime.cache import AsyncCache, CacheStatistics
 
 M = TypeVar("M", bound=EncryptionMaterials | DecryptionMaterials)
 

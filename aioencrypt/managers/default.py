@@ -29,8 +29,8 @@ from aioencrypt.materials import (
     answer_of,
     kind_of,
 )
-from aioencrypt.offload import run
 from aioencrypt.providers.base import DecryptedDataKey, MasterKeyProvider, make_data_key
+from aioencrypt.runtime.offload import run
 
 # Microseconds for a P-384 key pair and its compressed point.
 _KEY_PAIR_COST = 125

@@ -36,10 +36,10 @@ from aioencrypt.format.work import Output
 from aioencrypt.managers.base import CryptographicMaterialsManager
 from aioencrypt.managers.default import check_decrypt_policy
 from aioencrypt.materials import DecryptionMaterials, DecryptionMaterialsRequest, Provenance, answer_of
-from aioencrypt.observation import MessageWatch, Tally, watch_message
-from aioencrypt.offload import LONG, DigestQueue, batch_cost, run
 from aioencrypt.policies import Limits, Offload, Release, SignaturePolicy
-from aioencrypt.streams.base import ByteStream
+from aioencrypt.runtime.observation import MessageWatch, Tally, watch_message
+from aioencrypt.runtime.offload import LONG, DigestQueue, batch_cost, run
+from aioencrypt.streams.reading import ByteStream
 from aioencrypt.streams.sources import Reader
 from aioencrypt.streams.spool import Spool
 

@@ -18,10 +18,10 @@ from aioencrypt.format.work import Output, SealWork
 from aioencrypt.managers.base import CryptographicMaterialsManager
 from aioencrypt.managers.default import check_encrypt_policy
 from aioencrypt.materials import EncryptionMaterials, EncryptionMaterialsRequest, Provenance, answer_of
-from aioencrypt.observation import MessageWatch, Tally, watch_message
-from aioencrypt.offload import DigestQueue, batch_cost, run
 from aioencrypt.policies import Offload
-from aioencrypt.streams.base import ByteStream
+from aioencrypt.runtime.observation import MessageWatch, Tally, watch_message
+from aioencrypt.runtime.offload import DigestQueue, batch_cost, run
+from aioencrypt.streams.reading import ByteStream
 from aioencrypt.streams.sources import Reader
 
 

@@ -15,8 +15,8 @@ from typing import IO, Protocol, Self, runtime_checkable
 from aioencrypt.errors import StreamBusyError, StreamClosedError, StreamError, StreamNotEnteredError
 from aioencrypt.format import MessageHeader
 from aioencrypt.materials import Provenance
-from aioencrypt.observation import MessageWatch, current, watch_message
-from aioencrypt.offload import in_file_thread
+from aioencrypt.runtime.observation import MessageWatch, current, watch_message
+from aioencrypt.runtime.offload import in_file_thread
 from aioencrypt.streams.encrypt import EncryptOptions, Sealer
 from aioencrypt.streams.sources import as_bytes
 

@@ -13,8 +13,8 @@ from aioencrypt.format import MessageDecryptor
 from aioencrypt.format.body import FRAME_OVERHEAD
 from aioencrypt.format.ranges import BodyLayout, body_layouts, open_frames
 from aioencrypt.format.work import Output
-from aioencrypt.offload import run
 from aioencrypt.policies import Limits, Offload
+from aioencrypt.runtime.offload import run
 from aioencrypt.streams.ranges import Ranges
 
 # What goes through one range read, apart from frames that are longer: enough for the rate of a disk or of

@@ -14,7 +14,7 @@ import anyio
 
 from aioencrypt.errors import MalformedMessageError, TruncatedMessageError
 from aioencrypt.format.wire import flat_view
-from aioencrypt.offload import in_file_thread
+from aioencrypt.runtime.offload import in_file_thread
 from aioencrypt.streams.files import PathLike
 from aioencrypt.streams.sources import as_bytes
 

@@ -19,7 +19,6 @@ from typing import Self
 
 from anyio.lowlevel import checkpoint
 
-from aioencrypt.background import Call, loop_caller
 from aioencrypt.errors import (
     MessageError,
     SignaturePolicyError,
@@ -31,10 +30,11 @@ from aioencrypt.errors import (
 )
 from aioencrypt.format import MessageHeader
 from aioencrypt.materials import Provenance
-from aioencrypt.observation import MessageWatch, Tally, current, watch_message
+from aioencrypt.runtime.event_loops import Call, loop_caller
+from aioencrypt.runtime.observation import MessageWatch, Tally, current, watch_message
 from aioencrypt.streams.decrypt import DecryptOptions
+from aioencrypt.streams.driver import read_header_at
 from aioencrypt.streams.frames import FrameReader, open_frame_reader
-from aioencrypt.streams.headers import read_header_at
 from aioencrypt.streams.ranges import Ranges, RangeSource
 
 # A second read in a row fetches so much more than it was asked for, and each one after it twice as much.

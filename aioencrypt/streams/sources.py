@@ -24,7 +24,7 @@ import anyio
 from anyio.abc import ByteReceiveStream, ObjectReceiveStream
 
 from aioencrypt.format.wire import flat_view
-from aioencrypt.offload import read_in_thread
+from aioencrypt.runtime.offload import read_in_thread
 
 _READ_LENGTH = 256 * 1024
 # One hop for each read of a file: a larger one pays.

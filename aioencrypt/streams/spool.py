@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from aioencrypt.errors import StreamError
 from aioencrypt.format.suites import IV_LENGTH
-from aioencrypt.offload import in_file_thread
+from aioencrypt.runtime.offload import in_file_thread
 
 SPOOL_LENGTH = 8 * 1024 * 1024
 """The number of bytes that wait in memory; what comes after them goes to the temporary file."""

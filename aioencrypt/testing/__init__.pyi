@@ -1,12 +1,12 @@
 """The public names and where they are: read by type checkers, and by `__init__.py`, which loads them."""
 
-from .memory_dynamodb import (
+from .dynamodb.memory import (
     DynamoDBCall as DynamoDBCall,
     InMemoryDynamoDB as InMemoryDynamoDB,
     InMemoryDynamoDBClient as InMemoryDynamoDBClient,
     InMemoryDynamoDBError as InMemoryDynamoDBError,
 )
-from .memory_kms import (
+from .kms.memory import (
     InMemoryKMS as InMemoryKMS,
     InMemoryKMSClient as InMemoryKMSClient,
     InMemoryKMSError as InMemoryKMSError,

@@ -35,7 +35,7 @@ from aioencrypt import (
 )
 from aioencrypt.integrations import opentelemetry as integration
 from aioencrypt.integrations.opentelemetry import instrument
-from aioencrypt.observation import watch_message
+from aioencrypt.runtime.observation import watch_message
 from aioencrypt.testing import InMemoryKMS
 from tests.support.branch_keys import LOGICAL, TABLE, World
 from tests.support.kms import EU, US, provider_for, wrapped

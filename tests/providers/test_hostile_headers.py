@@ -19,7 +19,7 @@ from aioencrypt import (
     RawECDHMasterKey,
 )
 from aioencrypt.format.context import serialize_context
-from aioencrypt.providers.branch_key_items import BranchKeyMaterials
+from aioencrypt.providers.branch_keys.items import BranchKeyMaterials
 from aioencrypt.providers.key_agreement import public_key_of
 from tests.support.providers import asking
 
@@ -69,7 +69,7 @@ async def test_a_context_is_serialized_once_for_all_data_keys_of_a_header(
         calls.append(context)
         return serialize_context(context, order)
 
-    for module in ("wrapping", "raw_aes", "hierarchical", "key_agreement"):
+    for module in ("raw.names", "raw.aes", "branch_keys.hierarchical", "key_agreement"):
         monkeypatch.setattr(f"aioencrypt.providers.{module}.serialize_context", counting)
     key, encrypted = make()
     with pytest.raises(ProviderError) as caught:

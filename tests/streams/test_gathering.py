@@ -7,7 +7,8 @@ from typing import Any, NoReturn
 
 import pytest
 
-from aioencrypt import decrypt_stream, encrypt_stream, offload
+from aioencrypt import decrypt_stream, encrypt_stream
+from aioencrypt.runtime import offload
 from tests.support.streaming import KEY, UNSIGNED, plaintext_of
 
 pytestmark = pytest.mark.anyio

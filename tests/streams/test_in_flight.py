@@ -11,7 +11,7 @@ import anyio
 import pytest
 
 from aioencrypt import AlgorithmSuite, decrypt_stream, encrypt_stream
-from aioencrypt.streams.base import ByteStream
+from aioencrypt.streams.reading import ByteStream
 from tests.support.streaming import KEY, SIGNED, UNSIGNED, Feed, assert_idle, plaintext_of, sealed
 from tests.support.watching import cancelled_at
 

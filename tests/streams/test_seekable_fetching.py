@@ -9,7 +9,7 @@ import anyio
 import pytest
 
 from aioencrypt import MultiMasterKeyProvider, RawAESMasterKey, open_seekable
-from aioencrypt.offload import _state
+from aioencrypt.runtime.offload import _state
 from aioencrypt.streams.frames import FrameCache, FrameRun
 from tests.support.messages import build_message, example_data_key, example_signing_key, public_key_pair
 from tests.support.ranges import Recorded

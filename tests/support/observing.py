@@ -8,7 +8,7 @@ from contextvars import ContextVar
 
 import attrs
 
-from aioencrypt.observation import CacheAnswer, Message, MessageEnd, ServiceCall, ServiceEnd, observe
+from aioencrypt.runtime.observation import CacheAnswer, Message, MessageEnd, ServiceCall, ServiceEnd, observe
 
 _current: ContextVar[tuple[str, ...]] = ContextVar("current", default=())
 

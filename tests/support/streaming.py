@@ -19,8 +19,8 @@ from aioencrypt import (
     Offload,
     RawAESMasterKey,
     Source,
-    offload as offload_module,
 )
+from aioencrypt.runtime import offload as offload_module
 
 SIGNED = AlgorithmSuite.ALG_AES_256_GCM_HKDF_SHA512_COMMIT_KEY_ECDSA_P384
 UNSIGNED = AlgorithmSuite.ALG_AES_256_GCM_HKDF_SHA512_COMMIT_KEY

@@ -1,0 +1,118 @@
+"""Client suppliers: which KMS client a region gets, and which regions get none.
+
+The `client_supplier` of every key class that calls KMS.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import partial
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from aioencrypt.aws.connection import AWSClients, ClientSupplier, KMSClient
+from aioencrypt.errors import ProviderClosedError, ServiceError
+
+if TYPE_CHECKING:
+    from aiobotocore.config import AioConfig
+    from aiobotocore.session import AioSession
+
+
+class KMSClientFactory:
+    """Makes one KMS client for each region, when it is first asked for: a client supplier.
+
+    Several providers that get the same factory share its clients. `async with` makes room for them, is
+    counted, and closes them at its last exit; it belongs to its event loop and process while it is
+    open. `session`, `client_config` and `endpoint_url` are those of `KMSMasterKeyProvider`.
+    """
+
+    def __init__(
+        self,
+        *,
+        session: AioSession | None = None,
+        client_config: AioConfig | None = None,
+        endpoint_url: str | None = None,
+    ) -> None:
+        self._clients: AWSClients[KMSClient] = AWSClients(
+            "kms", session=session, client_config=client_config, endpoint_url=endpoint_url, clients=None
+        )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A copy is not entered.
+        return partial(KMSClientFactory, **self._clients.configuration), ()  # type: ignore[arg-type]
+
+    async def __call__(self, region: str | None) -> KMSClient:
+        """Return the client for a region, or for the default region; raises `ProviderClosedError`."""
+        try:
+            return await self._clients.get(region)
+        except ProviderClosedError as error:
+            # It speaks of the provider, which may well be open.
+            text = str(error).replace("the provider", "the KMSClientFactory")
+            raise ProviderClosedError(text) from error
+
+    async def __aenter__(self) -> Self:
+        await self._clients.enter()
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self._clients.exit()
+
+    async def aclose(self) -> None:
+        """Leave `async with`."""
+        await self._clients.exit()
+
+
+def limit_regions(supplier: ClientSupplier, regions: Iterable[str]) -> ClientSupplier:
+    """Return a supplier for these regions alone; a key of another one fails with a `ServiceError`."""
+    allowed = _region_set(supplier, regions)
+    if not allowed:
+        raise ValueError("regions is empty, so that no key could be called; name at least one")
+
+    async def supply(region: str | None) -> KMSClient:
+        if _known(region) not in allowed:
+            raise ServiceError(
+                f"the region {region!r} is not one of those that are allowed here, {sorted(allowed)}; "
+                "allow it in limit_regions, or use a key of one of these"
+            )
+        return await supplier(region)
+
+    return supply
+
+
+def exclude_regions(supplier: ClientSupplier, regions: Iterable[str]) -> ClientSupplier:
+    """Return a supplier for all but these regions; a key of one of them fails with a `ServiceError`."""
+    excluded = _region_set(supplier, regions)
+
+    async def supply(region: str | None) -> KMSClient:
+        if _known(region) in excluded:
+            raise ServiceError(
+                f"the region {region!r} is excluded here; "
+                "take it out of exclude_regions, or use a key of another region"
+            )
+        return await supplier(region)
+
+    return supply
+
+
+def _region_set(supplier: ClientSupplier, regions: Iterable[str]) -> frozenset[str]:
+    if not callable(supplier):
+        raise TypeError(f"a client supplier is an async function of a region, not {type(supplier).__name__}")
+    if isinstance(regions, str):
+        raise TypeError("regions is a collection of names of regions: write [region]")
+    names = frozenset(regions)
+    for name in names:
+        if not isinstance(name, str) or not name:
+            shown = repr(name) if name == "" else type(name).__name__
+            raise TypeError(f"a region is a str that is not empty, not {shown}")
+    return names
+
+
+def _known(region: str | None) -> str:
+    # The client's default may be any region, so that nobody knows whether it is allowed.
+    if region is None:
+        raise ServiceError(
+            "the key is named without a region, so it may be one that is not allowed; give its ARN"
+        )
+    return region

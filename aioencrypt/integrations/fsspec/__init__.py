@@ -1,0 +1,5 @@
+"""An encrypted file system over any file system of fsspec: ``aioencrypt::s3://bucket/key``."""
+
+from aioencrypt.integrations.fsspec.filesystem import EncryptedFileSystem
+
+__all__ = ["EncryptedFileSystem"]

@@ -1,0 +1,127 @@
+"""The provider of a file system: how it is named in storage options, and its life on event loops."""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+from collections.abc import Callable, Coroutine, Hashable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, suppress
+from importlib import import_module
+from typing import Any
+
+import anyio
+
+from aioencrypt.client import Provider
+from aioencrypt.managers.default import as_manager
+from aioencrypt.providers.base import MasterKeyProvider
+from aioencrypt.runtime.event_loops import running_loop
+from aioencrypt.runtime.offload import in_file_thread
+
+GivenProvider = Provider | Callable[[], Provider] | str
+"""A provider, a function that makes one, or where to import either: ``"package.module:name"``."""
+
+
+# A loop does not keep its tasks alive.
+_ending: set[Any] = set()
+
+
+def leave_to_loop(loop: Any, function: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Have a loop end something, for callers who cannot wait; nothing happens where it has ended itself."""
+
+    def start() -> None:
+        task = loop.create_task(function())
+        _ending.add(task)
+        task.add_done_callback(_ending.discard)
+
+    with suppress(RuntimeError):
+        loop.call_soon_threadsafe(start)
+
+
+class Option:
+    """An object among storage options, which fsspec tells apart by what they look like.
+
+    The text of a provider does not tell all of it, and two keys of one name look alike. So this looks
+    like a digest of how the object is pickled; what is not pickled is told by its identity.
+    """
+
+    def __init__(self, given: object) -> None:
+        self.given = given
+
+    @classmethod
+    def of(cls, given: object) -> Option:
+        """Wrap an object, unless it is wrapped already."""
+        return given if isinstance(given, Option) else cls(given)
+
+    def __repr__(self) -> str:
+        if isinstance(self.given, str):
+            return f"Option({self.given!r})"
+        try:
+            identity = hashlib.sha256(pickle.dumps(self.given)).hexdigest()
+        except Exception:  # pickling raises whatever an object likes
+            identity = f"{id(self.given):#x}"
+        return f"Option(<{type(self.given).__name__} {identity}>)"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Option) and repr(other) == repr(self)
+
+    def __hash__(self) -> int:
+        return hash(repr(self))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Option, (self.given,)
+
+
+def check_provider(given: object) -> None:
+    """Check what is given as a provider, without calling or importing it; raises `TypeError`."""
+    if isinstance(given, str):
+        module, _, name = given.partition(":")
+        if not module or not name:
+            raise ValueError(f"provider is {given!r}; as a text it is 'package.module:name'")
+    elif isinstance(given, MasterKeyProvider) or not callable(given):
+        as_manager(given)  # type: ignore[arg-type]
+
+
+def make_provider(given: Any) -> Provider:
+    """Return the provider that is given, imported, or made."""
+    if isinstance(given, str):
+        module, _, name = given.partition(":")
+        given = import_module(module)
+        for part in name.split("."):
+            given = getattr(given, part)
+    if callable(given) and not isinstance(given, MasterKeyProvider):
+        given = given()
+    as_manager(given)
+    provider: Provider = given
+    return provider
+
+
+class OpenProviders:
+    """A provider on every event loop that uses it: made and entered at the first use, left by `aclose`."""
+
+    def __init__(self, given: object) -> None:
+        check_provider(given)
+        self._given = given
+        self._open: dict[Hashable, tuple[anyio.Lock, AsyncExitStack, list[Provider]]] = {}
+
+    async def get(self) -> Provider:
+        """Return the provider of the running loop; raises what making and entering it raises."""
+        loop = running_loop()
+        if loop not in self._open:
+            # Nobody can leave a provider on a loop that is closed.
+            self._open = {one: state for one, state in self._open.items() if not one.is_closed()}  # type: ignore[attr-defined]
+            self._open[loop] = anyio.Lock(), AsyncExitStack(), []
+        lock, stack, made = self._open[loop]
+        async with lock:
+            if not made:
+                # It may read its keys from a file.
+                provider = await in_file_thread(lambda: make_provider(self._given))
+                if isinstance(provider, AbstractAsyncContextManager):
+                    await stack.enter_async_context(provider)
+                made.append(provider)
+        return made[0]
+
+    async def aclose(self) -> None:
+        """Leave the provider of the running loop; it is made anew when it is needed again."""
+        state = self._open.pop(running_loop(), None)
+        if state:
+            await state[1].aclose()

@@ -1,0 +1,336 @@
+"""Amazon S3, and what speaks its protocol: objects that are encrypted while they are written, and read back.
+
+Clients are those of aiobotocore, or others with the same methods; they are the caller's, and stay open.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from urllib.parse import urlencode
+
+import attrs
+
+from aioencrypt.client import (
+    DEFAULT_CACHE_LENGTH,
+    DEFAULT_CONCURRENCY,
+    DEFAULT_FRAME_LENGTH,
+    EncryptionClient,
+    Provider,
+)
+from aioencrypt.format import AlgorithmSuite, MessageHeader
+from aioencrypt.integrations.s3.client import (
+    READING,
+    Checksum,
+    GetArguments,
+    PutArguments,
+    S3Call,
+    S3Client,
+    Target,
+    check_extra,
+    checked_checksum,
+)
+from aioencrypt.integrations.s3.ranges import ObjectRanges, ObjectReader, StoredObject
+from aioencrypt.integrations.s3.rewrap import Original, write_rewrapped
+from aioencrypt.integrations.s3.upload import (
+    DEFAULT_PART_LENGTH,
+    MAX_PART_LENGTH,
+    MIN_PART_LENGTH,
+    part_lengths,
+    upload,
+)
+from aioencrypt.materials import Provenance
+from aioencrypt.policies import Limits, Release, SignaturePolicy
+from aioencrypt.providers.base import MasterKeyProvider
+from aioencrypt.rewrap import RewrapStream
+from aioencrypt.rewrap_keys import Keep, rewrap_options
+from aioencrypt.streams.decrypt import DecryptStream
+from aioencrypt.streams.seekable import SeekableDecryptStream
+from aioencrypt.streams.sources import Source
+
+__all__ = [
+    "Checksum",
+    "GetArguments",
+    "PutArguments",
+    "PutResult",
+    "RewrapObjectResult",
+    "S3Call",
+    "S3Client",
+    "open_encrypted",
+    "open_seekable_encrypted",
+    "put_encrypted",
+    "rewrap_encrypted",
+]
+
+DEFAULT_TIMEOUT = 300.0
+
+
+@attrs.frozen(kw_only=True)
+class PutResult:
+    """What was written: the header of the message, and what S3 says of the object.
+
+    `parts` is 1 where one request wrote it. `ciphertext_length` is the length of the object in bytes.
+    `version_id` is None where the bucket has no versions.
+    """
+
+    header: MessageHeader
+    provenance: Provenance
+    etag: str
+    version_id: str | None
+    parts: int
+    ciphertext_length: int
+
+
+@attrs.frozen(kw_only=True)
+class RewrapObjectResult:
+    """What was written in the place of an object.
+
+    `reencrypted` says whether its body was encrypted anew. `copied_length` is how many bytes of it S3
+    copied itself, so that they were neither read nor sent. Other attributes: `PutResult`.
+    """
+
+    header: MessageHeader
+    reencrypted: bool
+    copied_length: int
+    etag: str
+    version_id: str | None
+    parts: int
+    ciphertext_length: int
+
+
+async def put_encrypted(
+    client: S3Client,
+    bucket: str,
+    key: str,
+    source: Source,
+    provider: Provider,
+    *,
+    encryption_context: Mapping[str, str] | None = None,
+    algorithm_suite: AlgorithmSuite | None = None,
+    frame_length: int = DEFAULT_FRAME_LENGTH,
+    plaintext_length: int | None = None,
+    plaintext_length_bound: int | None = None,
+    metadata: Mapping[str, str] | None = None,
+    tagging: Mapping[str, str] | None = None,
+    content_type: str | None = None,
+    extra: PutArguments | None = None,
+    checksum: Checksum | None = "CRC32",
+    part_length: int = DEFAULT_PART_LENGTH,
+    concurrency: int = DEFAULT_CONCURRENCY,
+    timeout: float | None = DEFAULT_TIMEOUT,
+    encryption_client: EncryptionClient | None = None,
+) -> PutResult:
+    """Encrypt all of a source into an object, which is there as a whole afterwards, or not at all.
+
+    What fits into one part is written by one request, everything else by a multipart upload, which is
+    aborted on any error and cancellation. `part_length`: bytes of a part, 5 MiB to 5 GiB; parts grow
+    where there would be more than 10,000. `concurrency`: how many parts are in memory, and on their
+    way. `metadata`, `tagging`, `content_type` and what else is in `extra` are stored beside the object,
+    in the clear. `checksum`: what S3 checks each request with; None leaves that to the client.
+    `timeout`: seconds for each call of S3, with all retries of the client.
+
+    Raises `ValueError` and `TypeError` for wrong arguments, what the source raises, `ProviderError` and
+    `PolicyError` as `encrypt_stream` does, whose arguments the others are, and `ServiceError`.
+    """
+    target = Target(
+        client=client,
+        bucket=bucket,
+        key=key,
+        arguments=_put_arguments(metadata, tagging, content_type, extra),
+        checksum=checked_checksum(checksum),
+        timeout=timeout,
+    )
+    _check_upload(part_length, concurrency)
+    stream = (encryption_client or EncryptionClient()).encrypt_stream(
+        source,
+        provider,
+        encryption_context=encryption_context,
+        algorithm_suite=algorithm_suite,
+        frame_length=frame_length,
+        plaintext_length=plaintext_length,
+        plaintext_length_bound=plaintext_length_bound,
+    )
+    async with stream:
+        lengths = part_lengths(part_length, stream.ciphertext_length)
+        written = await upload(target, stream, lengths=lengths, concurrency=concurrency)
+    return PutResult(
+        header=stream.header,
+        provenance=stream.provenance,
+        etag=written.etag,
+        version_id=written.version_id,
+        parts=written.parts,
+        ciphertext_length=written.length,
+    )
+
+
+def _put_arguments(
+    metadata: Mapping[str, str] | None,
+    tagging: Mapping[str, str] | None,
+    content_type: str | None,
+    extra: PutArguments | None,
+) -> dict[str, object]:
+    arguments: dict[str, object] = check_extra("extra", extra, PutArguments)
+    if metadata is not None:
+        arguments["Metadata"] = dict(metadata)
+    if tagging is not None:
+        arguments["Tagging"] = urlencode(dict(tagging))
+    if content_type is not None:
+        arguments["ContentType"] = content_type
+    return arguments
+
+
+def _check_upload(part_length: int, concurrency: int) -> None:
+    if not MIN_PART_LENGTH <= part_length <= MAX_PART_LENGTH:
+        raise ValueError(
+            f"part_length is {part_length}; S3 takes parts of {MIN_PART_LENGTH} to {MAX_PART_LENGTH} bytes"
+        )
+    if concurrency < 1:
+        raise ValueError(f"concurrency is {concurrency}; it must be 1 or more")
+
+
+def open_encrypted(
+    client: S3Client,
+    bucket: str,
+    key: str,
+    provider: Provider,
+    *,
+    version_id: str | None = None,
+    encryption_context: Mapping[str, str] | None = None,
+    signature_policy: SignaturePolicy = SignaturePolicy.ALLOW,
+    limits: Limits | None = None,
+    release: Release = Release.STREAM,
+    extra: GetArguments | None = None,
+    timeout: float | None = DEFAULT_TIMEOUT,
+    encryption_client: EncryptionClient | None = None,
+) -> DecryptStream:
+    """Return a stream of the plaintext of an object; enter it with `async with`.
+
+    One `GetObject` reads it. When its connection is lost, another one goes on behind the last byte;
+    of an object that was changed meanwhile it is refused: `ServiceError` with the code
+    ``"PreconditionFailed"``. `timeout`: seconds for each call of S3, and for each read of its answer.
+
+    Raises `ServiceError` on entry and from reads. Other arguments and errors: `decrypt_stream`.
+    """
+    stored = StoredObject(
+        client,
+        bucket,
+        key,
+        version_id=version_id,
+        arguments=check_extra("extra", extra, GetArguments),
+        timeout=timeout,
+    )
+    options = (encryption_client or EncryptionClient())._decrypt_options(  # noqa: SLF001 (one package)
+        provider, encryption_context, signature_policy, limits, release
+    )
+    return DecryptStream(ObjectReader(stored), options)
+
+
+def open_seekable_encrypted(
+    client: S3Client,
+    bucket: str,
+    key: str,
+    provider: Provider,
+    *,
+    version_id: str | None = None,
+    encryption_context: Mapping[str, str] | None = None,
+    accept_unverified_signature: bool = False,
+    limits: Limits | None = None,
+    cache_length: int = DEFAULT_CACHE_LENGTH,
+    concurrency: int = DEFAULT_CONCURRENCY,
+    extra: GetArguments | None = None,
+    timeout: float | None = DEFAULT_TIMEOUT,
+    encryption_client: EncryptionClient | None = None,
+) -> SeekableDecryptStream:
+    """Return an object that can be read anywhere; enter it with `async with`.
+
+    Ranges are read as they are needed, and further ahead the longer one reads on. All of them are of
+    the object as it was on entry, or refused, as `open_encrypted` says.
+
+    Raises `ServiceError` on entry and from reads. Other arguments and errors: `open_seekable`.
+    """
+    stored = StoredObject(
+        client,
+        bucket,
+        key,
+        version_id=version_id,
+        arguments=check_extra("extra", extra, GetArguments),
+        timeout=timeout,
+    )
+    return (encryption_client or EncryptionClient()).open_seekable(
+        ObjectRanges(stored),
+        provider,
+        encryption_context=encryption_context,
+        accept_unverified_signature=accept_unverified_signature,
+        limits=limits,
+        cache_length=cache_length,
+        concurrency=concurrency,
+    )
+
+
+async def rewrap_encrypted(
+    client: S3Client,
+    bucket: str,
+    key: str,
+    provider: Provider,
+    *,
+    new_provider: MasterKeyProvider | None = None,
+    keep: Keep = False,
+    version_id: str | None = None,
+    encryption_context: Mapping[str, str] | None = None,
+    reencrypt: bool = True,
+    accept_iv_reuse: bool = False,
+    verify: bool = False,
+    extra: PutArguments | None = None,
+    checksum: Checksum | None = "CRC32",
+    part_length: int = DEFAULT_PART_LENGTH,
+    concurrency: int = DEFAULT_CONCURRENCY,
+    timeout: float | None = DEFAULT_TIMEOUT,
+    encryption_client: EncryptionClient | None = None,
+) -> RewrapObjectResult:
+    """Put an object under other master keys, in its own place.
+
+    Where a new header is enough and the object is longer than `part_length`, S3 copies all but its
+    first 5 MiB; otherwise it is read, and written anew, once. Metadata, tags, storage class and the
+    encryption by S3 stay, unless `extra` says otherwise; access control lists and locks do not.
+    An object that was changed since it was opened is not replaced: `ServiceError` with the code
+    ``"PreconditionFailed"``. A `version_id` is read, and written as the newest version.
+
+    Other arguments and errors: `rewrap_stream` and `put_encrypted`.
+    """
+    arguments = check_extra("extra", extra, PutArguments)
+    checksum = checked_checksum(checksum)
+    _check_upload(part_length, concurrency)
+    options = rewrap_options(
+        provider,
+        new_provider,
+        keep,
+        encryption_context,
+        reencrypt=reencrypt,
+        accept_iv_reuse=accept_iv_reuse,
+        client=encryption_client,
+    )
+    reading = {name: value for name, value in arguments.items() if name in READING}
+    stored = StoredObject(client, bucket, key, version_id=version_id, arguments=reading, timeout=timeout)
+    original = Original(
+        client=client, bucket=bucket, key=key, version_id=version_id, stored=stored, extra=arguments
+    )
+    async with RewrapStream(ObjectReader(stored), options, verify=verify) as stream:
+        target = Target(
+            client=client,
+            bucket=bucket,
+            key=key,
+            arguments=await original.arguments(),
+            checksum=checksum,
+            timeout=timeout,
+        )
+        written, copied = await write_rewrapped(
+            target, stream, original, copy=not verify, part_length=part_length, concurrency=concurrency
+        )
+    return RewrapObjectResult(
+        header=stream.header,
+        reencrypted=stream.reencrypted,
+        copied_length=copied,
+        etag=written.etag,
+        version_id=written.version_id,
+        parts=written.parts,
+        ciphertext_length=written.length,
+    )

@@ -1,0 +1,148 @@
+"""Writing an object in the place of another: what is kept of it, and its bytes copied by S3 itself."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Mapping
+from functools import partial
+from io import BytesIO
+from typing import Any
+from urllib.parse import urlencode
+
+import attrs
+
+from aioencrypt.integrations.s3.client import READING, S3Client, Target, call_s3
+from aioencrypt.integrations.s3.ranges import StoredObject
+from aioencrypt.integrations.s3.upload import (
+    MIN_PART_LENGTH,
+    Job,
+    MultipartUpload,
+    PartCutter,
+    Written,
+    part_lengths,
+    upload,
+)
+from aioencrypt.rewrap import RewrapStream
+from aioencrypt.rewrap_keys import RewrappedHeader
+
+_COPY_LENGTH = 256 * 1024 * 1024
+_KEPT = (
+    "CacheControl",
+    "ContentDisposition",
+    "ContentEncoding",
+    "ContentLanguage",
+    "ContentType",
+    "Expires",
+    "Metadata",
+    "StorageClass",
+    "WebsiteRedirectLocation",
+)
+_KEPT_OF_ENCRYPTION = ("BucketKeyEnabled", "SSEKMSKeyId", "ServerSideEncryption")
+
+
+@attrs.frozen(kw_only=True)
+class Original:
+    """The object that is replaced."""
+
+    client: S3Client
+    bucket: str
+    key: str
+    version_id: str | None
+    stored: StoredObject
+    extra: Mapping[str, Any] = attrs.field(repr=False)
+
+    async def arguments(self) -> dict[str, Any]:
+        """Return the arguments that write its like, unless the caller says otherwise."""
+        names: tuple[str, ...] = _KEPT
+        extra = self.extra
+        if not any(name.startswith(("SSE", "ServerSide", "BucketKey")) for name in extra):
+            names += _KEPT_OF_ENCRYPTION
+        answer = self.stored.answer
+        arguments = {name: answer[name] for name in names if name in answer}
+        if answer.get("TagCount"):
+            arguments["Tagging"] = await self._tagging()
+        if self.version_id is None and self.stored.etag and "IfNoneMatch" not in extra:
+            arguments["IfMatch"] = self.stored.etag
+        return {**arguments, **extra}
+
+    async def _tagging(self) -> str:
+        call = partial(self.client.get_object_tagging, Bucket=self.bucket, Key=self.key)
+        if self.version_id is not None:
+            call = partial(call, VersionId=self.version_id)
+        for name in ("ExpectedBucketOwner", "RequestPayer"):
+            if name in self.extra:
+                call = partial(call, **{name: self.extra[name]})
+        answer = await call_s3("GetObjectTagging", self.bucket, call, self.stored.timeout)
+        return urlencode({tag["Key"]: tag["Value"] for tag in answer["TagSet"]})
+
+    def copy_arguments(self) -> dict[str, Any]:
+        """Return the arguments that name it as the source of a copy."""
+        source = {"Bucket": self.bucket, "Key": self.key}
+        if self.version_id is not None:
+            source["VersionId"] = self.version_id
+        arguments: dict[str, Any] = {"CopySource": source}
+        if self.stored.etag:
+            arguments["CopySourceIfMatch"] = self.stored.etag
+        for name in READING:
+            if name.startswith("SSE") and name in self.extra:
+                arguments[f"CopySource{name}"] = self.extra[name]
+        return arguments
+
+
+@attrs.frozen(kw_only=True)
+class CopyPlan:
+    """A new header by copying: `first_length` bytes are uploaded, the old ones from `start` on are copied."""
+
+    first_length: int
+    start: int
+    size: int
+
+
+def plan_copy(rewrapped: RewrappedHeader, size: int, part_length: int) -> CopyPlan | None:
+    """Return the plan for an object of this size; None where it is as well written as a whole."""
+    new_length = len(rewrapped.serialized)
+    first_length = max(MIN_PART_LENGTH, new_length)
+    start = rewrapped.old_length + first_length - new_length
+    if size <= part_length or start >= size:
+        return None
+    return CopyPlan(first_length=first_length, start=start, size=size)
+
+
+async def write_rewrapped(
+    target: Target,
+    stream: RewrapStream,
+    original: Original,
+    *,
+    copy: bool,
+    part_length: int,
+    concurrency: int,
+) -> tuple[Written, int]:
+    """Write an object under its new header; returns, too, how many bytes of it S3 copied itself.
+
+    Raises what the stream raises, and `ServiceError`.
+    """
+    new, size = stream.rewrapped, original.stored.size
+    plan = plan_copy(new, size, part_length) if new and copy else None
+    if plan is None:
+        total = size - new.old_length + len(new.serialized) if new else None
+        lengths = part_lengths(part_length, total)
+        return await upload(target, stream, lengths=lengths, concurrency=concurrency), 0
+    first = await PartCutter(stream).cut(plan.first_length, BytesIO())
+    stream.abandon()
+    await stream.aclose()  # nobody reads the rest of the object
+    parts = MultipartUpload(target, concurrency)
+    answer = await parts.write(_jobs(target, first, plan, original.copy_arguments()))
+    copied = size - plan.start
+    return parts.written(answer, plan.first_length + copied), copied
+
+
+async def _jobs(
+    target: Target, first: BytesIO, plan: CopyPlan, source: Mapping[str, Any]
+) -> AsyncGenerator[Job, None]:
+    yield partial(target.upload_part, first)
+    start = plan.start
+    for length in part_lengths(_COPY_LENGTH, plan.size - plan.start):
+        end = min(start + length, plan.size)
+        yield partial(target.copy_part, {**source, "CopySourceRange": f"bytes={start}-{end - 1}"})
+        start = end
+        if start == plan.size:
+            return

@@ -1,0 +1,350 @@
+"""Branch keys: one call to a key store serves the data keys of many messages.
+
+Specification: framework/aws-kms/aws-kms-hierarchical-keyring.md.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import math
+import os
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from types import TracebackType
+from typing import Any, NoReturn, Protocol, Self, runtime_checkable
+from uuid import UUID, uuid4
+
+import attrs
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.kbkdf import KBKDFHMAC, CounterLocation, Mode
+
+from aioencrypt.errors import ProviderError
+from aioencrypt.format import EncryptedDataKey
+from aioencrypt.format.context import serialize_context
+from aioencrypt.format.suites import IV_LENGTH, TAG_LENGTH
+from aioencrypt.materials import DataKey, DataKeyRequest
+from aioencrypt.providers.base import DecryptedDataKey, MasterKey, give_way, no_data_key
+from aioencrypt.providers.branch_keys.items import KEY_LENGTH, BranchKeyMaterials
+from aioencrypt.providers.raw.names import not_copied, random_data_key
+from aioencrypt.runtime.cache import AsyncCache
+
+_PROVIDER_ID = "aws-kms-hierarchy"
+_LABEL = _PROVIDER_ID.encode()
+_SALT_LENGTH = 16
+_VERSION_START = _SALT_LENGTH + IV_LENGTH
+_VERSION_LENGTH = 16
+_KEY_START = _VERSION_START + _VERSION_LENGTH
+_MAX_LENGTH = 0xFFFF
+_REFRESH_AHEAD = 10.0
+# Cache identifiers start with the kind of what asks, and with what it asks for.
+_HIERARCHY, _FOR_ENCRYPT, _FOR_DECRYPT = b"\x02", b"\x01", b"\x02"
+
+
+@runtime_checkable
+class BranchKeyReader(Protocol):
+    """Where branch keys come from: a `BranchKeyStore`, or any object with these.
+
+    Keys of one `logical_name` are taken for the same, whichever object gave them. Any exception of
+    the methods is the failure of the key that asked.
+    """
+
+    @property
+    def logical_name(self) -> str:
+        """The name of the store that its keys are bound to."""
+        ...
+
+    async def active_branch_key(self, branch_key_id: str) -> BranchKeyMaterials:
+        """Return the version of a branch key to encrypt with."""
+        ...
+
+    async def branch_key_version(self, branch_key_id: str, version: str) -> BranchKeyMaterials:
+        """Return one version, a UUID as text, of a branch key."""
+        ...
+
+
+@attrs.frozen
+class _BranchKey:
+    """One version of a branch key, as the cache keeps it."""
+
+    branch_key_id: bytes
+    version: bytes
+    key: bytes = attrs.field(repr=False)
+
+    def _aead(self, salt: bytes) -> AESGCM:
+        kdf = KBKDFHMAC(
+            algorithm=SHA256(),
+            mode=Mode.CounterMode,
+            length=32,
+            rlen=4,
+            llen=4,
+            location=CounterLocation.BeforeFixed,
+            label=_LABEL,
+            context=salt,
+            fixed=None,
+        )
+        return AESGCM(kdf.derive(self.key))
+
+    def _aad(self, request: DataKeyRequest) -> bytes:
+        return _LABEL + self.branch_key_id + self.version + request.once(serialize_context)
+
+    def wrap(self, data_key: DataKey, request: DataKeyRequest) -> bytes:
+        salt, iv = os.urandom(_SALT_LENGTH), os.urandom(IV_LENGTH)
+        return salt + iv + self.version + self._aead(salt).encrypt(iv, data_key.plaintext, self._aad(request))
+
+    def unwrap(self, ciphertext: bytes, request: DataKeyRequest) -> DataKey:
+        aead = self._aead(ciphertext[:_SALT_LENGTH])
+        iv, sealed = ciphertext[_SALT_LENGTH:_VERSION_START], ciphertext[_KEY_START:]
+        try:
+            return DataKey(aead.decrypt(iv, sealed, self._aad(request)))
+        except InvalidTag as error:
+            raise ProviderError(
+                "the encrypted data key fails authentication: another branch key or encryption context"
+            ) from error
+
+
+class HierarchicalMasterKey(MasterKey):
+    """Wraps data keys under a branch key, which comes from a key store and is cached.
+
+    Give `branch_key_id`, or `branch_key_id_supplier`, an async function that picks it by the encryption
+    context of each message. It is an async function because it may have to ask; what it raises or
+    returns wrongly is the failure of this key.
+
+    A branch key is used for `ttl` seconds, then asked for anew: so long goes on what a withdrawn
+    permission forbids. In the last `refresh_ahead` seconds, by default a tenth of `ttl` and at most
+    10 seconds, that happens in the background, and nobody waits.
+
+    `cache` may serve several keys. They share branch keys where `partition` and the logical names of
+    their stores are equal; without a `partition` they share none. Each keeps to its own `ttl`. The
+    cache of a key that is given none holds 1,000 branch keys, until the last `async with` is left.
+    `async with` enters the key store.
+    """
+
+    def __init__(
+        self,
+        key_store: BranchKeyReader,
+        *,
+        branch_key_id: str | None = None,
+        branch_key_id_supplier: Callable[[Mapping[str, str]], Awaitable[str]] | None = None,
+        ttl: float,
+        cache: AsyncCache[Any] | None = None,
+        partition: str | UUID | None = None,
+        refresh_ahead: float | None = None,
+    ) -> None:
+        if isinstance(key_store, type) or not isinstance(key_store, BranchKeyReader):
+            kind = (
+                f"the class {key_store.__name__}" if isinstance(key_store, type) else type(key_store).__name__
+            )
+            raise TypeError(f"key_store is a BranchKeyStore, or like one, not {kind}")
+        if (branch_key_id is None) == (branch_key_id_supplier is None):
+            raise ValueError("give either branch_key_id or branch_key_id_supplier")
+        if branch_key_id is not None:
+            _check_branch_key_id(branch_key_id)
+        elif not callable(branch_key_id_supplier):
+            kind = type(branch_key_id_supplier).__name__
+            raise TypeError(f"branch_key_id_supplier is an async function, not {kind}")
+        if cache is not None and not isinstance(cache, AsyncCache):
+            raise TypeError(f"cache is an AsyncCache, not {type(cache).__name__}")
+        self._key_store = key_store
+        self._branch_key_id = branch_key_id
+        self._supplier = branch_key_id_supplier
+        self._ttl, self._refresh_ahead = _check_times(ttl, refresh_ahead)
+        self._own_cache = cache is None
+        self._cache = cache if cache is not None else AsyncCache(capacity=1000)
+        self._partition = uuid4() if partition is None else partition
+        self._shared_by = _shared_by(self._partition, key_store.logical_name)
+        self._entries = 0
+
+    def __repr__(self) -> str:
+        if self._branch_key_id is None:
+            return f"HierarchicalMasterKey({self._key_store!r}, branch_key_id_supplier=...)"
+        return f"HierarchicalMasterKey({self._key_store!r}, branch_key_id={self._branch_key_id!r})"
+
+    def __reduce__(self) -> NoReturn:
+        raise not_copied(self)
+
+    @property
+    def provider_id(self) -> str:
+        return _PROVIDER_ID
+
+    @property
+    def key_id(self) -> str:
+        return "as branch_key_id_supplier says" if self._branch_key_id is None else self._branch_key_id
+
+    def owns_data_key(self, encrypted_data_key: EncryptedDataKey) -> bool:
+        if encrypted_data_key.provider_id != _PROVIDER_ID:
+            return False
+        return self._branch_key_id is None or encrypted_data_key.provider_info == self._branch_key_id.encode()
+
+    async def encryption_keys(self, request: DataKeyRequest) -> Sequence[MasterKey]:
+        return (await self._chosen(request),)
+
+    async def generate_data_key(self, request: DataKeyRequest) -> tuple[DataKey, EncryptedDataKey]:
+        data_key = random_data_key(request.algorithm_suite)
+        return data_key, await self.encrypt_data_key(data_key, request)
+
+    async def encrypt_data_key(self, data_key: DataKey, request: DataKeyRequest) -> EncryptedDataKey:
+        chosen = await self._chosen(request)
+        branch_key = await self._active(chosen.key_id)
+        ciphertext = branch_key.wrap(data_key, request)
+        return EncryptedDataKey(_PROVIDER_ID, branch_key.branch_key_id, ciphertext)
+
+    async def decrypt_data_key(self, request: DataKeyRequest) -> DecryptedDataKey:
+        if self._supplier is None:
+            return await super().decrypt_data_key(request)
+        for index, encrypted_data_key in enumerate(request.encrypted_data_keys):
+            await give_way(index)
+            if self.owns_data_key(encrypted_data_key):
+                chosen = await self._chosen(request)
+                return await chosen.decrypt_data_key(request)
+        # Messages of other keys are not the supplier's business.
+        raise no_data_key(request, (), [self])
+
+    async def decrypt_one(self, encrypted_data_key: EncryptedDataKey, request: DataKeyRequest) -> DataKey:
+        chosen = await self._chosen(request)
+        if not chosen.owns_data_key(encrypted_data_key):
+            raise ProviderError("the encrypted data key is not under the branch key of this message")
+        ciphertext = encrypted_data_key.ciphertext
+        expected = _KEY_START + request.algorithm_suite.data_key_length + TAG_LENGTH
+        if len(ciphertext) != expected:
+            raise ProviderError(f"the encrypted data key has {len(ciphertext)} bytes; {expected} were due")
+        version = UUID(bytes=ciphertext[_VERSION_START:_KEY_START])
+        branch_key = await self._version(chosen.key_id, str(version))
+        return branch_key.unwrap(ciphertext, request)
+
+    async def __aenter__(self) -> Self:
+        if isinstance(self._key_store, AbstractAsyncContextManager):
+            await self._key_store.__aenter__()
+        self._entries += 1
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        entered, self._entries = self._entries, max(0, self._entries - 1)
+        try:
+            if self._own_cache and not self._entries:
+                await self._cache.aclose()
+        finally:
+            if entered and isinstance(self._key_store, AbstractAsyncContextManager):
+                await self._key_store.__aexit__(exc_type, exc, traceback)
+
+    async def aclose(self) -> None:
+        """Leave `async with`; the last time, forget the branch keys of an own cache."""
+        await self.__aexit__(None, None, None)
+
+    async def warm_up(self) -> None:
+        """Fetch the active branch key, if it is always the same; raises as the key store does."""
+        if self._branch_key_id is not None:
+            await self._active(self._branch_key_id)
+
+    async def _chosen(self, request: DataKeyRequest) -> HierarchicalMasterKey:
+        """Return the key with the branch key of a request: this one, or one that is alike but for that."""
+        if self._supplier is None:
+            return self
+        try:
+            answer = self._supplier(request.encryption_context)
+            branch_key_id = await answer if inspect.isawaitable(answer) else None
+        except Exception as error:
+            # Its text may hold values of the context: that of a KeyError of a table of tenants does.
+            raise ProviderError(f"branch_key_id_supplier raised {type(error).__name__}") from error
+        if branch_key_id is None:
+            raise ProviderError("branch_key_id_supplier gave no branch key id; is it an async function?")
+        try:
+            return HierarchicalMasterKey(
+                self._key_store,
+                branch_key_id=branch_key_id,
+                ttl=self._ttl,
+                cache=self._cache,
+                partition=self._partition,
+                refresh_ahead=self._refresh_ahead,
+            )
+        except (TypeError, ValueError) as error:
+            raise ProviderError(f"branch_key_id_supplier gave no branch key id: {error}") from error
+
+    async def _active(self, branch_key_id: str) -> _BranchKey:
+        async def fetch() -> _BranchKey:
+            return _checked(await self._key_store.active_branch_key(branch_key_id), branch_key_id)
+
+        return await self._cached(_FOR_ENCRYPT, branch_key_id, fetch)
+
+    async def _version(self, branch_key_id: str, version: str) -> _BranchKey:
+        async def fetch() -> _BranchKey:
+            materials = await self._key_store.branch_key_version(branch_key_id, version)
+            return _checked(materials, branch_key_id, version)
+
+        return await self._cached(_FOR_DECRYPT, f"{branch_key_id}\0{version}", fetch)
+
+    async def _cached(
+        self, scope: bytes, suffix: str, fetch: Callable[[], Awaitable[_BranchKey]]
+    ) -> _BranchKey:
+        identifier = hashlib.sha384(
+            b"\0".join((_HIERARCHY, scope, self._shared_by, suffix.encode()))
+        ).digest()
+        branch_key: _BranchKey
+        branch_key, _ = await self._cache.get(
+            identifier,
+            fetch,
+            ttl=self._ttl,
+            refresh_ahead=self._refresh_ahead,
+            # Not the key store itself, which may be a user's and have no hash.
+            owner=id(self._key_store),
+            observed_as="branch keys",
+        )
+        return branch_key
+
+
+def _checked(materials: BranchKeyMaterials, branch_key_id: str, version: str | None = None) -> _BranchKey:
+    """Check what a key store answered: what is wrapped under another key might never be opened again."""
+    if not isinstance(materials, BranchKeyMaterials):
+        raise ProviderError(f"the key store answered with {type(materials).__name__}")
+    if materials.branch_key_id != branch_key_id or version not in (None, materials.version):
+        raise ProviderError("the key store answered for another branch key, or another version of it")
+    try:
+        parsed = UUID(materials.version)
+    except ValueError as error:
+        raise ProviderError("the key store answered with a version that is no UUID") from error
+    if str(parsed) != materials.version:
+        raise ProviderError("the key store answered with a version that is not written as UUIDs are")
+    if len(materials.key) != KEY_LENGTH:
+        raise ProviderError(f"the branch key has {len(materials.key)} bytes; it must have {KEY_LENGTH}")
+    return _BranchKey(branch_key_id.encode(), parsed.bytes, materials.key)
+
+
+def _shared_by(partition: str | UUID, logical_name: str) -> bytes:
+    """Return the part of a cache identifier that keys have in common when they share branch keys."""
+    for name, value in (("partition", partition), ("the logical name of the key store", logical_name)):
+        if not isinstance(value, str) and not isinstance(value, UUID):
+            raise TypeError(f"{name} is a str, not {type(value).__name__}")
+        if not value:
+            raise ValueError(f"{name} is empty")
+        if "\0" in str(value):
+            raise ValueError(f"{name} has a null character, which separates the fields of an identifier")
+    start = partition.bytes if isinstance(partition, UUID) else partition.encode()
+    return start + b"\0" + logical_name.encode()
+
+
+def _check_branch_key_id(branch_key_id: object) -> None:
+    if not isinstance(branch_key_id, str):
+        raise TypeError(f"a branch key id is a str, not {type(branch_key_id).__name__}")
+    try:
+        length = len(branch_key_id.encode())
+    except UnicodeEncodeError as error:
+        raise ValueError("the branch key id is not valid Unicode text") from error
+    if not 0 < length <= _MAX_LENGTH:
+        raise ValueError(f"the branch key id has {length} bytes; it may have 1 to {_MAX_LENGTH}")
+
+
+def _check_times(ttl: float, refresh_ahead: float | None) -> tuple[float, float]:
+    for name, value in (("ttl", ttl), ("refresh_ahead", 0 if refresh_ahead is None else refresh_ahead)):
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise TypeError(f"{name} is a number of seconds, not {type(value).__name__}")
+    if not 0 < ttl < math.inf:
+        raise ValueError(f"ttl is {ttl}; it must be above 0 seconds, and finite")
+    if refresh_ahead is None:
+        return ttl, min(_REFRESH_AHEAD, ttl / 10)
+    if not 0 <= refresh_ahead < ttl:
+        raise ValueError(f"refresh_ahead is {refresh_ahead}; it must be at least 0 and below ttl={ttl}")
+    return ttl, refresh_ahead

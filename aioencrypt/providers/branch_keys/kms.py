@@ -1,0 +1,116 @@
+"""Which KMS keys wrap the keys of a branch key store.
+
+Specification: framework/branch-key-store.md#aws-kms-configuration.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+import attrs
+
+from aioencrypt.errors import ProviderError
+from aioencrypt.providers.kms.arn import matches_for_decrypt, parse_key_arn
+
+
+class KMSConfiguration(ABC):
+    """One of `KMSKeyArn`, `KMSMRKeyArn`, `Discovery` and `MRDiscovery`."""
+
+    @property
+    @abstractmethod
+    def region(self) -> str | None:
+        """The region in which KMS is called; None is the default region."""
+
+    @property
+    def wrapping_key(self) -> str:
+        """The ARN of the key for new branch keys; raises `ProviderError` where there is none."""
+        raise ProviderError(
+            f"a branch key store with {type(self).__name__} only reads; "
+            "configure it with KMSKeyArn or KMSMRKeyArn to create keys and versions"
+        )
+
+    @abstractmethod
+    def key_for(self, stored: str) -> str:
+        """Return the ARN to call KMS with for an item that names a key by its ARN.
+
+        Raises `ProviderError` where the two do not go together.
+        """
+
+
+def _check_arn(instance: Any, attribute: object, arn: Any) -> None:
+    kind = type(instance).__name__
+    if not isinstance(arn, str):
+        raise TypeError(f"{kind} takes the ARN of a KMS key as a str, not {type(arn).__name__}")
+    if parse_key_arn(arn) is None:
+        raise ValueError(f"{arn!r} is not the ARN of a KMS key; {kind} takes neither aliases nor key ids")
+
+
+def _disagreement(stored: str, configured: str) -> ProviderError:
+    return ProviderError(
+        f"the item was made under the KMS key {stored!r}, and the store is configured for {configured!r}"
+    )
+
+
+@attrs.frozen
+class _OneKey(KMSConfiguration):
+    arn: str = attrs.field(validator=_check_arn)
+
+    @property
+    def region(self) -> str:
+        return self.arn.split(":")[3]
+
+    @property
+    def wrapping_key(self) -> str:
+        return self.arn
+
+
+@attrs.frozen
+class KMSKeyArn(_OneKey):
+    """One KMS key, and no other: a multi-Region key is not taken for its replicas."""
+
+    def key_for(self, stored: str) -> str:
+        if stored != self.arn:
+            raise _disagreement(stored, self.arn)
+        return self.arn
+
+
+@attrs.frozen
+class KMSMRKeyArn(_OneKey):
+    """One KMS key; a multi-Region key stands for its replicas too, and is called in its own region."""
+
+    def key_for(self, stored: str) -> str:
+        if not matches_for_decrypt(self.arn, stored):
+            raise _disagreement(stored, self.arn)
+        return self.arn
+
+
+@attrs.frozen
+class Discovery(KMSConfiguration):
+    """Whichever key an item names, called in one region; reads only."""
+
+    @property
+    def region(self) -> None:
+        return None
+
+    def key_for(self, stored: str) -> str:
+        return stored
+
+
+@attrs.frozen
+class MRDiscovery(KMSConfiguration):
+    """Whichever key an item names, or its replica in `region` if it is a multi-Region key; reads only."""
+
+    region: str = attrs.field()
+
+    @region.validator
+    def _check(self, attribute: object, region: Any) -> None:
+        if not isinstance(region, str) or not region:
+            shown = repr(region) if region == "" else type(region).__name__
+            raise ValueError(f"MRDiscovery takes the name of a region, not {shown}")
+
+    def key_for(self, stored: str) -> str:
+        arn = parse_key_arn(stored)
+        if arn is None or not arn.multi_region:
+            return stored
+        return str(attrs.evolve(arn, region=self.region))

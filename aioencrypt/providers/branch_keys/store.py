@@ -1,0 +1,346 @@
+"""Branch keys: data keys that wrap other data keys, kept in DynamoDB, wrapped by KMS.
+
+Specification: framework/branch-key-store.md.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+import attrs
+
+from aioencrypt.aws.connection import AWSClients, ClientSupplier, DynamoDBClient, KMSClient
+from aioencrypt.errors import ProviderError, ServiceError
+from aioencrypt.format.context import validate_context
+from aioencrypt.providers.branch_keys.items import (
+    ACTIVE,
+    BEACON,
+    KEY_LENGTH,
+    KMS_ARN,
+    VERSION_PREFIX,
+    BeaconKeyMaterials,
+    BranchKeyItem,
+    BranchKeyMaterials,
+    active_copy,
+    beacon_beside,
+    first_version,
+    is_version,
+    kms_context,
+    next_version,
+)
+from aioencrypt.providers.branch_keys.kms import KMSConfiguration
+from aioencrypt.providers.branch_keys.table import BranchKeyTable
+from aioencrypt.providers.kms.service import KMSService, bytes_of, text_of
+
+if TYPE_CHECKING:
+    from aiobotocore.config import AioConfig
+    from aiobotocore.session import AioSession
+
+
+@attrs.frozen
+class KeyStoreInfo:
+    """How a branch key store is configured."""
+
+    store_id: str
+    table_name: str
+    logical_name: str
+    grant_tokens: tuple[str, ...] = attrs.field(repr=False)
+    kms_configuration: KMSConfiguration
+
+
+class BranchKeyStore:
+    """Branch keys and beacon keys in a DynamoDB table, each wrapped by a KMS key.
+
+    `kms_configuration` is a `KMSKeyArn`, `KMSMRKeyArn`, `Discovery` or `MRDiscovery`; the last two only
+    read. `logical_name` is bound to every key by KMS and can never change, unlike the name of the table.
+    `store_id` is drawn if it is not given.
+
+    KMS clients come, as for `KMSMasterKeyProvider`, from `session`, `client_config` and
+    `kms_endpoint_url`, from `clients`, or from `client_supplier`; the DynamoDB client is
+    `dynamodb_client`, or comes from `session`, `client_config` and `dynamodb_endpoint_url`. `async with`
+    is for clients that are made here. `region` is that of the table, if the KMS configuration has
+    another or none; in the latter case also that in which KMS is called. `timeout` is in seconds, for one
+    call of either service with all its retries.
+
+    Every operation raises `ProviderError`, and `ServiceError` for what KMS or DynamoDB answered.
+    """
+
+    def __init__(
+        self,
+        table_name: str,
+        *,
+        kms_configuration: KMSConfiguration,
+        logical_name: str,
+        store_id: str | None = None,
+        region: str | None = None,
+        session: AioSession | None = None,
+        client_config: AioConfig | None = None,
+        kms_endpoint_url: str | None = None,
+        clients: Mapping[str, KMSClient] | None = None,
+        client_supplier: ClientSupplier | None = None,
+        dynamodb_client: DynamoDBClient | None = None,
+        dynamodb_endpoint_url: str | None = None,
+        grant_tokens: Sequence[str] = (),
+        timeout: float | None = 30.0,
+    ) -> None:
+        if not isinstance(kms_configuration, KMSConfiguration):
+            raise TypeError(
+                "kms_configuration is a KMSKeyArn, KMSMRKeyArn, Discovery or MRDiscovery, "
+                f"not {type(kms_configuration).__name__}"
+            )
+        _check_name("logical_name", logical_name)
+        for what, name in (("store_id", store_id), ("region", region)):
+            if name is not None:
+                _check_name(what, name)
+        # What is given for both services does not get in the way of a client that is given for one.
+        own = {"session": session, "client_config": client_config}
+        nothing = dict.fromkeys(own)
+        kms_given = clients is not None or client_supplier is not None
+        table_given = dynamodb_client is not None
+        if kms_given and table_given and own != nothing:
+            raise ValueError("session and client_config are of no use where the clients of both are given")
+        self._kms = KMSService(
+            **(nothing if kms_given else own),
+            endpoint_url=kms_endpoint_url,
+            clients=clients,
+            client_supplier=client_supplier,
+            grant_tokens=grant_tokens,
+            timeout=timeout,
+        )
+        self._dynamodb: AWSClients[DynamoDBClient] = AWSClients(
+            "dynamodb",
+            **(nothing if table_given else own),
+            endpoint_url=dynamodb_endpoint_url,
+            clients=None if dynamodb_client is None else {"of any region": dynamodb_client},
+        )
+        self._region = region
+        self._kms_region = kms_configuration.region or region
+        table_region = None if table_given else region or kms_configuration.region
+        self._table = BranchKeyTable(table_name, self._dynamodb, region=table_region, timeout=timeout)
+        self._configuration = kms_configuration
+        self._logical_name = logical_name
+        self._id = store_id or str(uuid.uuid4())
+
+    def __repr__(self) -> str:
+        return (
+            f"BranchKeyStore({self._table.name!r}, kms_configuration={self._configuration!r}, "
+            f"logical_name={self._logical_name!r})"
+        )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        options = self._kms.configuration
+        options["kms_endpoint_url"] = options.pop("endpoint_url")
+        options |= {
+            "dynamodb_endpoint_url": self._dynamodb.configuration["endpoint_url"],
+            "kms_configuration": self._configuration,
+            "logical_name": self._logical_name,
+            "store_id": self._id,
+            "region": self._region,
+        }
+        return _rebuild, (type(self), self._table.name, options)
+
+    @property
+    def logical_name(self) -> str:
+        """The name that is bound to every key of the store."""
+        return self._logical_name
+
+    def key_store_info(self) -> KeyStoreInfo:
+        """Return how this store is configured."""
+        return KeyStoreInfo(
+            self._id,
+            self._table.name,
+            self._logical_name,
+            tuple(self._kms.grant_tokens),
+            self._configuration,
+        )
+
+    async def __aenter__(self) -> Self:
+        await self._kms.enter()
+        try:
+            await self._dynamodb.enter()
+        except BaseException:
+            await self._kms.exit()
+            raise
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Leave `async with`."""
+        try:
+            await self._dynamodb.exit()
+        finally:
+            await self._kms.exit()
+
+    async def warm_up(self) -> None:
+        """Make both clients, which the first operation would have to; raises `ServiceError`."""
+        await self._kms.warm_up([self._kms_region])
+        await self._table.warm_up()
+
+    async def create_key_store(self, *, wait: float = 300.0) -> str:
+        """Create the table unless it is there, and return its ARN once it can be used.
+
+        A table that is there must have the right keys. `wait` is the longest time in seconds until it is
+        active.
+        """
+        return await self._table.create(wait)
+
+    async def create_key(
+        self, branch_key_id: str | None = None, encryption_context: Mapping[str, str] | None = None
+    ) -> str:
+        """Create a branch key with its first version, and a beacon key; return the branch key id.
+
+        The id is drawn unless it is given, which needs an encryption context. KMS binds the encryption
+        context to all versions. Raises `ServiceError` where a key has that id already.
+        """
+        kms_arn = self._configuration.wrapping_key
+        context = validate_context({} if encryption_context is None else encryption_context, reserved=True)
+        if branch_key_id is None:
+            branch_key_id = str(uuid.uuid4())
+        elif not context:
+            raise ValueError("a branch key id of your own needs an encryption context: give both or neither")
+        _check_name("branch_key_id", branch_key_id)
+        version = first_version(branch_key_id, kms_arn, context)
+        beacon = beacon_beside(version)
+        branch_key = await self._new_branch_key(version)
+        await self._table.add(*branch_key, BranchKeyItem(beacon, await self._generate(beacon)))
+        return branch_key_id
+
+    async def version_key(self, branch_key_id: str) -> None:
+        """Give a branch key a new version, which is the active one from then on; the old ones stay.
+
+        Of several that do so at once, one wins. The others raise `ServiceError`, `retryable`, and have
+        written nothing.
+        """
+        # Discovery is refused before anything is read.
+        _ = self._configuration.wrapping_key
+        old = await self._read(branch_key_id, ACTIVE)
+        # KMS takes it for the key of this item, or it would be the next version of something else.
+        await self._re_encrypt(old.wrapped_key, old.attributes, old.attributes)
+        version, active = await self._new_branch_key(next_version(old))
+        await self._table.replace(old, version, active)
+
+    async def active_branch_key(self, branch_key_id: str) -> BranchKeyMaterials:
+        """Return the active version of a branch key."""
+        return await self._branch_key(branch_key_id, ACTIVE)
+
+    async def branch_key_version(self, branch_key_id: str, version: str) -> BranchKeyMaterials:
+        """Return a version of a branch key; `version` is the text of its UUID."""
+        if not isinstance(version, str):
+            raise TypeError(f"the version of a branch key is a str, not {type(version).__name__}")
+        if not is_version(version):
+            raise ValueError(f"{version!r} is not the version of a branch key, which is a version 4 UUID")
+        return await self._branch_key(branch_key_id, VERSION_PREFIX + version)
+
+    async def beacon_key(self, branch_key_id: str) -> BeaconKeyMaterials:
+        """Return the beacon key that was created with a branch key."""
+        item = await self._read(branch_key_id, BEACON)
+        return BeaconKeyMaterials(branch_key_id, item.custom_context, await self._decrypt(item))
+
+    async def _branch_key(self, branch_key_id: str, item_type: str) -> BranchKeyMaterials:
+        item = await self._read(branch_key_id, item_type)
+        key = await self._decrypt(item)
+        return BranchKeyMaterials(branch_key_id, item.version, item.custom_context, key)
+
+    async def _read(self, branch_key_id: str, item_type: str) -> BranchKeyItem:
+        """Read an item, and check whatever can be checked without KMS."""
+        _check_name("branch_key_id", branch_key_id)
+        item = await self._table.read(branch_key_id, item_type)
+        self._configuration.key_for(item.attributes[KMS_ARN])
+        return item
+
+    async def _new_branch_key(self, version: Mapping[str, str]) -> tuple[BranchKeyItem, BranchKeyItem]:
+        """Let KMS make a branch key; return it as the item of its version and as the active one."""
+        wrapped_key = await self._generate(version)
+        active = active_copy(version)
+        active_key = await self._re_encrypt(wrapped_key, version, active)
+        return BranchKeyItem(version, wrapped_key), BranchKeyItem(active, active_key)
+
+    async def _generate(self, attributes: Mapping[str, str]) -> bytes:
+        key_id = self._configuration.wrapping_key
+        answer = await self._call_kms(
+            "GenerateDataKeyWithoutPlaintext",
+            key_id,
+            lambda client: client.generate_data_key_without_plaintext(
+                KeyId=key_id,
+                NumberOfBytes=KEY_LENGTH,
+                EncryptionContext=kms_context(attributes, self._logical_name),
+                GrantTokens=self._kms.grant_tokens,
+            ),
+        )
+        return bytes_of(answer, "CiphertextBlob")
+
+    async def _re_encrypt(
+        self, wrapped_key: bytes, source: Mapping[str, str], destination: Mapping[str, str]
+    ) -> bytes:
+        key_id = self._configuration.wrapping_key
+        answer = await self._call_kms(
+            "ReEncrypt",
+            key_id,
+            lambda client: client.re_encrypt(
+                CiphertextBlob=wrapped_key,
+                SourceKeyId=key_id,
+                SourceEncryptionContext=kms_context(source, self._logical_name),
+                DestinationKeyId=key_id,
+                DestinationEncryptionContext=kms_context(destination, self._logical_name),
+                GrantTokens=self._kms.grant_tokens,
+            ),
+        )
+        _check_answered(answer, "SourceKeyId", key_id)
+        return bytes_of(answer, "CiphertextBlob")
+
+    async def _decrypt(self, item: BranchKeyItem) -> bytes:
+        key_id = self._configuration.key_for(item.attributes[KMS_ARN])
+        answer = await self._call_kms(
+            "Decrypt",
+            key_id,
+            lambda client: client.decrypt(
+                KeyId=key_id,
+                CiphertextBlob=item.wrapped_key,
+                EncryptionContext=kms_context(item.attributes, self._logical_name),
+                GrantTokens=self._kms.grant_tokens,
+            ),
+        )
+        key = bytes_of(answer, "Plaintext")
+        if len(key) != KEY_LENGTH:
+            raise ProviderError(f"the key of the item has {len(key)} bytes, not {KEY_LENGTH}")
+        return key
+
+    async def _call_kms(
+        self, operation: str, key_id: str, call: Callable[[KMSClient], Awaitable[Mapping[str, Any]]]
+    ) -> Mapping[str, Any]:
+        try:
+            answer = await self._kms.call(operation, key_id, self._kms_region, call)
+        except ServiceError as error:
+            if error.code != "InvalidCiphertextException":
+                raise
+            raise ServiceError(
+                "KMS does not take the wrapped key for that of this item: the item was changed, or "
+                f"logical_name, here {self._logical_name!r}, is not the one that it was made under",
+                code=error.code,
+                request_id=error.request_id,
+            ) from error.__cause__
+        _check_answered(answer, "KeyId", key_id)
+        return answer
+
+
+def _check_name(what: str, name: object) -> None:
+    if not isinstance(name, str):
+        raise TypeError(f"{what} is a str, not {type(name).__name__}")
+    if not name:
+        raise ValueError(f"{what} is empty")
+
+
+def _check_answered(answer: Mapping[str, Any], field: str, key_id: str) -> None:
+    if text_of(answer, field) != key_id:
+        raise ProviderError(f"KMS answered with the {field} {answer[field]!r}, not {key_id!r}")
+
+
+def _rebuild(cls: type[BranchKeyStore], table_name: str, options: dict[str, Any]) -> BranchKeyStore:
+    return cls(table_name, **options)

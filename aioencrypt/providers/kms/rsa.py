@@ -1,0 +1,210 @@
+"""An RSA key pair in AWS KMS: the public key encrypts here, KMS decrypts.
+
+Specification: framework/aws-kms/aws-kms-rsa-keyring.md.
+"""
+
+from __future__ import annotations
+
+import enum
+import hashlib
+from collections.abc import Mapping, Sequence
+from functools import partial
+from hmac import compare_digest
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from aioencrypt.aws.connection import ClientSupplier, KMSClient
+from aioencrypt.errors import ProviderError
+from aioencrypt.format import AlgorithmSuite, EncryptedDataKey
+from aioencrypt.format.context import serialize_context
+from aioencrypt.materials import DataKey, DataKeyRequest
+from aioencrypt.providers.base import DecryptedDataKey, MasterKey, give_way
+from aioencrypt.providers.kms.arn import KeyArn, matches_for_decrypt, parse_key_arn
+from aioencrypt.providers.kms.service import KMSService, bytes_of, text_of
+from aioencrypt.providers.raw.names import random_data_key
+from aioencrypt.providers.raw.rsa import ENCRYPT_COST, RSAPadding, load_public_key, padding_scheme
+from aioencrypt.runtime.offload import run
+
+if TYPE_CHECKING:
+    from aiobotocore.config import AioConfig
+    from aiobotocore.session import AioSession
+
+_PROVIDER_ID = "aws-kms-rsa"
+_DIGEST_LENGTH = 48
+_SMALLEST_KEY = 2048
+
+
+class KMSEncryptionAlgorithm(enum.Enum):
+    """How KMS pads under RSA keys, by the names that AWS has for it: OAEP, MGF1 with the same hash."""
+
+    RSAES_OAEP_SHA_1 = "RSAES_OAEP_SHA_1"
+    RSAES_OAEP_SHA_256 = "RSAES_OAEP_SHA_256"
+
+
+_PADDINGS = {
+    KMSEncryptionAlgorithm.RSAES_OAEP_SHA_1: RSAPadding.OAEP_SHA1,
+    KMSEncryptionAlgorithm.RSAES_OAEP_SHA_256: RSAPadding.OAEP_SHA256,
+}
+
+
+class KMSRSAMasterKey(MasterKey):
+    """An RSA key of KMS: encrypts with its `public_key` and without KMS, decrypts by KMS.
+
+    `key_id` is the key ARN: no alias, which messages cannot name. `public_key` is PEM, DER, or an
+    `RSAPublicKey` of at least 2048 bits; whether it is that of the key shows on decrypt. Without it the
+    key only decrypts. Whoever has the public key can write messages, so suites that sign are refused,
+    the default suite among them: pass `algorithm_suite`.
+
+    To encrypt, nothing has to be opened; to decrypt, use it inside `async with`, or pass `clients`. The
+    other arguments are those of `KMSMasterKeyProvider`. Raises `ValueError` and `TypeError` for keys
+    that cannot be used.
+    """
+
+    def __init__(
+        self,
+        key_id: str,
+        *,
+        encryption_algorithm: KMSEncryptionAlgorithm,
+        public_key: RSAPublicKey | bytes | None = None,
+        session: AioSession | None = None,
+        client_config: AioConfig | None = None,
+        endpoint_url: str | None = None,
+        clients: Mapping[str, KMSClient] | None = None,
+        client_supplier: ClientSupplier | None = None,
+        grant_tokens: Sequence[str] = (),
+        timeout: float | None = 30.0,
+    ) -> None:
+        self._region = _parse(key_id).region
+        self._key_id = key_id
+        self._algorithm = KMSEncryptionAlgorithm(encryption_algorithm)
+        self._public_key = None if public_key is None else _load(public_key)
+        self._service = KMSService(
+            session=session,
+            client_config=client_config,
+            endpoint_url=endpoint_url,
+            clients=clients,
+            client_supplier=client_supplier,
+            grant_tokens=grant_tokens,
+            timeout=timeout,
+        )
+
+    def __repr__(self) -> str:
+        return f"KMSRSAMasterKey({self._key_id!r})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        own = {"encryption_algorithm": self._algorithm, "public_key": self._public_pem()}
+        return _rebuild, (type(self), self._key_id, {**self._service.configuration, **own})
+
+    def _public_pem(self) -> bytes | None:
+        if self._public_key is None:
+            return None
+        return self._public_key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+
+    @property
+    def provider_id(self) -> str:
+        return _PROVIDER_ID
+
+    @property
+    def key_id(self) -> str:
+        return self._key_id
+
+    def owns_data_key(self, encrypted_data_key: EncryptedDataKey) -> bool:
+        if encrypted_data_key.provider_id != _PROVIDER_ID:
+            return False
+        stored = _stored_arn(encrypted_data_key)
+        return stored is not None and matches_for_decrypt(self._key_id, str(stored))
+
+    async def generate_data_key(self, request: DataKeyRequest) -> tuple[DataKey, EncryptedDataKey]:
+        data_key = random_data_key(request.algorithm_suite)
+        return data_key, await self.encrypt_data_key(data_key, request)
+
+    async def encrypt_data_key(self, data_key: DataKey, request: DataKeyRequest) -> EncryptedDataKey:
+        _refuse_signed(request.algorithm_suite)
+        if self._public_key is None:
+            raise ProviderError("this RSA key of KMS has no public_key, so it cannot encrypt")
+        scheme = padding_scheme(_PADDINGS[self._algorithm])
+        plaintext = request.once(_context_digest) + data_key.plaintext
+        ciphertext = await run(partial(self._public_key.encrypt, plaintext, scheme), ENCRYPT_COST)
+        return EncryptedDataKey(_PROVIDER_ID, self._key_id.encode(), ciphertext)
+
+    async def decrypt_data_key(self, request: DataKeyRequest) -> DecryptedDataKey:
+        for index, encrypted_data_key in enumerate(request.encrypted_data_keys):
+            await give_way(index)
+            if encrypted_data_key.provider_id == _PROVIDER_ID and _stored_arn(encrypted_data_key) is None:
+                raise ProviderError("an encrypted data key of an RSA key of KMS does not name a KMS key ARN")
+        return await super().decrypt_data_key(request)
+
+    async def decrypt_one(self, encrypted_data_key: EncryptedDataKey, request: DataKeyRequest) -> DataKey:
+        _refuse_signed(request.algorithm_suite)
+        answer = await self._service.call(
+            "Decrypt",
+            self._key_id,
+            self._region,
+            lambda client: client.decrypt(
+                KeyId=self._key_id,
+                CiphertextBlob=encrypted_data_key.ciphertext,
+                EncryptionAlgorithm=self._algorithm.value,
+                GrantTokens=self._service.grant_tokens,
+            ),
+        )
+        if text_of(answer, "KeyId") != self._key_id:
+            raise ProviderError(f"KMS answered for the key {answer['KeyId']!r}, not for {self._key_id!r}")
+        plaintext = bytes_of(answer, "Plaintext")
+        if not compare_digest(plaintext[:_DIGEST_LENGTH], request.once(_context_digest)):
+            raise ProviderError("the data key was encrypted under another encryption context")
+        return DataKey(plaintext[_DIGEST_LENGTH:])
+
+    async def warm_up(self) -> None:
+        await self._service.warm_up([self._region])
+
+    async def __aenter__(self) -> Self:
+        await self._service.enter()
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self._service.exit()
+
+    async def aclose(self) -> None:
+        await self._service.exit()
+
+
+def _parse(key_id: str) -> KeyArn:
+    if not isinstance(key_id, str):
+        raise TypeError(f"key_id is a str, not {type(key_id).__name__}")
+    arn = parse_key_arn(key_id)
+    if arn is None:
+        raise ValueError(f"{key_id!r} is not the ARN of a KMS key; messages name an RSA key by nothing else")
+    return arn
+
+
+def _load(public_key: RSAPublicKey | bytes) -> RSAPublicKey:
+    key = load_public_key(public_key)
+    if key.key_size < _SMALLEST_KEY:
+        raise ValueError(f"public_key has {key.key_size} bits; RSA keys of KMS have at least {_SMALLEST_KEY}")
+    return key
+
+
+def _stored_arn(encrypted_data_key: EncryptedDataKey) -> KeyArn | None:
+    return parse_key_arn(encrypted_data_key.provider_info.decode("utf-8", "replace"))
+
+
+def _context_digest(context: Mapping[str, str]) -> bytes:
+    return hashlib.sha384(serialize_context(context)).digest()
+
+
+def _refuse_signed(suite: AlgorithmSuite) -> None:
+    if suite.signed:
+        raise ProviderError(
+            f"{suite.name} signs messages, which an RSA key of KMS refuses: whoever has its public key can "
+            "write them; use a suite without ECDSA, such as "
+            f"{AlgorithmSuite.ALG_AES_256_GCM_HKDF_SHA512_COMMIT_KEY.name}"
+        )
+
+
+def _rebuild(cls: type[KMSRSAMasterKey], key_id: str, kwargs: dict[str, Any]) -> KMSRSAMasterKey:
+    return cls(key_id, **kwargs)

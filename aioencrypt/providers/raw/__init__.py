@@ -1,0 +1,1 @@
+"""Keys whose bytes the program holds."""

@@ -1,0 +1,181 @@
+"""An RSA key pair in memory that wraps data keys.
+
+Specification: framework/raw-rsa-keyring.md.
+"""
+
+from __future__ import annotations
+
+import enum
+from functools import partial
+from typing import NoReturn
+
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import padding as rsa_padding
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, RSAPublicKey
+from cryptography.hazmat.primitives.serialization import (
+    load_der_public_key,
+    load_pem_private_key,
+    load_pem_public_key,
+)
+
+from aioencrypt.errors import ProviderError
+from aioencrypt.format import EncryptedDataKey
+from aioencrypt.materials import DataKey, DataKeyRequest
+from aioencrypt.providers.base import MasterKey
+from aioencrypt.providers.raw.names import (
+    check_names,
+    namespaces_in_messages,
+    not_copied,
+    random_data_key,
+)
+from aioencrypt.runtime.offload import run
+
+# Microseconds for a key of 4096 bits: the private operation goes to a thread, the public one does not.
+_DECRYPT_COST = 1500
+ENCRYPT_COST = 60
+
+
+class RSAPadding(enum.Enum):
+    """How a data key is padded. OAEP uses MGF1 with the same hash."""
+
+    PKCS1 = "pkcs1"
+    OAEP_SHA1 = "oaep-sha1"
+    OAEP_SHA256 = "oaep-sha256"
+    OAEP_SHA384 = "oaep-sha384"
+    OAEP_SHA512 = "oaep-sha512"
+
+
+# SHA-1 is safe in OAEP, and messages with it exist.
+_OAEP_HASHES: dict[RSAPadding, type[hashes.HashAlgorithm]] = {
+    RSAPadding.OAEP_SHA1: hashes.SHA1,
+    RSAPadding.OAEP_SHA256: hashes.SHA256,
+    RSAPadding.OAEP_SHA384: hashes.SHA384,
+    RSAPadding.OAEP_SHA512: hashes.SHA512,
+}
+
+
+def padding_scheme(padding: RSAPadding) -> rsa_padding.AsymmetricPadding:
+    """Return the padding as cryptography has it."""
+    if padding is RSAPadding.PKCS1:
+        return rsa_padding.PKCS1v15()
+    algorithm = _OAEP_HASHES[padding]()
+    return rsa_padding.OAEP(mgf=rsa_padding.MGF1(algorithm=algorithm), algorithm=algorithm, label=None)
+
+
+def load_public_key(key: RSAPublicKey | bytes) -> RSAPublicKey:
+    """Return an RSA public key, from PEM or DER if need be; raises `ValueError` and `TypeError`."""
+    loaded: object = key
+    if isinstance(key, bytes):
+        # DER is what GetPublicKey of KMS gives.
+        load = load_pem_public_key if key.lstrip().startswith(b"-----") else load_der_public_key
+        try:
+            loaded = load(key)
+        except UnsupportedAlgorithm as error:
+            raise TypeError("public_key is of another kind of key, not of an RSA key") from error
+        except ValueError as error:
+            raise ValueError(f"public_key is not a valid public key in PEM or DER: {error}") from error
+    if not isinstance(loaded, RSAPublicKey):
+        raise TypeError(
+            "public_key is not an RSA public key: give PEM or DER bytes (SubjectPublicKeyInfo) "
+            "or an RSAPublicKey"
+        )
+    return loaded
+
+
+def _load_private(key: RSAPrivateKey | bytes) -> RSAPrivateKey:
+    try:
+        loaded = load_pem_private_key(key, password=None) if isinstance(key, bytes) else key
+    except UnsupportedAlgorithm as error:
+        raise TypeError("private_key is PEM of another kind of key, not of an RSA key") from error
+    except TypeError as error:
+        raise ValueError(
+            "private_key is encrypted PEM: load it with cryptography's load_pem_private_key and a password, "
+            "and give the key object"
+        ) from error
+    if not isinstance(loaded, RSAPrivateKey):
+        raise TypeError("private_key is not an RSA private key: give PEM bytes (PKCS #8) or an RSAPrivateKey")
+    return loaded
+
+
+class RawRSAMasterKey(MasterKey):
+    """Wraps data keys with an RSA public key and opens them with the private one.
+
+    Either half is enough for its direction; the public key is never derived from the private one.
+    Keys are PEM bytes, unencrypted, or `cryptography` key objects; a public key may be DER. RSA binds
+    nothing of the encryption context; the header tag does. PKCS1 is for old messages: prefer OAEP.
+    Raises `ValueError` for bytes that cannot be loaded and `TypeError` for keys of another kind.
+    """
+
+    def __init__(
+        self,
+        key_namespace: str,
+        key_name: str,
+        *,
+        padding: RSAPadding,
+        public_key: RSAPublicKey | bytes | None = None,
+        private_key: RSAPrivateKey | bytes | None = None,
+    ) -> None:
+        check_names(key_namespace, key_name)
+        if public_key is None and private_key is None:
+            raise ValueError("give public_key to encrypt, private_key to decrypt, or both")
+        self._namespace = key_namespace
+        self._provider_ids = namespaces_in_messages(key_namespace)
+        self._name = key_name
+        self._padding = RSAPadding(padding)
+        self._scheme = padding_scheme(self._padding)
+        self._public_key = None if public_key is None else load_public_key(public_key)
+        self._private_key = None if private_key is None else _load_private(private_key)
+
+    def __repr__(self) -> str:
+        return f"RawRSAMasterKey({self._namespace!r}, {self._name!r})"
+
+    def __reduce__(self) -> NoReturn:
+        raise not_copied(self)
+
+    @property
+    def provider_id(self) -> str:
+        return self._namespace
+
+    @property
+    def key_id(self) -> str:
+        return self._name
+
+    def owns_data_key(self, encrypted_data_key: EncryptedDataKey) -> bool:
+        return (
+            encrypted_data_key.provider_id in self._provider_ids
+            and encrypted_data_key.provider_info == self._name.encode()
+        )
+
+    async def generate_data_key(self, request: DataKeyRequest) -> tuple[DataKey, EncryptedDataKey]:
+        data_key = random_data_key(request.algorithm_suite)
+        return data_key, await self.encrypt_data_key(data_key, request)
+
+    async def encrypt_data_key(self, data_key: DataKey, request: DataKeyRequest) -> EncryptedDataKey:
+        if self._public_key is None:
+            raise ProviderError("this RSA key has no public_key, so it cannot encrypt")
+        wrap = partial(self._public_key.encrypt, data_key.plaintext, self._scheme)
+        try:
+            ciphertext = await run(wrap, ENCRYPT_COST)
+        except ValueError as error:
+            raise ProviderError(
+                f"an RSA key of {self._public_key.key_size} bits is too small to encrypt a data key of "
+                f"{len(data_key.plaintext)} bytes with {self._padding.name}"
+            ) from error
+        return EncryptedDataKey(self._namespace, self._name.encode(), ciphertext)
+
+    async def decrypt_one(self, encrypted_data_key: EncryptedDataKey, request: DataKeyRequest) -> DataKey:
+        if self._private_key is None:
+            raise ProviderError("this RSA key has no private_key, so it cannot decrypt")
+        unwrap = partial(self._private_key.decrypt, encrypted_data_key.ciphertext, self._scheme)
+        failure: ValueError | None = None
+        try:
+            data_key = await run(unwrap, _DECRYPT_COST)
+            # With PKCS1 and another key, OpenSSL returns random bytes of any length in place of an error.
+            if len(data_key) == request.algorithm_suite.data_key_length:
+                return DataKey(data_key)
+        except ValueError as error:
+            failure = error
+        raise ProviderError(
+            "the encrypted data key does not open: another RSA key, or another padding"
+        ) from failure

@@ -1,0 +1,1 @@
+"""What runs work and remembers it: event loops, threads, digests, the cache, observers."""

@@ -1,0 +1,361 @@
+"""What both streams are: a reader of bytes that is entered once, used by one task, and fails for good."""
+
+from __future__ import annotations
+
+import enum
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Coroutine, Generator
+from io import BytesIO
+from types import TracebackType
+from typing import Any, ClassVar, Self
+
+from anyio import EndOfStream
+from anyio.abc import ByteReceiveStream
+from anyio.lowlevel import checkpoint
+
+from aioencrypt.errors import (
+    EncryptionError,
+    StreamBusyError,
+    StreamClosedError,
+    StreamError,
+    StreamNotEnteredError,
+    TruncatedMessageError,
+    UnverifiedStreamError,
+)
+from aioencrypt.runtime.observation import MessageOperation, MessageWatch, Tally, current, watch_message
+from aioencrypt.streams.sources import Reader
+
+# A caller who takes single bytes from a buffer, and a source that never waits, let the loop go on every so
+# many reads.
+_READS_PER_TURN = 128
+_SOURCE_READS_PER_TURN = 32
+# A source that has given this many pieces of this size in a row without waiting is ahead of us: pieces are
+# gathered into larger batches, up to so many bytes. If it waits after all, they are late by that one wait.
+_READS_AHEAD = 8
+_WORTH_GATHERING = 16 * 1024
+_GATHERED = 512 * 1024
+
+
+class _Life(enum.Enum):
+    NEW = enum.auto()
+    OPEN = enum.auto()
+    CLOSED = enum.auto()
+
+
+class _Operation:
+    """Brackets one operation; a plain class because it stands around every chunk."""
+
+    def __init__(self, begin: Callable[[], None], end: Callable[[BaseException | None], None]) -> None:
+        self._begin = begin
+        self._end = end
+
+    def __enter__(self) -> None:
+        self._begin()
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._end(exc)
+
+
+class _Begun(Generator[Any, Any, bytes]):
+    """The rest of a coroutine that waits. Its first step, taken to see whether it does, comes first."""
+
+    def __init__(self, coroutine: Coroutine[Any, Any, bytes], first: Any) -> None:
+        self._coroutine = coroutine
+        self._first = [first]
+
+    def __await__(self) -> Self:
+        return self
+
+    def send(self, value: Any) -> Any:
+        return self._first.pop() if self._first else self._coroutine.send(value)
+
+    def throw(self, *error: Any) -> Any:
+        return self._coroutine.throw(*error)
+
+    def close(self) -> None:
+        self._coroutine.close()
+
+
+class ByteStream(ABC):
+    """An asynchronous reader of bytes, as `asyncio.StreamReader` is one, and an iterable of chunks.
+
+    Used once, in `async with`, by one task at a time. Every error is final: the next call raises it
+    again. That includes a cancelled read, because a source that was cut off may look as if it had
+    ended.
+    """
+
+    _observed_as: ClassVar[MessageOperation | None] = None
+
+    def __init__(self, reader: Reader) -> None:
+        self._reader = reader
+        self._source_reads = 0
+        self._ahead = 0
+        self._last_length = 0
+        self._life = _Life.NEW
+        self._busy = False
+        self._failure: Exception | None = None
+        self._buffer = memoryview(b"")
+        self._ended = False
+        self._closed_complete = False
+        self._abandoned = False
+        self._reads = 0
+        self._taken = self._given = 0
+        self._watch: MessageWatch | None = None
+        self._failed_by: type[BaseException] | None = None
+        self._operation = _Operation(self._begin, self._end)
+
+    @abstractmethod
+    async def _open(self) -> None:
+        """Do what `async with` does on entry."""
+
+    @abstractmethod
+    async def _next_chunk(self) -> bytes:
+        """Return the next bytes, never empty before the end."""
+
+    @abstractmethod
+    async def _release(self) -> None:
+        """Let go of everything."""
+
+    @property
+    @abstractmethod
+    def _complete(self) -> bool:
+        """Whether everything was verified, or handed out."""
+
+    @property
+    @abstractmethod
+    def _incomplete_reason(self) -> str:
+        """What to say to a caller who leaves before the stream is complete."""
+
+    def _tally(self) -> Tally:
+        """Return what observers are told at the end."""
+        return Tally()
+
+    async def __aenter__(self) -> Self:
+        if self._life is not _Life.NEW:
+            raise StreamError("a stream is entered once: make another one")
+        self._life = _Life.OPEN
+        self._watch = watch_message(self._observed_as, "stream") if self._observed_as else None
+        try:
+            with self._exclusive(), current(self._watch):
+                await self._open()
+        except BaseException:
+            await self.aclose()
+            raise
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        left_by = exc_type or UnverifiedStreamError
+        # With an exception in flight nothing else is said, not even that another task still reads.
+        if exc is None or not self._busy:
+            await self._close(left_by)
+        else:
+            self._end_watch(left_by)
+        if exc is None and not self._closed_complete and not self._abandoned:
+            raise UnverifiedStreamError(self._incomplete_reason) from self._failure
+
+    def abandon(self) -> None:
+        """Declare that the rest is not wanted, so that leaving `async with` raises nothing."""
+        self._abandoned = True
+
+    async def aclose(self) -> None:
+        """Let go of everything; the source stays open. Raises nothing for a stream left early."""
+        await self._close(None)
+
+    async def _close(self, left_by: type[BaseException] | None) -> None:
+        if self._busy:
+            raise StreamBusyError("another task is using this stream: let it end, or cancel it, first")
+        if self._life is not _Life.CLOSED:
+            self._life = _Life.CLOSED
+            # Bytes that wait in the buffer were not handed out.
+            self._closed_complete = self._complete
+            self._buffer = memoryview(b"")
+            self._end_watch(left_by)
+            await self._release()
+
+    def _end_watch(self, left_by: type[BaseException] | None) -> None:
+        """Tell observers of the end; `left_by` is what is raised, or will be, by a stream left early."""
+        if self._watch is None:
+            return
+        self._watch.tally = self._tally()
+        if self._closed_complete:
+            self._watch.end()
+        else:
+            self._watch.end(self._failed_by or (None if self._abandoned else left_by), abandoned=True)
+
+    def _exclusive(self) -> _Operation:
+        """Guard one operation: one task, an open stream, and errors that stay."""
+        if self._life is _Life.NEW:
+            raise StreamNotEnteredError("the stream is not open: use it in `async with`")
+        if self._busy:
+            raise StreamBusyError("another task is using this stream: a stream belongs to one task at a time")
+        if self._failure:
+            raise self._failure
+        if self._life is _Life.CLOSED:
+            raise StreamClosedError("the stream is closed")
+        return self._operation
+
+    def _begin(self) -> None:
+        self._busy = True
+
+    def _end(self, error: BaseException | None) -> None:
+        self._busy = False
+        if error is not None:
+            self._failed_by = type(error)
+        if isinstance(error, EncryptionError):
+            self._failure = error
+        elif error is not None:
+            self._failure = StreamError(f"the stream failed before, with {type(error).__name__}")
+            self._failure.__cause__ = error if isinstance(error, Exception) else None
+
+    async def _read_source(self) -> bytes:
+        self._source_reads += 1
+        if self._source_reads % _SOURCE_READS_PER_TURN == 0:
+            await checkpoint()
+        read = self._reader.read()
+        waited = False
+        try:
+            first = read.send(None)
+            waited = True
+            data: bytes = await _Begun(read, first)
+        except StopIteration as read_at_once:
+            data = read_at_once.value
+        except (StopAsyncIteration, EndOfStream) as error:
+            # Whoever reads our stream would take these for its end, as PEP 479 says of generators.
+            raise RuntimeError(f"the source raised {type(error).__name__}") from error
+        self._taken += len(data)
+        self._ahead = 0 if waited or len(data) < _WORTH_GATHERING else self._ahead + 1
+        self._last_length = len(data)
+        return data
+
+    def _gathers(self, gathered: int) -> bool:
+        """Tell whether to read one more piece before these bytes are worked on: never if that may wait."""
+        return self._ahead >= _READS_AHEAD and gathered + self._last_length <= _GATHERED
+
+    async def _chunk(self) -> bytes:
+        """Return what is buffered, or the next chunk; empty at the end."""
+        if self._buffer:
+            chunk, self._buffer = bytes(self._buffer), memoryview(b"")
+            return chunk
+        if self._ended:
+            return b""
+        chunk = await self._next_chunk()
+        self._ended = not chunk
+        self._given += len(chunk)
+        return chunk
+
+    async def read(self, n: int = -1) -> bytes:
+        """Return up to `n` bytes, and ``b""`` at the end only; all the rest for a negative `n`.
+
+        As with `asyncio.StreamReader`, fewer bytes than asked for are no sign of the end. Raises
+        `MessageError` and `PolicyError` as they come up, and what the source raises.
+        """
+        with self._exclusive():
+            if n < 0:
+                return await self._read_all()
+            return await self._read_some(n)
+
+    async def _read_all(self) -> bytes:
+        # Grows as it goes: one join at the end would hold the loop up for 400 microseconds a megabyte.
+        whole = BytesIO()
+        while chunk := await self._chunk():
+            whole.write(chunk)
+        return whole.getvalue()
+
+    async def _read_some(self, n: int) -> bytes:
+        if n == 0:
+            return b""
+        await self._take_turn()
+        if not self._buffer:
+            chunk = await self._chunk()
+            if len(chunk) <= n:
+                return chunk
+            self._buffer = memoryview(chunk)
+        taken, self._buffer = self._buffer[:n], self._buffer[n:]
+        return bytes(taken)
+
+    async def _take_turn(self) -> None:
+        self._reads += 1
+        if self._buffer and self._reads % _READS_PER_TURN == 0:
+            await checkpoint()
+
+    async def readexactly(self, n: int) -> bytes:
+        """Return exactly `n` bytes; raises `TruncatedMessageError` where fewer are left."""
+        if n < 0:
+            raise ValueError(f"n is {n}; it must be 0 or more")
+        with self._exclusive():
+            parts = []
+            missing = n
+            while missing:
+                part = await self._read_some(missing)
+                if not part:
+                    raise TruncatedMessageError(f"the stream ended {missing} bytes before the {n} asked for")
+                parts.append(part)
+                missing -= len(part)
+            return b"".join(parts)
+
+    async def readline(self, limit: int = 65536) -> bytes:
+        r"""Return the bytes up to and with the next ``\n``, or the rest; ``b""`` at the end.
+
+        Raises `ValueError` for a line longer than `limit` bytes, of which nothing is lost.
+        """
+        with self._exclusive():
+            await self._take_turn()
+            line = bytearray()
+            while True:
+                if not self._buffer:
+                    self._buffer = memoryview(await self._chunk())
+                if not self._buffer:
+                    return bytes(line)
+                found = _line_length(self._buffer[: limit + 1])
+                end = found or len(self._buffer)
+                if len(line) + end > limit:
+                    self._buffer = memoryview(bytes(line) + bytes(self._buffer))
+                    break
+                line += self._buffer[:end]
+                self._buffer = self._buffer[end:]
+                if found:
+                    return bytes(line)
+        raise ValueError(f"a line is longer than limit={limit} bytes; read() the rest, or raise the limit")
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> bytes:
+        with self._exclusive():
+            chunk = await self._chunk()
+        if not chunk:
+            raise StopAsyncIteration
+        return chunk
+
+    def as_anyio(self) -> ByteReceiveStream:
+        """Return this stream under anyio's contract, where the end is `anyio.EndOfStream`."""
+        return _AnyioStream(self)
+
+
+def _line_length(view: memoryview) -> int:
+    """Return the length of the first line, with its end; 0 where there is no end of a line."""
+    start, step = 0, 256
+    while start < len(view):
+        found = bytes(view[start : start + step]).find(b"\n")
+        if found >= 0:
+            return start + found + 1
+        start, step = start + step, step * 2
+    return 0
+
+
+class _AnyioStream(ByteReceiveStream):
+    def __init__(self, stream: ByteStream) -> None:
+        self._stream = stream
+
+    async def receive(self, max_bytes: int = 65536) -> bytes:
+        data = await self._stream.read(max_bytes)
+        if not data:
+            raise EndOfStream
+        return data
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()

@@ -1,0 +1,1 @@
+"""A DynamoDB in memory, for tests."""
