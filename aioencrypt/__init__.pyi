@@ -97,11 +97,11 @@ from .providers.branch_keys.items import (
     BranchKeyMaterials as BranchKeyMaterials,
 )
 from .providers.branch_keys.kms import (
-    Discovery as Discovery,
     KMSConfiguration as KMSConfiguration,
+    KMSDiscovery as KMSDiscovery,
     KMSKeyArn as KMSKeyArn,
+    KMSMRDiscovery as KMSMRDiscovery,
     KMSMRKeyArn as KMSMRKeyArn,
-    MRDiscovery as MRDiscovery,
 )
 from .providers.branch_keys.store import (
     BranchKeyStore as BranchKeyStore,
@@ -192,7 +192,6 @@ __all__ = [
     "DecryptionMaterials",
     "DecryptionMaterialsRequest",
     "DefaultCMM",
-    "Discovery",
     "DiscoveryFilter",
     "EncryptResult",
     "EncryptStream",
@@ -207,10 +206,12 @@ __all__ = [
     "InspectedKey",
     "KMSClientFactory",
     "KMSConfiguration",
+    "KMSDiscovery",
     "KMSDiscoveryMasterKeyProvider",
     "KMSECDHMasterKey",
     "KMSEncryptionAlgorithm",
     "KMSKeyArn",
+    "KMSMRDiscovery",
     "KMSMRKeyArn",
     "KMSMasterKey",
     "KMSMasterKeyProvider",
@@ -219,7 +220,6 @@ __all__ = [
     "KeyUse",
     "LimitError",
     "Limits",
-    "MRDiscovery",
     "MalformedMessageError",
     "MasterKey",
     "MasterKeyProvider",

@@ -19,12 +19,12 @@ from aioencrypt.format.signing import Signer
 T = TypeVar("T")
 
 
-def kind_of(given: object) -> str:
+def describe_type(given: object) -> str:
     """Return what a wrong argument is, for an error, which must not show a value: it may be a key."""
     return f"the class {given.__name__}" if isinstance(given, type) else type(given).__name__
 
 
-async def answer_of(owner: object, method: str, answer: Awaitable[T], kind: type) -> T:
+async def await_checked(owner: object, method: str, answer: Awaitable[T], kind: type) -> T:
     """Await what a method returned that anybody may have written; raises `ProviderError` for what it is not.
 
     `method` names it in the error, `kind` is the type that it has to return.

@@ -17,7 +17,7 @@ from aioencrypt.materials import DecryptionMaterials, Provenance
 from aioencrypt.providers.base import MasterKeyProvider
 from aioencrypt.rewrap_keys import GivenMaterials, Keep, RewrapOptions, RewrappedHeader, rewrap_options
 from aioencrypt.runtime.observation import Tally, watch_message
-from aioencrypt.runtime.offload import in_file_thread, run
+from aioencrypt.runtime.offload import in_file_thread, run_work
 from aioencrypt.streams.decrypt import DecryptStream
 from aioencrypt.streams.driver import HeaderStart, read_header, read_header_of
 from aioencrypt.streams.encrypt import EncryptStream
@@ -122,7 +122,7 @@ class RewrapStream(ByteStream):
         while True:
             match machine.next_event():
                 case OpenWork() as work:
-                    await run(work.crypt, work.cost, self._options.reading.offload)
+                    await run_work(work.crypt, work.cost, self._options.reading.offload)
                     machine.settle(work, b"")
                     held = b"".join(work.serialized)
                     if not work.last:
@@ -246,7 +246,7 @@ async def rewrap_header(
         client=client,
     )
     watch = watch_message("rewrap", "header")
-    with watch.all_of_it() if watch else nullcontext():
+    with watch.observe_call() if watch else nullcontext():
         machine = options.reading.machine()
         await read_header_of(machine, source)
         header = machine.received.header

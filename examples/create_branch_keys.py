@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 
-from aioencrypt import BranchKeyStore, Discovery, KMSConfiguration, KMSKeyArn, ProviderError, ServiceError
+from aioencrypt import BranchKeyStore, KMSConfiguration, KMSDiscovery, KMSKeyArn, ProviderError, ServiceError
 from aioencrypt.testing import InMemoryDynamoDB, InMemoryKMS
 
 TENANTS = ["the-baker", "the-butcher"]
@@ -42,7 +42,7 @@ async def main() -> None:
                 print(f"left alone: {error.message}")
 
     # The service reads, under whichever key stands in the table, and can do nothing else.
-    service = store(Discovery())
+    service = store(KMSDiscovery())
     before = await service.active_branch_key("the-baker")
     try:
         await service.version_key("the-baker")

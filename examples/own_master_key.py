@@ -79,7 +79,7 @@ class ServiceMasterKey(MasterKey):
         wrapped = await self._in_time(self._service.wrap(self._key_name, data_key.plaintext, bound(request)))
         return EncryptedDataKey(self.provider_id, self._key_name.encode(), wrapped)
 
-    async def decrypt_one(self, encrypted_data_key: EncryptedDataKey, request: DataKeyRequest) -> DataKey:
+    async def unwrap_data_key(self, encrypted_data_key: EncryptedDataKey, request: DataKeyRequest) -> DataKey:
         """One attempt. Whatever is raised becomes a line of `ProviderError.attempts`."""
         wrapped = encrypted_data_key.ciphertext
         try:

@@ -105,7 +105,7 @@ class MessageDecryptor:
         self._unsettled: deque[OpenWork | VerifyWork] = deque()
         self._withheld: Plaintext | None = None
         self._failure: EncryptionError | None = None
-        self._unsigned: tuple[bytes, ...] = ()
+        self._undigested: tuple[bytes, ...] = ()
         self._sequence = 1
         self._plaintext_length = 0
 
@@ -239,13 +239,13 @@ class MessageDecryptor:
         self._cipher = BodyCipher(key, header.message_id, header.frame_length)
         self._verification_key = verification_key
         self._running = RunningDigest(algorithm) if algorithm else None
-        self._unsigned = (self._received.serialized,)
+        self._undigested = (self._received.serialized,)
         self._move(State.BODY)
         self._events.append(HeaderVerified(header))
 
-    def _take_unsigned(self) -> tuple[bytes, ...]:
-        unsigned, self._unsigned = self._unsigned, ()
-        return unsigned
+    def _take_undigested(self) -> tuple[bytes, ...]:
+        undigested, self._undigested = self._undigested, ()
+        return undigested
 
     def _add_length(self, length: int) -> None:
         total = self._plaintext_length + length
@@ -300,8 +300,8 @@ class MessageDecryptor:
         open_into = partial(self.cipher.open_regular, self._sequence, pieces)
         self._sequence += count
         self._wanted = 0
-        unsigned = self._take_unsigned()
-        return OpenWork(pieces, count * length, count, False, open_into, self._running, unsigned)
+        undigested = self._take_undigested()
+        return OpenWork(pieces, count * length, count, False, open_into, self._running, undigested)
 
     def _next_final(self) -> OpenWork | VerifyWork | None:
         if self._missing(body.FINAL_HEADER_LENGTH):
@@ -348,7 +348,7 @@ class MessageDecryptor:
             True,
             partial(open_into, sealed),
             self._running,
-            self._take_unsigned(),
+            self._take_undigested(),
         )
 
     def _next_footer(self) -> OpenWork | VerifyWork | None:

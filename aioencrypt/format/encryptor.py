@@ -79,7 +79,7 @@ class MessageEncryptor:
         self._header = header_body + authentication
         self._signer = signer
         self._running = RunningDigest(algorithm_suite.signature) if algorithm_suite.signature else None
-        self._unsigned: tuple[bytes, ...] = (self._header,)
+        self._undigested: tuple[bytes, ...] = (self._header,)
         self._plaintext_length = plaintext_length
         self._bound = plaintext_length_bound
         self._pending = ByteQueue()
@@ -144,9 +144,9 @@ class MessageEncryptor:
         frame_length = self.header.frame_length
         count = self._complete_frames(len(self._pending))
         final_length = len(self._pending) - count * frame_length if last else None
-        unsigned: tuple[bytes, ...] = ()
+        undigested: tuple[bytes, ...] = ()
         if count or last:  # work without a result need not be digested, so the header waits
-            unsigned, self._unsigned = self._unsigned, ()
+            undigested, self._undigested = self._undigested, ()
         work = SealWork(
             self._cipher,
             self._sequence,
@@ -155,7 +155,7 @@ class MessageEncryptor:
             self._pending.take_pieces(final_length or 0),
             final_length,
             self._running,
-            unsigned,
+            undigested,
         )
         self._sequence += count
         self._ended = last

@@ -8,7 +8,7 @@ from aioencrypt.errors import LimitError
 
 # Pieces below this are gathered, so that a peer who sends single bytes costs no object for each.
 _SMALL = 4 * 1024
-_GATHERED = 64 * 1024
+_JOINED_LENGTH = 64 * 1024
 
 
 def flat_view(view: memoryview) -> memoryview:
@@ -56,7 +56,7 @@ class ByteQueue:
             self._pieces.append(memoryview(data))
             return
         self._tail += data
-        if len(self._tail) >= _GATHERED:
+        if len(self._tail) >= _JOINED_LENGTH:
             self._freeze()
 
     def _freeze(self) -> None:

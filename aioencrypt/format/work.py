@@ -82,7 +82,7 @@ class SealWork:
     final: tuple[memoryview, ...] = attrs.field(repr=False)
     final_length: int | None
     running: RunningDigest | None = attrs.field(repr=False)
-    unsigned: tuple[bytes, ...] = attrs.field(repr=False)
+    undigested: tuple[bytes, ...] = attrs.field(repr=False)
 
     @property
     def output_length(self) -> int:
@@ -112,7 +112,7 @@ class SealWork:
     def digest(self, sealed: bytes | memoryview) -> None:
         """Add what `crypt` made to the digest of a signed message."""
         if self.running:
-            self.running.update((*self.unsigned, sealed))
+            self.running.update((*self.undigested, sealed))
 
 
 @attrs.frozen
@@ -125,7 +125,7 @@ class OpenWork:
     last: bool
     open_into: Callable[[memoryview], None] = attrs.field(repr=False)
     running: RunningDigest | None = attrs.field(repr=False)
-    unsigned: tuple[bytes, ...] = attrs.field(repr=False)
+    undigested: tuple[bytes, ...] = attrs.field(repr=False)
 
     @property
     def input_length(self) -> int:
@@ -144,7 +144,7 @@ class OpenWork:
     def digest(self) -> None:
         """Add the frames, as they came, to the digest of a signed message."""
         if self.running:
-            pieces: Iterable[bytes | memoryview] = (*self.unsigned, *self.serialized)
+            pieces: Iterable[bytes | memoryview] = (*self.undigested, *self.serialized)
             self.running.update(pieces)
 
 

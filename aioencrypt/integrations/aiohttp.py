@@ -32,7 +32,7 @@ from aioencrypt.integrations.http.conditions import (
 )
 from aioencrypt.integrations.http.download import Download, OpenMessage, etag_of
 from aioencrypt.policies import Limits, SignaturePolicy
-from aioencrypt.runtime.offload import outlast
+from aioencrypt.runtime.offload import wait_shielded
 from aioencrypt.streams.encrypt import EncryptStream
 from aioencrypt.streams.ranges import SeekableSource
 from aioencrypt.streams.sources import Source
@@ -231,7 +231,7 @@ class EncryptedPayload(Payload):
         """End a request that still sends, and wait until it has."""
         if self._consumed:
             self._scope.cancel()
-            await outlast(self._ended)
+            await wait_shielded(self._ended)
 
 
 @asynccontextmanager

@@ -27,9 +27,9 @@ from aioencrypt.materials import (
     DecryptionMaterialsRequest,
     EncryptionMaterials,
     EncryptionMaterialsRequest,
-    answer_of,
+    await_checked,
 )
-from aioencrypt.providers.base import MasterKeyProvider, give_way
+from aioencrypt.providers.base import MasterKeyProvider, checkpoint_every
 from aioencrypt.runtime.cache import AsyncCache, CacheStatistics
 
 M = TypeVar("M", bound=EncryptionMaterials | DecryptionMaterials)
@@ -218,11 +218,11 @@ class CachingCMM:
 
     async def _encryption_materials(self, request: EncryptionMaterialsRequest) -> EncryptionMaterials:
         answer = self._manager.get_encryption_materials(request)
-        return await answer_of(self._manager, "get_encryption_materials", answer, EncryptionMaterials)
+        return await await_checked(self._manager, "get_encryption_materials", answer, EncryptionMaterials)
 
     async def _decryption_materials(self, request: DecryptionMaterialsRequest) -> DecryptionMaterials:
         answer = self._manager.decrypt_materials(request)
-        return await answer_of(self._manager, "decrypt_materials", answer, DecryptionMaterials)
+        return await await_checked(self._manager, "decrypt_materials", answer, DecryptionMaterials)
 
     async def _get(
         self,
@@ -266,7 +266,7 @@ async def _sorted(data_keys: Sequence[EncryptedDataKey]) -> AsyncIterator[bytes]
         if start:
             await checkpoint()
     for index, data_key in enumerate(merge(*runs)):
-        await give_way(index)
+        await checkpoint_every(index)
         yield data_key
 
 

@@ -26,11 +26,11 @@ from aioencrypt.materials import (
     DecryptionMaterialsRequest,
     EncryptionMaterials,
     EncryptionMaterialsRequest,
-    answer_of,
-    kind_of,
+    await_checked,
+    describe_type,
 )
 from aioencrypt.providers.base import DecryptedDataKey, MasterKeyProvider, make_data_key
-from aioencrypt.runtime.offload import run
+from aioencrypt.runtime.offload import run_work
 
 # Microseconds for a P-384 key pair and its compressed point.
 _KEY_PAIR_COST = 125
@@ -66,7 +66,7 @@ class DefaultCMM:
         sign = None
         if suite.signature:
             algorithm = suite.signature
-            key = await run(lambda: generate_signing_key(algorithm), _KEY_PAIR_COST)
+            key = await run_work(lambda: generate_signing_key(algorithm), _KEY_PAIR_COST)
             context[PUBLIC_KEY_NAME] = base64.b64encode(compressed_point(key)).decode()
             sign = KeySigner(algorithm, key)
         data_key, encrypted_data_keys, provenance = await make_data_key(
@@ -99,7 +99,7 @@ class DefaultCMM:
                 encrypted_data_keys=request.encrypted_data_keys,
             )
         )
-        opened = await answer_of(self._provider, "decrypt_data_key", answer, DecryptedDataKey)
+        opened = await await_checked(self._provider, "decrypt_data_key", answer, DecryptedDataKey)
         return DecryptionMaterials(
             algorithm_suite=suite,
             data_key=opened.data_key,
@@ -118,7 +118,7 @@ def as_manager(
         return DefaultCMM(provider)
     if isinstance(provider, CryptographicMaterialsManager) and not isinstance(provider, type):
         return provider
-    what, advice = kind_of(provider), _advice(provider)
+    what, advice = describe_type(provider), _advice(provider)
     raise TypeError(f"{what} is neither a master key, nor a provider, nor a CMM{advice}")
 
 

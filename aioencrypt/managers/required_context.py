@@ -21,7 +21,7 @@ from aioencrypt.materials import (
     DecryptionMaterialsRequest,
     EncryptionMaterials,
     EncryptionMaterialsRequest,
-    answer_of,
+    await_checked,
 )
 from aioencrypt.providers.base import MasterKeyProvider
 
@@ -70,7 +70,9 @@ class RequiredEncryptionContextCMM:
         answer = self._manager.get_encryption_materials(
             attrs.evolve(request, required_encryption_context_keys=required)
         )
-        materials = await answer_of(self._manager, "get_encryption_materials", answer, EncryptionMaterials)
+        materials = await await_checked(
+            self._manager, "get_encryption_materials", answer, EncryptionMaterials
+        )
         self._check_answer(materials.required_encryption_context_keys, "would store")
         return materials
 
@@ -78,7 +80,7 @@ class RequiredEncryptionContextCMM:
         """Ask the manager below, if the caller gave all required pairs."""
         self._check_given(request.reproduced_encryption_context.keys())
         answer = self._manager.decrypt_materials(request)
-        materials = await answer_of(self._manager, "decrypt_materials", answer, DecryptionMaterials)
+        materials = await await_checked(self._manager, "decrypt_materials", answer, DecryptionMaterials)
         self._check_answer(materials.encryption_context.keys(), "does not authenticate")
         return materials
 

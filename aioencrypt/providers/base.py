@@ -20,7 +20,7 @@ from anyio.lowlevel import checkpoint
 from aioencrypt.errors import Attempt, Operation, ProviderClosedError, ProviderError
 from aioencrypt.format import EncryptedDataKey
 from aioencrypt.format.suites import IV_LENGTH, TAG_LENGTH
-from aioencrypt.materials import DataKey, DataKeyRequest, KeyUse, Provenance, answer_of
+from aioencrypt.materials import DataKey, DataKeyRequest, KeyUse, Provenance, await_checked
 
 _KEYS_PER_TURN = 64
 # Keys that an error names of a message that belongs to none of ours, the characters of each, and how many
@@ -111,7 +111,7 @@ class MasterKey(MasterKeyProvider):
         """Encrypt a data key that another key made."""
 
     @abstractmethod
-    async def decrypt_one(self, encrypted_data_key: EncryptedDataKey, request: DataKeyRequest) -> DataKey:
+    async def unwrap_data_key(self, encrypted_data_key: EncryptedDataKey, request: DataKeyRequest) -> DataKey:
         """Decrypt one encrypted data key that this key owns: one attempt. Any exception is its failure."""
 
     async def encryption_keys(self, request: DataKeyRequest) -> Sequence[MasterKey]:
@@ -120,7 +120,7 @@ class MasterKey(MasterKeyProvider):
     async def decrypt_data_key(self, request: DataKeyRequest) -> DecryptedDataKey:
         attempts: list[Attempt] = []
         for index, encrypted_data_key in enumerate(request.encrypted_data_keys):
-            await give_way(index)
+            await checkpoint_every(index)
             if self.owns_data_key(encrypted_data_key):
                 opened = await try_decrypt(self, encrypted_data_key, request, attempts)
                 if opened:
@@ -128,7 +128,7 @@ class MasterKey(MasterKeyProvider):
         raise no_data_key(request, attempts, [self])
 
 
-async def give_way(index: int) -> None:
+async def checkpoint_every(index: int) -> None:
     """Let the loop go on, now and then, while somebody looks through encrypted data keys.
 
     A header may have 65,535 of them.
@@ -142,8 +142,8 @@ async def try_decrypt(
 ) -> DecryptedDataKey | None:
     """Make one attempt; a failure goes to `attempts`, and None is returned."""
     try:
-        answer = key.decrypt_one(encrypted_data_key, request)
-        data_key = await answer_of(key, "decrypt_one", answer, DataKey)
+        answer = key.unwrap_data_key(encrypted_data_key, request)
+        data_key = await await_checked(key, "unwrap_data_key", answer, DataKey)
         check_length(data_key, request)
     except ProviderClosedError:
         raise
@@ -222,7 +222,7 @@ async def make_data_key(
     keys = await _encryption_keys(provider, request)
     try:
         answer = keys[0].generate_data_key(request)
-        data_key, first = await answer_of(keys[0], "generate_data_key", answer, tuple)
+        data_key, first = await await_checked(keys[0], "generate_data_key", answer, tuple)
         check_length(data_key, request)
     except ProviderClosedError:
         raise
@@ -253,7 +253,7 @@ async def _encryption_keys(provider: MasterKeyProvider, request: DataKeyRequest)
 
 async def given_keys(provider: MasterKeyProvider, request: DataKeyRequest) -> Sequence[MasterKey]:
     """Return the keys to encrypt with, if the provider gives such; raises `ProviderError`."""
-    keys = await answer_of(provider, "encryption_keys", provider.encryption_keys(request), Sequence)
+    keys = await await_checked(provider, "encryption_keys", provider.encryption_keys(request), Sequence)
     for key in keys:
         if not isinstance(key, MasterKey):
             name = type(provider).__name__
@@ -270,7 +270,7 @@ async def _encrypt_with_all(
     async def encrypt(index: int, key: MasterKey) -> None:
         try:
             answer = key.encrypt_data_key(data_key, request)
-            encrypted[index] = await answer_of(key, "encrypt_data_key", answer, EncryptedDataKey)
+            encrypted[index] = await await_checked(key, "encrypt_data_key", answer, EncryptedDataKey)
         except anyio.get_cancelled_exc_class():
             raise
         except BaseException as error:  # raised below, outside the group, which would wrap it

@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from aioencrypt.errors import Attempt, ProviderClosedError, ProviderError
-from aioencrypt.materials import DataKeyRequest, answer_of, kind_of
+from aioencrypt.materials import DataKeyRequest, await_checked, describe_type
 from aioencrypt.providers.base import (
     DecryptedDataKey,
     MasterKey,
@@ -36,7 +36,7 @@ class MultiMasterKeyProvider(MasterKeyProvider):
         given = children if generator is None else (generator, *children)
         for provider in given:
             if not isinstance(provider, MasterKeyProvider):
-                raise TypeError(f"{kind_of(provider)} is not a MasterKeyProvider")
+                raise TypeError(f"{describe_type(provider)} is not a MasterKeyProvider")
         self._generator = generator
         self._children = children
         self._stacks: list[AsyncExitStack] = []
@@ -72,7 +72,7 @@ class MultiMasterKeyProvider(MasterKeyProvider):
         for provider in self.providers:
             try:
                 answer = provider.decrypt_data_key(request)
-                return await answer_of(provider, "decrypt_data_key", answer, DecryptedDataKey)
+                return await await_checked(provider, "decrypt_data_key", answer, DecryptedDataKey)
             except ProviderClosedError:
                 raise
             except Exception as error:

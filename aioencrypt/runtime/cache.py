@@ -29,7 +29,7 @@ from anyio import get_cancelled_exc_class
 from aioencrypt.errors import EncryptionError, ProviderClosedError, ProviderError
 from aioencrypt.runtime.event_loops import BackgroundTask, Call, call_later, running_loop
 from aioencrypt.runtime.observation import cache_answered
-from aioencrypt.runtime.offload import outlast
+from aioencrypt.runtime.offload import wait_shielded
 
 V = TypeVar("V")
 
@@ -233,7 +233,7 @@ class AsyncCache(Generic[V]):
             flight.error = ProviderClosedError("closed while a key was being fetched")
             flight.task.cancel()
         for flight in ending:
-            await outlast(flight.task.ended)
+            await wait_shielded(flight.task.ended)
 
     async def _fly(self, loop: _Loop[V], flight: _Flight[V], fetch: Callable[[], Awaitable[V]]) -> None:
         try:

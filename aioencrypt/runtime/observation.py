@@ -232,7 +232,7 @@ class MessageWatch(_Watch[MessageEnd]):
         self._end(MessageEnd(self._seconds, outcome, error, self.tally))
 
     @contextmanager
-    def all_of_it(self) -> Iterator[None]:
+    def observe_call(self) -> Iterator[None]:
         """Watch what is done with the message in one call."""
         try:
             with self.current():

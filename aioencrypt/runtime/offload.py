@@ -172,7 +172,7 @@ def _submit(kind: str, function: Callable[[], T]) -> Future[T]:
         return future
 
 
-async def run(function: Callable[[], T], cost: float, offload: Offload = Offload.AUTO) -> T:
+async def run_work(function: Callable[[], T], cost: float, offload: Offload = Offload.AUTO) -> T:
     """Run a function whose `cost` is an estimate in microseconds, in the lane or in a thread."""
     state = _state()
     inline = cost <= LANE_MICROSECONDS
@@ -207,13 +207,13 @@ async def _hop(kind: str, function: Callable[[], T]) -> T:
     try:
         future = _submit(kind, function)
         future.add_done_callback(lambda _: call(done.set))
-        await outlast(done)
+        await wait_shielded(done)
     finally:
         state.hops -= 1
     return future.result()
 
 
-async def outlast(done: Event) -> None:
+async def wait_shielded(done: Event) -> None:
     """Wait for an event, also when this task is cancelled meanwhile; then the cancellation goes on."""
     cancellation: BaseException | None = None
     while not done.is_set():
@@ -275,7 +275,7 @@ class DigestQueue:
                 idle = False
         if idle:
             self._give_back(reserved)
-            await run(digest, length / 600)
+            await run_work(digest, length / 600)
         elif event := self._watch(_PENDING_DIGEST):
             await event.wait()
 
@@ -298,7 +298,7 @@ class DigestQueue:
             self._waiting.clear()
         self._give_back(reserved)
         if event := self._watch(0):
-            await outlast(event)
+            await wait_shielded(event)
 
     def _watch(self, below: int) -> Event | None:
         """Return an event that is set when no more than this is pending; None where that is so now."""

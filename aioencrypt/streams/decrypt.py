@@ -35,10 +35,10 @@ from aioencrypt.format.context import serialize_context
 from aioencrypt.format.work import Output
 from aioencrypt.managers.base import CryptographicMaterialsManager
 from aioencrypt.managers.default import check_decrypt_policy
-from aioencrypt.materials import DecryptionMaterials, DecryptionMaterialsRequest, Provenance, answer_of
+from aioencrypt.materials import DecryptionMaterials, DecryptionMaterialsRequest, Provenance, await_checked
 from aioencrypt.policies import Limits, Offload, Release, SignaturePolicy
 from aioencrypt.runtime.observation import MessageWatch, Tally, watch_message
-from aioencrypt.runtime.offload import LONG, DigestQueue, batch_cost, run
+from aioencrypt.runtime.offload import LONG, DigestQueue, batch_cost, run_work
 from aioencrypt.streams.reading import ByteStream
 from aioencrypt.streams.sources import Reader
 from aioencrypt.streams.spool import Spool
@@ -116,7 +116,7 @@ class DecryptOptions:
             reproduced_encryption_context=self.encryption_context,
         )
         answer = self.cmm.decrypt_materials(request)
-        materials = await answer_of(self.cmm, "decrypt_materials", answer, DecryptionMaterials)
+        materials = await await_checked(self.cmm, "decrypt_materials", answer, DecryptionMaterials)
         # What comes out of a CMM, or of its cache, is checked again (CVE-2026-6550).
         check_decrypt_policy(self.commitment_policy, materials.algorithm_suite)
         if materials.algorithm_suite is not header.algorithm_suite:
@@ -141,7 +141,7 @@ async def decrypt_whole(message: bytes, options: DecryptOptions) -> tuple[bytes,
     watch = watch_message("decrypt", "whole")
     if watch is None:
         return await _decrypt_whole(message, options, None)
-    with watch.all_of_it():
+    with watch.observe_call():
         return await _decrypt_whole(message, options, watch)
 
 
@@ -166,7 +166,7 @@ async def _decrypt_whole(
         if output.used <= _WIPED_AT_ONCE:
             output.wipe()
         else:
-            await run(output.wipe, LONG)
+            await run_work(output.wipe, LONG)
         raise
     finally:
         await digests.aclose()
@@ -184,12 +184,12 @@ async def _open_whole(
                 if work.running:
                     await digests.add(work.digest, work.input_length)
                 target = output.reserve(work.output_length)
-                await run(partial(work.open_into, target), work.cost, options.offload)
+                await run_work(partial(work.open_into, target), work.cost, options.offload)
                 machine.settle(work, b"")
                 frames += work.count
             case VerifyWork() as work:
                 await digests.join()
-                machine.settle(work, await run(work.crypt, work.cost, options.offload))
+                machine.settle(work, await run_work(work.crypt, work.cost, options.offload))
             case NeedData():
                 step = len(rest) if machine.state is not State.HEADER else _HEADER_STEP
                 machine.receive(rest[:step])
@@ -285,7 +285,7 @@ class DecryptStream(ByteStream):
             await self._digests.reserve(work.input_length)
             await self._digests.add(work.digest, work.input_length)
         try:
-            result = await run(work.crypt, work.cost, self._options.offload)
+            result = await run_work(work.crypt, work.cost, self._options.offload)
         except EncryptionError as error:
             self._machine.fail(error)
             raise

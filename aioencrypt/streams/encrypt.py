@@ -17,10 +17,10 @@ from aioencrypt.format.context import serialize_context
 from aioencrypt.format.work import Output, SealWork
 from aioencrypt.managers.base import CryptographicMaterialsManager
 from aioencrypt.managers.default import check_encrypt_policy
-from aioencrypt.materials import EncryptionMaterials, EncryptionMaterialsRequest, Provenance, answer_of
+from aioencrypt.materials import EncryptionMaterials, EncryptionMaterialsRequest, Provenance, await_checked
 from aioencrypt.policies import Offload
 from aioencrypt.runtime.observation import MessageWatch, Tally, watch_message
-from aioencrypt.runtime.offload import DigestQueue, batch_cost, run
+from aioencrypt.runtime.offload import DigestQueue, batch_cost, run_work
 from aioencrypt.streams.reading import ByteStream
 from aioencrypt.streams.sources import Reader
 
@@ -49,7 +49,7 @@ class EncryptOptions:
             plaintext_length=self.plaintext_length_bound if known is None else known,
         )
         answer = self.cmm.get_encryption_materials(request)
-        materials = await answer_of(self.cmm, "get_encryption_materials", answer, EncryptionMaterials)
+        materials = await await_checked(self.cmm, "get_encryption_materials", answer, EncryptionMaterials)
         self._check(materials)
         return Sealer(self._machine(materials), self.offload, materials.provenance)
 
@@ -105,7 +105,7 @@ class Sealer:
         if work.output_length:
             if self._signed:
                 await self._digests.reserve(work.output_length)
-            sealed = await run(work.crypt, work.cost, self._offload)
+            sealed = await run_work(work.crypt, work.cost, self._offload)
             if self._signed:
                 await self._digests.add(lambda: work.digest(sealed), len(sealed))
         self._settle(work)
@@ -135,7 +135,7 @@ class Sealer:
         return output.finish()
 
     async def _seal_into(self, work: SealWork, target: memoryview) -> None:
-        await run(lambda: work.crypt_into(target), work.cost, self._offload)
+        await run_work(lambda: work.crypt_into(target), work.cost, self._offload)
         if self._signed:
             await self._digests.add(lambda: work.digest(target), len(target))
 
@@ -144,7 +144,7 @@ class Sealer:
         if not self._signed:
             return self.machine.finish()
         await self._digests.join()
-        return await run(self.machine.finish, self.machine.finish_cost, self._offload)
+        return await run_work(self.machine.finish, self.machine.finish_cost, self._offload)
 
     async def aclose(self) -> None:
         """Drop what is not done."""
@@ -166,7 +166,7 @@ async def encrypt_whole(plaintext: bytes, options: EncryptOptions) -> tuple[byte
     watch = watch_message("encrypt", "whole")
     if watch is None:
         return await _encrypt_whole(plaintext, options, None)
-    with watch.all_of_it():
+    with watch.observe_call():
         return await _encrypt_whole(plaintext, options, watch)
 
 

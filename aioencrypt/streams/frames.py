@@ -14,7 +14,7 @@ from aioencrypt.format.body import FRAME_OVERHEAD
 from aioencrypt.format.ranges import BodyLayout, body_layouts, open_frames
 from aioencrypt.format.work import Output
 from aioencrypt.policies import Limits, Offload
-from aioencrypt.runtime.offload import run
+from aioencrypt.runtime.offload import run_work
 from aioencrypt.streams.ranges import Ranges
 
 # What goes through one range read, apart from frames that are longer: enough for the rate of a disk or of
@@ -27,7 +27,7 @@ _RANGE_FRAMES = 1024
 _COPIED_AT_ONCE = 256 * 1024
 _COPIED_IN_A_MICROSECOND = 3000
 # What a cached frame costs besides its content, so that tiny frames do not fill the memory.
-_FRAME_COST = 128
+_FRAME_BYTES = 128
 
 
 @attrs.frozen(eq=False)
@@ -60,7 +60,7 @@ class FrameCache:
 
     def add(self, new: FrameRun) -> None:
         """Keep a run, and drop those that were not used for the longest time."""
-        self._costs[new] = len(new.plaintext) + (new.stop - new.first) * _FRAME_COST
+        self._costs[new] = len(new.plaintext) + (new.stop - new.first) * _FRAME_BYTES
         self._cost += self._costs[new]
         self._by_frame.update(dict.fromkeys(range(new.first, new.stop), new))
         while self._cost > self._capacity and len(self._costs) > 1:
@@ -104,7 +104,7 @@ class FrameReader:
         # A non-framed body is one frame.
         self._frame_length = layout.frame_length or max(1, self.length)
         # What is read ahead must still be there when it is asked for.
-        frames_ahead = cache_length // 2 // (self._frame_length + _FRAME_COST)
+        frames_ahead = cache_length // 2 // (self._frame_length + _FRAME_BYTES)
         self.most_ahead: int = frames_ahead * self._frame_length
         self._step = min(_RANGE_FRAMES, max(1, _RANGE_LENGTH // (self._frame_length + FRAME_OVERHEAD)))
 
@@ -121,7 +121,7 @@ class FrameReader:
         if stop - first <= self._step and end - start <= _COPIED_AT_ONCE:
             runs = await self._runs(first, stop)
             cost = (end - start) / _COPIED_IN_A_MICROSECOND
-            return await run(lambda: b"".join(self._parts(runs, start, end)), cost, self._offload)
+            return await run_work(lambda: b"".join(self._parts(runs, start, end)), cost, self._offload)
         output = Output(end - start)
         await self._fill(output.reserve(end - start), start, range(first, stop, self._step), stop)
         return output.finish()
@@ -169,7 +169,7 @@ class FrameReader:
                     return True
             return False
 
-        while await run(copy, length / _COPIED_IN_A_MICROSECOND, self._offload):
+        while await run_work(copy, length / _COPIED_IN_A_MICROSECOND, self._offload):
             pass
 
     async def _runs(self, first: int, stop: int) -> list[FrameRun]:
@@ -206,7 +206,7 @@ class FrameReader:
         async with self._ranges.slots:
             data = await self._ranges.read(layout.frame_start(first), layout.frame_start(stop))
             for work in open_frames(self._machine, first, data, count=stop - first):
-                plaintext = await run(work.crypt, work.cost, self._offload)
+                plaintext = await run_work(work.crypt, work.cost, self._offload)
                 runs.append(FrameRun(first, first + work.count, plaintext))
                 self._cache.add(runs[-1])
                 first += work.count
@@ -236,7 +236,7 @@ async def open_frame_reader(
     layout, end = await _find_final_frame(ranges, machine, limits)
     end = end[: layout.final_overhead + layout.final_length]
     [work] = open_frames(machine, layout.regular_count, end, count=1, last=True)
-    plaintext = await run(work.crypt, work.cost, offload)
+    plaintext = await run_work(work.crypt, work.cost, offload)
     return FrameReader(
         ranges,
         machine,

@@ -290,9 +290,9 @@ class WaitingKey(CountingKey):
         await self._wait()
         return await super().generate_data_key(request)
 
-    async def decrypt_one(self, encrypted_data_key: EncryptedDataKey, request: DataKeyRequest) -> DataKey:
+    async def unwrap_data_key(self, encrypted_data_key: EncryptedDataKey, request: DataKeyRequest) -> DataKey:
         await self._wait()
-        return await super().decrypt_one(encrypted_data_key, request)
+        return await super().unwrap_data_key(encrypted_data_key, request)
 
 
 async def test_a_buffer_that_changes_during_encrypt_makes_a_message_all_the_same() -> None:

@@ -267,7 +267,7 @@ async def test_a_key_that_gives_a_wrong_length_does_not_show() -> None:
     message, _ = await encrypt(b"secret", MultiMasterKeyProvider(OwnKey("a"), OwnKey("b")))
 
     class Short(OwnKey):
-        async def decrypt_one(
+        async def unwrap_data_key(
             self, encrypted_data_key: aioencrypt.EncryptedDataKey, request: aioencrypt.DataKeyRequest
         ) -> aioencrypt.DataKey:
             return aioencrypt.DataKey(bytes(16))

@@ -20,8 +20,8 @@ from aioencrypt import (
     EncryptionClient,
     HierarchicalMasterKey,
     KMSMasterKeyProvider,
+    KMSMRDiscovery,
     Limits,
-    MRDiscovery,
     MultiMasterKeyProvider,
     RequiredEncryptionContextCMM,
     decrypt,
@@ -67,7 +67,7 @@ SECRET: Any = b"attack at dawn, key of 32 bytes!"
         lambda: decrypt_stream(b"", KEY, limits=SECRET),
         lambda: KMSMasterKeyProvider([SECRET]),
         lambda: KMSMasterKeyProvider(["alias/a"], clients=SECRET),
-        lambda: MRDiscovery(SECRET),
+        lambda: KMSMRDiscovery(SECRET),
         lambda: limit_regions(SECRET, ["us-east-1"]),
         lambda: limit_regions(print, [SECRET]),  # type: ignore[arg-type]
     ],

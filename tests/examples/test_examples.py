@@ -110,7 +110,7 @@ def test_create_branch_keys() -> None:
         "created the-butcher",
         "left alone: nothing was written: there is a branch key 'the-baker' already; it stays as it is",
         "left alone: nothing was written: there is a branch key 'the-butcher' already; it stays as it is",
-        "refused: a branch key store with Discovery only reads; "
+        "refused: a branch key store with KMSDiscovery only reads; "
         "configure it with KMSKeyArn or KMSMRKeyArn to create keys and versions",
         "rotated by 1 of 2",
         "a new key: True; the old one is still there: True",

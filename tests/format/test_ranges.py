@@ -175,7 +175,7 @@ def test_the_frames_belong_to_no_digest(suite: AlgorithmSuite) -> None:
     message = build_message(suite, plaintext_of(95), frame_length=10)
     [work] = open_frames(opened(message), 0, frames_of(message, 0, 3), count=3)
     assert work.running is None
-    assert work.unsigned == ()
+    assert work.undigested == ()
 
 
 @suites

@@ -178,7 +178,7 @@ def sealing(
     frame_length: int = 20,
     sequence: int = 1,
     running: RunningDigest | None = None,
-    unsigned: tuple[bytes, ...] = (),
+    undigested: tuple[bytes, ...] = (),
 ) -> SealWork:
     """Return work over plaintext that starts the same every time."""
     regular = plaintext_of(regular_count * frame_length)
@@ -191,7 +191,7 @@ def sealing(
         pieces_of(final),
         final_length,
         running,
-        unsigned,
+        undigested,
     )
 
 
@@ -266,7 +266,7 @@ def test_the_digest_of_what_was_sealed() -> None:
     running = RunningDigest(P384)
     works = [
         sealing(0, None, running=running),
-        sealing(3, None, running=running, unsigned=(b"header", b" rest")),
+        sealing(3, None, running=running, undigested=(b"header", b" rest")),
         sealing(1, 5, running=running, sequence=4),
     ]
     # Later work first: cryptography has no order, digests do.
@@ -282,8 +282,8 @@ def test_the_digest_of_what_is_opened_needs_no_plaintext() -> None:
     running = RunningDigest(P384)
     pieces = (memoryview(b"frame 1, "), memoryview(b"frame 2"))
     opened = Watched()
-    for unsigned in ((b"header, ",), ()):
-        OpenWork(pieces, 9, 2, False, opened, running, unsigned).digest()
+    for undigested in ((b"header, ",), ()):
+        OpenWork(pieces, 9, 2, False, opened, running, undigested).digest()
     assert len(opened.out) == 0
     expected = b"header, frame 1, frame 2frame 1, frame 2"
     assert running.finish() == hashlib.sha384(expected).digest()
@@ -295,7 +295,7 @@ def test_the_length_of_a_digest() -> None:
 
 
 def test_unsigned_work_has_no_digest() -> None:
-    sealing(1, None, unsigned=(b"header",)).digest(b"sealed")
+    sealing(1, None, undigested=(b"header",)).digest(b"sealed")
     opening(Watched()).digest()
 
 

@@ -95,7 +95,7 @@ class Spilling(RawAESMasterKey):
     async def generate_data_key(self, request: DataKeyRequest) -> tuple[DataKey, EncryptedDataKey]:
         raise ValueError(f"{SERVICE_TEXT} {WRAPPING_KEY!r} {dict(request.encryption_context)}")
 
-    async def decrypt_one(self, encrypted_data_key: EncryptedDataKey, request: DataKeyRequest) -> DataKey:
+    async def unwrap_data_key(self, encrypted_data_key: EncryptedDataKey, request: DataKeyRequest) -> DataKey:
         raise ProviderError(f"{SERVICE_TEXT} {WRAPPING_KEY!r} {dict(request.encryption_context)}")
 
 

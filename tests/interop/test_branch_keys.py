@@ -17,11 +17,11 @@ from aws_cryptographic_material_providers.keystore.errors import ServiceError as
 
 from aioencrypt import (
     BranchKeyStore,
-    Discovery,
     KMSConfiguration,
+    KMSDiscovery,
     KMSKeyArn,
+    KMSMRDiscovery,
     KMSMRKeyArn,
-    MRDiscovery,
     ProviderError,
     ServiceError,
 )
@@ -46,7 +46,7 @@ def _official(configuration: KMSConfiguration) -> Any:
             return mpl.KMSConfigurationKmsKeyArn(arn)
         case KMSMRKeyArn(arn):
             return mpl.KMSConfigurationKmsMRKeyArn(arn)
-        case MRDiscovery(region):
+        case KMSMRDiscovery(region):
             return mpl.KMSConfigurationMrDiscovery(mpl.MRDiscovery(region=region))
     return mpl.KMSConfigurationDiscovery(mpl.Discovery())
 
@@ -124,9 +124,9 @@ CONFIGURATIONS = [
     pytest.param(lambda services: KMSKeyArn(services.primary), id="KMSKeyArn"),
     pytest.param(lambda services: KMSMRKeyArn(services.primary), id="KMSMRKeyArn"),
     pytest.param(lambda services: KMSMRKeyArn(services.replica), id="KMSMRKeyArn-replica"),
-    pytest.param(lambda services: Discovery(), id="Discovery"),
-    pytest.param(lambda services: MRDiscovery(US), id="MRDiscovery"),
-    pytest.param(lambda services: MRDiscovery(EU), id="MRDiscovery-replica"),
+    pytest.param(lambda services: KMSDiscovery(), id="KMSDiscovery"),
+    pytest.param(lambda services: KMSMRDiscovery(US), id="KMSMRDiscovery"),
+    pytest.param(lambda services: KMSMRDiscovery(EU), id="KMSMRDiscovery-replica"),
 ]
 
 

@@ -71,7 +71,12 @@ def check(backend: str, error: BaseException, use: Callable[[], Awaitable[object
 @backends
 @pytest.mark.parametrize(
     ("method", "several"),
-    [("generate_data_key", False), ("encrypt_data_key", True), ("decrypt_one", False), ("decrypt_one", True)],
+    [
+        ("generate_data_key", False),
+        ("encrypt_data_key", True),
+        ("unwrap_data_key", False),
+        ("unwrap_data_key", True),
+    ],
 )
 def test_from_a_key(backend: str, error: BaseException, method: str, several: bool) -> None:
     key = EndingKey(method, error)
@@ -80,7 +85,7 @@ def test_from_a_key(backend: str, error: BaseException, method: str, several: bo
     async def use() -> None:
         written = RawAESMasterKey("tests", "ending", wrapping_key=bytes(32))
         message, _ = await encrypt(PLAINTEXT, written)
-        await (decrypt if method == "decrypt_one" else encrypt)(message, provider)
+        await (decrypt if method == "unwrap_data_key" else encrypt)(message, provider)
 
     check(backend, error, use)
 

@@ -68,7 +68,7 @@ class WaitingKey(RawAESMasterKey):
     async def encrypt_data_key(self, data_key: DataKey, request: DataKeyRequest) -> EncryptedDataKey:
         return await self._wait()  # type: ignore[no-any-return]
 
-    async def decrypt_one(self, encrypted_data_key: EncryptedDataKey, request: DataKeyRequest) -> DataKey:
+    async def unwrap_data_key(self, encrypted_data_key: EncryptedDataKey, request: DataKeyRequest) -> DataKey:
         return await self._wait()  # type: ignore[no-any-return]
 
 
@@ -119,7 +119,7 @@ async def test_a_cancelled_attempt_is_no_reason_to_try_the_next_key(way: Way) ->
     waiting, tried = WaitingKey(), []
 
     class Next(RawAESMasterKey):
-        async def decrypt_one(self, *args: Any) -> DataKey:
+        async def unwrap_data_key(self, *args: Any) -> DataKey:
             tried.append(args)
             raise AssertionError
 

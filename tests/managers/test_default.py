@@ -221,7 +221,7 @@ async def test_the_data_key_is_that_of_all_keys() -> None:
     asked = asking(context=materials.encryption_context)
     assert [edk.provider_info for edk in materials.encrypted_data_keys] == [b"a", b"b", b"c"]
     for key, edk in zip(keys, materials.encrypted_data_keys, strict=True):
-        assert await key.decrypt_one(edk, asked) == materials.data_key
+        assert await key.unwrap_data_key(edk, asked) == materials.data_key
 
 
 async def test_the_error_of_the_provider_passes() -> None:

@@ -154,6 +154,6 @@ async def test_what_a_key_must_not_return_when_it_decrypts(answer: object, later
         encrypted_data_keys=(await encrypt(b"", KEY)).header.encrypted_data_keys,
     )
     with pytest.raises(ProviderError) as caught:
-        await Wrong("decrypt_one", answer, later=later).decrypt_data_key(request)
+        await Wrong("unwrap_data_key", answer, later=later).decrypt_data_key(request)
     [attempt] = caught.value.attempts
-    assert str(attempt.error) == f"Wrong.decrypt_one returned {text.format(kind='DataKey')}"
+    assert str(attempt.error) == f"Wrong.unwrap_data_key returned {text.format(kind='DataKey')}"

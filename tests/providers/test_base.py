@@ -83,7 +83,7 @@ class Choosy(OwnKey):
     def owns_data_key(self, encrypted_data_key: EncryptedDataKey) -> bool:
         return encrypted_data_key.provider_id == "own"
 
-    async def decrypt_one(self, encrypted_data_key: EncryptedDataKey, request: DataKeyRequest) -> DataKey:
+    async def unwrap_data_key(self, encrypted_data_key: EncryptedDataKey, request: DataKeyRequest) -> DataKey:
         name = encrypted_data_key.ciphertext.decode()
         self.tried.append(name)
         await checkpoint()
@@ -262,9 +262,11 @@ async def test_a_key_that_knows_suites() -> None:
             asked.append(request)
             return await super().generate_data_key(request)
 
-        async def decrypt_one(self, encrypted_data_key: EncryptedDataKey, request: DataKeyRequest) -> DataKey:
+        async def unwrap_data_key(
+            self, encrypted_data_key: EncryptedDataKey, request: DataKeyRequest
+        ) -> DataKey:
             asked.append(request)
-            return await super().decrypt_one(encrypted_data_key, request)
+            return await super().unwrap_data_key(encrypted_data_key, request)
 
     key = Asked("a")
     message, header = await encrypt(b"", key, encryption_context={"tenant": "42"}, algorithm_suite=SUITE)

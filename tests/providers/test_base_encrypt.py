@@ -41,7 +41,7 @@ async def test_the_first_key_generates_and_the_others_encrypt() -> None:
     assert sorted(log[1:]) == ["encrypt b", "encrypt c"]
     assert [edk.provider_info for edk in encrypted] == [b"a", b"b", b"c"]
     for key, edk in zip(keys, encrypted, strict=True):
-        assert await key.decrypt_one(edk, request) == data_key
+        assert await key.unwrap_data_key(edk, request) == data_key
 
 
 @pytest.mark.spec("framework/keyring-interface.md#onencrypt")

@@ -201,8 +201,8 @@ async def test_encrypted_anew_with_nothing_kept_the_data_key_is_another() -> Non
     seen: list[bytes] = []
 
     class Seeing(OwnKey):
-        async def decrypt_one(self, encrypted_data_key: Any, request: Any) -> Any:
-            data_key = await super().decrypt_one(encrypted_data_key, request)
+        async def unwrap_data_key(self, encrypted_data_key: Any, request: Any) -> Any:
+            data_key = await super().unwrap_data_key(encrypted_data_key, request)
             seen.append(data_key.plaintext)
             return data_key
 

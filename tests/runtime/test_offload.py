@@ -24,7 +24,7 @@ from aioencrypt.runtime.offload import (
     batch_cost,
     in_file_thread,
     read_in_thread,
-    run,
+    run_work,
 )
 from tests.support.cancelling import Way, each_way, settle
 from tests.support.streaming import KEY, UNSIGNED, assert_idle, threads_at_work
@@ -93,7 +93,7 @@ def spin(microseconds: float) -> None:
     ],
 )
 async def test_cost_decides_between_lane_and_pool(cost: float, offload: Offload, in_thread: bool) -> None:
-    assert (await run(threading.get_ident, cost, offload) != threading.get_ident()) is in_thread
+    assert (await run_work(threading.get_ident, cost, offload) != threading.get_ident()) is in_thread
     assert_idle()
 
 
@@ -102,7 +102,7 @@ async def test_auto_takes_the_pool_while_others_wait_and_a_core_is_free() -> Non
     idents: dict[str, int] = {}
 
     async def use(name: str, offload: Offload, cost: float) -> None:
-        idents[name] = await run(threading.get_ident, cost, offload)
+        idents[name] = await run_work(threading.get_ident, cost, offload)
 
     async with occupied_lane() as group:
         assert not lane.busy
@@ -128,9 +128,9 @@ async def test_results_and_errors_come_through_unchanged(cost: float) -> None:
         raise error
 
     result = object()
-    assert await run(lambda: result, cost) is result
+    assert await run_work(lambda: result, cost) is result
     with pytest.raises(ZeroDivisionError) as caught:
-        await run(fail, cost)
+        await run_work(fail, cost)
     assert caught.value is error
     assert caught.value.__context__ is None
     assert_idle()
@@ -144,7 +144,7 @@ async def test_the_lane_is_first_come_first_served() -> None:
 
     async def use(name: str) -> None:
         for _ in range(4):
-            await run(lambda: order.append(name), LANE_MICROSECONDS)
+            await run_work(lambda: order.append(name), LANE_MICROSECONDS)
 
     # Trio shuffles what is ready in one turn, so it starts one by one.
     async with occupied_lane() as group:
@@ -159,7 +159,7 @@ async def test_whole_budgets_take_a_turn_each() -> None:
 
     async def use() -> None:
         for _ in range(5):
-            await run(lambda: seen.append(turns.count), LANE_MICROSECONDS)
+            await run_work(lambda: seen.append(turns.count), LANE_MICROSECONDS)
 
     async with turns.counted(), anyio.create_task_group() as users:
         for _ in range(4):
@@ -180,7 +180,7 @@ async def test_a_turn_takes_what_was_spent_into_account() -> None:
 
     async def use() -> None:
         for _ in range(20):
-            await run(work, 0)
+            await run_work(work, 0)
 
     async with turns.counted(), anyio.create_task_group() as users:
         await use()
@@ -196,7 +196,7 @@ async def test_work_within_the_budget_does_not_wait() -> None:
         module._state().lane._spent = 0
         before = turns.count
         for _ in range(10):
-            await run(lambda: None, 1)
+            await run_work(lambda: None, 1)
         assert turns.count == before
 
 
@@ -207,10 +207,10 @@ async def test_cancelled_while_waiting_for_the_lane(way: Way) -> None:
 
     async def use() -> None:
         waiting.set()
-        await run(lambda: ran.append("cancelled"), 1)
+        await run_work(lambda: ran.append("cancelled"), 1)
 
     async def younger() -> None:
-        await run(lambda: ran.append("younger"), 1)
+        await run_work(lambda: ran.append("younger"), 1)
 
     async with occupied_lane() as group:
         await way.when(waiting, use)
@@ -229,7 +229,7 @@ async def test_work_that_fails_is_paid_for_too() -> None:
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        await run(fail, 1)
+        await run_work(fail, 1)
     assert lane._spent >= 50
 
 
@@ -237,7 +237,7 @@ async def test_work_that_fails_is_paid_for_too() -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "hop"), [("cryptography", partial(run, cost=LONG)), ("files", in_file_thread)]
+    ("kind", "hop"), [("cryptography", partial(run_work, cost=LONG)), ("files", in_file_thread)]
 )
 async def test_no_more_threads_than_workers(kind: str, hop: Callable[..., Coroutine[Any, Any, None]]) -> None:
     """For cryptography one less than there are cores: the loop needs one."""
@@ -266,7 +266,7 @@ async def test_files_do_not_wait_for_cryptography() -> None:
     async with anyio.create_task_group() as group:
         try:
             for _ in range(module._WORKERS["cryptography"] + 1):
-                group.start_soon(run, go.wait, LONG)
+                group.start_soon(run_work, go.wait, LONG)
             await settle()
             assert await in_file_thread(lambda: "file") == "file"
             assert await read_in_thread(lambda: "read") == "read"
@@ -287,7 +287,7 @@ async def test_an_idle_worker_does_not_keep_the_work_alive(offload: Offload) -> 
     def work(buffer: object = buffer) -> None:
         pass
 
-    await run(work, LONG, offload)
+    await run_work(work, LONG, offload)
     del work, buffer
     gc.collect()
     assert gone() is None
@@ -305,7 +305,7 @@ def test_state_belongs_to_a_loop_and_goes_with_it(backend: str, options: dict[st
     states: list[object] = []
 
     async def main() -> None:
-        await run(lambda: None, LONG)
+        await run_work(lambda: None, LONG)
         await read_in_thread(lambda: None)
         assert module._state() is module._state()
         states.append(module._state())
@@ -331,7 +331,7 @@ def test_several_loops_share_the_pool() -> None:
         start.wait(20)
         async with anyio.create_task_group() as group:
             for _ in range(30):
-                for hop in (partial(run, cost=LONG), in_file_thread, read_in_thread):
+                for hop in (partial(run_work, cost=LONG), in_file_thread, read_in_thread):
                     group.start_soon(hop, lambda: done.append(name))
         assert_idle()
 

@@ -15,7 +15,7 @@ from anyio.lowlevel import checkpoint
 
 from aioencrypt.runtime import offload as module
 from aioencrypt.runtime.event_loops import loop_caller
-from aioencrypt.runtime.offload import LONG, in_file_thread, outlast, read_in_thread, run
+from aioencrypt.runtime.offload import LONG, in_file_thread, read_in_thread, run_work, wait_shielded
 from tests.support.cancelling import Way, assert_fine, each_way, settle
 from tests.support.streaming import assert_idle, on_asyncio_and_uvloop, tasks_left, threads_at_work
 from tests.support.watching import watched
@@ -23,7 +23,7 @@ from tests.support.watching import watched
 pytestmark = pytest.mark.anyio
 
 Hop = Callable[[Callable[[], object]], Awaitable[object]]
-in_pool: Hop = partial(run, cost=LONG)
+in_pool: Hop = partial(run_work, cost=LONG)
 hops = pytest.mark.parametrize("hop", [in_pool, in_file_thread], ids=["pool", "file"])
 
 
@@ -118,7 +118,7 @@ async def test_the_error_of_a_cancelled_hop_gives_way_to_the_cancellation(way: W
 async def test_a_hop_that_is_cancelled_at_once_still_runs_to_its_end(way: Way) -> None:
     """The work is on its way, and nobody can tell how far."""
     ran: list[int] = []
-    assert await way.at(0, lambda: run(lambda: ran.append(1), LONG)) == (True, True)
+    assert await way.at(0, lambda: run_work(lambda: ran.append(1), LONG)) == (True, True)
     assert ran == [1]
     assert_idle()
 
@@ -241,7 +241,7 @@ async def test_outlast_waits_for_the_event(way: Way) -> None:
     async def use() -> None:
         waiting.set()
         try:
-            await outlast(done)
+            await wait_shielded(done)
         finally:
             log.append("await")
 
@@ -257,10 +257,10 @@ async def test_outlast_waits_for_the_event(way: Way) -> None:
 async def test_outlast_of_what_is_done_still_gives_way_to_cancellation() -> None:
     done = anyio.Event()
     done.set()
-    await outlast(done)
+    await wait_shielded(done)
     with anyio.CancelScope() as scope:
         scope.cancel()
-        await outlast(done)
+        await wait_shielded(done)
         raise AssertionError("not cancelled")
     assert scope.cancelled_caught
 

@@ -93,7 +93,7 @@ class OwnKey(MasterKey):
         await self.act("encrypt")
         return self.wrap(data_key, request)
 
-    async def decrypt_one(self, encrypted_data_key: EncryptedDataKey, request: DataKeyRequest) -> DataKey:
+    async def unwrap_data_key(self, encrypted_data_key: EncryptedDataKey, request: DataKeyRequest) -> DataKey:
         await self.act("decrypt")
         iv, sealed = encrypted_data_key.ciphertext[:12], encrypted_data_key.ciphertext[12:]
         try:

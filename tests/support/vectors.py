@@ -64,7 +64,7 @@ class StaticDataKey(MasterKey):
     async def encrypt_data_key(self, data_key: DataKey, request: DataKeyRequest) -> EncryptedDataKey:
         raise NotImplementedError
 
-    async def decrypt_one(self, encrypted_data_key: EncryptedDataKey, request: DataKeyRequest) -> DataKey:
+    async def unwrap_data_key(self, encrypted_data_key: EncryptedDataKey, request: DataKeyRequest) -> DataKey:
         return DataKey(self._data_key[: request.algorithm_suite.data_key_length])
 
 

@@ -44,7 +44,7 @@ class CountingKey(MasterKey):
         self.calls.append("encrypt")
         return DEFAULT_KEYS[0]
 
-    async def decrypt_one(self, encrypted_data_key: EncryptedDataKey, request: DataKeyRequest) -> DataKey:
+    async def unwrap_data_key(self, encrypted_data_key: EncryptedDataKey, request: DataKeyRequest) -> DataKey:
         self.calls.append("decrypt")
         return DataKey(example_data_key(request.algorithm_suite))
 

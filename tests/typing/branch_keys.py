@@ -10,13 +10,13 @@ from aioencrypt import (
     BranchKeyMaterials,
     BranchKeyReader,
     BranchKeyStore,
-    Discovery,
     HierarchicalMasterKey,
     KeyStoreInfo,
     KMSConfiguration,
+    KMSDiscovery,
     KMSKeyArn,
+    KMSMRDiscovery,
     KMSMRKeyArn,
-    MRDiscovery,
 )
 from aioencrypt.aws import DynamoDBClient
 from aioencrypt.testing import DynamoDBCall, InMemoryDynamoDB, InMemoryDynamoDBClient, InMemoryKMS
@@ -29,17 +29,17 @@ kms_key = "arn:aws:kms:us-east-1:111122223333:key/1234abcd-12ab-34cd-56ef-123456
 
 def configurations() -> list[KMSConfiguration]:
     KMSKeyArn()  # type: ignore[call-arg]
-    MRDiscovery()  # type: ignore[call-arg]
-    Discovery("us-east-1")  # type: ignore[call-arg]
+    KMSMRDiscovery()  # type: ignore[call-arg]
+    KMSDiscovery("us-east-1")  # type: ignore[call-arg]
     KMSConfiguration()  # type: ignore[abstract]
     assert_type(KMSKeyArn(kms_key).arn, str)
-    assert_type(MRDiscovery("us-east-1").region, str)
-    assert_type(MRDiscovery("us-east-1").wrapping_key, str)
-    return [KMSKeyArn(kms_key), KMSMRKeyArn(kms_key), Discovery(), MRDiscovery("us-east-1")]
+    assert_type(KMSMRDiscovery("us-east-1").region, str)
+    assert_type(KMSMRDiscovery("us-east-1").wrapping_key, str)
+    return [KMSKeyArn(kms_key), KMSMRKeyArn(kms_key), KMSDiscovery(), KMSMRDiscovery("us-east-1")]
 
 
 def stores(kms: InMemoryKMS, dynamodb: InMemoryDynamoDB, client: AiobotocoreDynamoDBClient) -> None:
-    made = BranchKeyStore("keys", kms_configuration=Discovery(), logical_name="keys", region="us-east-1")
+    made = BranchKeyStore("keys", kms_configuration=KMSDiscovery(), logical_name="keys", region="us-east-1")
     reader: BranchKeyReader = made
     HierarchicalMasterKey(reader, branch_key_id="one", ttl=60)
     HierarchicalMasterKey(made, branch_key_id="one", ttl=60)
@@ -52,12 +52,12 @@ def stores(kms: InMemoryKMS, dynamodb: InMemoryDynamoDB, client: AiobotocoreDyna
             clients=kms.clients("us-east-1"),
             dynamodb_client=usable,
         )
-    BranchKeyStore("keys", kms_configuration=Discovery())  # type: ignore[call-arg]
-    BranchKeyStore("keys", Discovery(), "keys")  # type: ignore[call-arg]
+    BranchKeyStore("keys", kms_configuration=KMSDiscovery())  # type: ignore[call-arg]
+    BranchKeyStore("keys", KMSDiscovery(), "keys")  # type: ignore[call-arg]
     BranchKeyStore("keys", kms_configuration=kms_key, logical_name="keys")  # type: ignore[arg-type]
     BranchKeyStore(
         "keys",
-        kms_configuration=Discovery(),
+        kms_configuration=KMSDiscovery(),
         logical_name="keys",
         dynamodb_client=kms.client("us-east-1"),  # type: ignore[arg-type]
     )

@@ -161,7 +161,7 @@ class OwnKey(MasterKey):
     async def encrypt_data_key(self, data_key: DataKey, request: DataKeyRequest) -> EncryptedDataKey:
         return EncryptedDataKey("own", b"key", data_key.plaintext)
 
-    async def decrypt_one(self, encrypted_data_key: EncryptedDataKey, request: DataKeyRequest) -> DataKey:
+    async def unwrap_data_key(self, encrypted_data_key: EncryptedDataKey, request: DataKeyRequest) -> DataKey:
         return DataKey(encrypted_data_key.ciphertext)
 
 

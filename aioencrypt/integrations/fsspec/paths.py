@@ -13,7 +13,7 @@ from fsspec.utils import stringify_path
 from aioencrypt.errors import MessageError
 from aioencrypt.integrations.fsspec.provider import Option
 from aioencrypt.integrations.fsspec.sizes import PlaintextSizes
-from aioencrypt.integrations.fsspec.target import Target, in_order
+from aioencrypt.integrations.fsspec.target import TargetFileSystem, in_order
 from aioencrypt.integrations.fsspec.types import AsyncFileSystem, ChainedFileSystem, FileSystemType
 
 PROTOCOL = "aioencrypt"
@@ -68,7 +68,7 @@ class PathsFileSystem(AsyncFileSystem, ChainedFileSystem, metaclass=_ByOptions):
         self.fs: Any = self._make_target(target_protocol, target_options) if fs is None else fs
         if self.fs.async_impl and self.fs.asynchronous != asynchronous:
             raise ValueError(f"asynchronous is {asynchronous}; the file system below must have the same")
-        self._target = Target(self.fs)
+        self._target = TargetFileSystem(self.fs)
         self._sizes = PlaintextSizes(self._target)
         self._list_sizes = sizes
         # Instances have the paths of their targets, which fsspec allows for.

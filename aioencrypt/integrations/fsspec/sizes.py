@@ -9,7 +9,7 @@ from typing import Any
 from aioencrypt.errors import MalformedMessageError
 from aioencrypt.format import MessageDecryptor
 from aioencrypt.format.ranges import body_layouts
-from aioencrypt.integrations.fsspec.target import Target, TargetRanges
+from aioencrypt.integrations.fsspec.target import TargetFileSystem, TargetRanges
 from aioencrypt.policies import Limits
 from aioencrypt.streams.driver import read_header_at
 from aioencrypt.streams.ranges import Ranges
@@ -27,7 +27,7 @@ class PlaintextSizes:
     A size that was found is kept for as long as what the target says of the file stays the same.
     """
 
-    def __init__(self, target: Target) -> None:
+    def __init__(self, target: TargetFileSystem) -> None:
         self._target = target
         self._known: OrderedDict[Hashable, int] = OrderedDict()
 

@@ -32,7 +32,7 @@ def _is_async(fs: Any) -> bool:
     return bool(fs.async_impl) and (not isinstance(fs, DirFileSystem) or _is_async(fs.fs))
 
 
-class Target:
+class TargetFileSystem:
     """A file system of any kind, called from an event loop; one that blocks runs in threads."""
 
     def __init__(self, fs: Any) -> None:
@@ -67,7 +67,7 @@ def _commits(file: Any) -> bool:
 class TargetRanges:
     """Ranges of a file of the target: a `RangeSource`."""
 
-    def __init__(self, target: Target, path: str) -> None:
+    def __init__(self, target: TargetFileSystem, path: str) -> None:
         self._target = target
         self._path = path
 
@@ -90,7 +90,7 @@ class TargetRanges:
 class TargetReader:
     """A file of the target from start to end, in large ranges: a source of `decrypt_stream`."""
 
-    def __init__(self, target: Target, path: str) -> None:
+    def __init__(self, target: TargetFileSystem, path: str) -> None:
         self._ranges = TargetRanges(target, path)
         self._position = 0
         self._size: int | None = None
@@ -193,7 +193,7 @@ class TransactionSink(TargetSink):
 class UploadSink(TargetSink):
     """A message that is kept, in memory or else in a temporary file, and uploaded in one call."""
 
-    def __init__(self, target: Target, path: str) -> None:
+    def __init__(self, target: TargetFileSystem, path: str) -> None:
         self._target = target
         self._path = path
         self._parts: list[bytes] = []

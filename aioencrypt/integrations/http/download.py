@@ -15,7 +15,7 @@ from aioencrypt.inspection import inspect_message
 from aioencrypt.integrations.http.conditions import RequestHead
 from aioencrypt.policies import Limits, Release, SignaturePolicy
 from aioencrypt.runtime.event_loops import BackgroundTask, call_later
-from aioencrypt.runtime.offload import outlast
+from aioencrypt.runtime.offload import wait_shielded
 from aioencrypt.streams.decrypt import DecryptStream
 from aioencrypt.streams.ranges import RangeSource, SeekableSource, open_range_source
 from aioencrypt.streams.seekable import SeekableDecryptStream
@@ -266,7 +266,7 @@ async def _close(source: Any) -> None:
     task.start(run)
     forget = call_later(_CLOSING_SECONDS, task.cancel)
     try:
-        await outlast(task.ended)
+        await wait_shielded(task.ended)
     finally:
         forget()
     if failures:

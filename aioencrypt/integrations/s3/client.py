@@ -15,7 +15,7 @@ import attrs
 
 from aioencrypt.aws.connection import call_service
 from aioencrypt.errors import ServiceError
-from aioencrypt.runtime.offload import run
+from aioencrypt.runtime.offload import run_work
 
 S3Call = Callable[..., Awaitable[Mapping[str, Any]]]
 Checksum = Literal["CRC32", "SHA256"]
@@ -126,7 +126,7 @@ async def call_s3(
     return await call_service(f"S3 {operation} in {bucket}", call, timeout)
 
 
-def text_of(answer: Mapping[str, Any], field: str) -> str:
+def required_text(answer: Mapping[str, Any], field: str) -> str:
     """Return a field of an answer; raises `ServiceError` where it is missing."""
     value = answer.get(field)
     if not isinstance(value, str):
@@ -167,7 +167,7 @@ def _update(hashes: Mapping[str, Any], data: memoryview) -> None:
 
 
 @attrs.frozen(kw_only=True)
-class Target:
+class UploadTarget:
     """An object that is to be written, and how. `arguments` are those of `put_object`."""
 
     client: S3Client
@@ -188,7 +188,7 @@ class Target:
         if self.checksum:
             arguments["ChecksumAlgorithm"] = self.checksum
         answer = await self._call("CreateMultipartUpload", self.client.create_multipart_upload, **arguments)
-        return text_of(answer, "UploadId")
+        return required_text(answer, "UploadId")
 
     async def upload_part(self, body: BytesIO, upload_id: str, number: int) -> dict[str, Any]:
         """Upload a part and return how the end of the upload names it."""
@@ -203,7 +203,7 @@ class Target:
             **self._only(READING),
         )
         digests.pop("ContentMD5", None)
-        return {"PartNumber": number, "ETag": text_of(answer, "ETag"), **digests}
+        return {"PartNumber": number, "ETag": required_text(answer, "ETag"), **digests}
 
     async def copy_part(self, source: Mapping[str, Any], upload_id: str, number: int) -> dict[str, Any]:
         """Let S3 copy a part and return how the end of the upload names it."""
@@ -217,7 +217,7 @@ class Target:
         )
         result = answer.get("CopyPartResult") or {}
         checksums = {name: value for name, value in result.items() if name == f"Checksum{self.checksum}"}
-        return {"PartNumber": number, "ETag": text_of(result, "ETag"), **checksums}
+        return {"PartNumber": number, "ETag": required_text(result, "ETag"), **checksums}
 
     async def complete(self, upload_id: str, parts: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
         """Put the object in its place."""
@@ -257,7 +257,7 @@ class Target:
         with body.getbuffer() as view:
             for start in range(0, len(view), _DIGEST_STEP):
                 with view[start : start + _DIGEST_STEP] as piece:
-                    await run(partial(_update, hashes, piece), len(piece) / _DIGESTED_PER_MICROSECOND)
+                    await run_work(partial(_update, hashes, piece), len(piece) / _DIGESTED_PER_MICROSECOND)
         return {name: base64.b64encode(running.digest()).decode() for name, running in hashes.items()}
 
 

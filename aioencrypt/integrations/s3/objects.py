@@ -25,7 +25,7 @@ from aioencrypt.integrations.s3.client import (
     PutArguments,
     S3Call,
     S3Client,
-    Target,
+    UploadTarget,
     check_extra,
     checked_checksum,
 )
@@ -131,7 +131,7 @@ async def put_encrypted(
     Raises `ValueError` and `TypeError` for wrong arguments, what the source raises, `ProviderError` and
     `PolicyError` as `encrypt_stream` does, whose arguments the others are, and `ServiceError`.
     """
-    target = Target(
+    target = UploadTarget(
         client=client,
         bucket=bucket,
         key=key,
@@ -314,7 +314,7 @@ async def rewrap_encrypted(
         client=client, bucket=bucket, key=key, version_id=version_id, stored=stored, extra=arguments
     )
     async with RewrapStream(ObjectReader(stored), options, verify=verify) as stream:
-        target = Target(
+        target = UploadTarget(
             client=client,
             bucket=bucket,
             key=key,

@@ -10,7 +10,7 @@ from urllib.parse import urlencode
 
 import attrs
 
-from aioencrypt.integrations.s3.client import READING, S3Client, Target, call_s3
+from aioencrypt.integrations.s3.client import READING, S3Client, UploadTarget, call_s3
 from aioencrypt.integrations.s3.ranges import StoredObject
 from aioencrypt.integrations.s3.upload import (
     MIN_PART_LENGTH,
@@ -108,7 +108,7 @@ def plan_copy(rewrapped: RewrappedHeader, size: int, part_length: int) -> CopyPl
 
 
 async def write_rewrapped(
-    target: Target,
+    target: UploadTarget,
     stream: RewrapStream,
     original: Original,
     *,
@@ -136,7 +136,7 @@ async def write_rewrapped(
 
 
 async def _jobs(
-    target: Target, first: BytesIO, plan: CopyPlan, source: Mapping[str, Any]
+    target: UploadTarget, first: BytesIO, plan: CopyPlan, source: Mapping[str, Any]
 ) -> AsyncGenerator[Job, None]:
     yield partial(target.upload_part, first)
     start = plan.start

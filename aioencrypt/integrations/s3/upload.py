@@ -13,9 +13,9 @@ import anyio
 import attrs
 
 from aioencrypt.errors import ServiceError, StreamError
-from aioencrypt.integrations.s3.client import Target
+from aioencrypt.integrations.s3.client import UploadTarget
 from aioencrypt.runtime.event_loops import BackgroundTask, call_later
-from aioencrypt.runtime.offload import outlast
+from aioencrypt.runtime.offload import wait_shielded
 from aioencrypt.streams.reading import ByteStream
 
 MIN_PART_LENGTH = 5 * 1024 * 1024
@@ -88,7 +88,9 @@ class PartCutter:
         return into
 
 
-async def upload(target: Target, stream: ByteStream, *, lengths: Iterator[int], concurrency: int) -> Written:
+async def upload(
+    target: UploadTarget, stream: ByteStream, *, lengths: Iterator[int], concurrency: int
+) -> Written:
     """Write all of a stream; raises what the stream raises, and `ServiceError`."""
     cutter = PartCutter(stream)
     first = await cutter.cut(next(lengths), BytesIO())
@@ -101,7 +103,7 @@ async def upload(target: Target, stream: ByteStream, *, lengths: Iterator[int], 
 
 
 async def _jobs(
-    target: Target, cutter: PartCutter, first: BytesIO, lengths: Iterator[int]
+    target: UploadTarget, cutter: PartCutter, first: BytesIO, lengths: Iterator[int]
 ) -> AsyncGenerator[Job, None]:
     """Yield the jobs that upload the parts of a stream. There are as many buffers as jobs at once."""
     free: list[BytesIO] = []
@@ -119,7 +121,7 @@ async def _jobs(
 class MultipartUpload:
     """An upload in parts: complete, or aborted."""
 
-    def __init__(self, target: Target, concurrency: int) -> None:
+    def __init__(self, target: UploadTarget, concurrency: int) -> None:
         self._target = target
         self._slots = anyio.Semaphore(concurrency)
         self._upload_id: str | None = None
@@ -217,7 +219,7 @@ async def _to_the_end(function: Callable[[], Awaitable[None]]) -> None:
     except BaseException:
         stop = call_later(_CLEAN_UP_SECONDS, task.cancel)
         try:
-            await outlast(task.ended)
+            await wait_shielded(task.ended)
         finally:
             stop()
         raise

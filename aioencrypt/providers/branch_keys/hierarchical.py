@@ -26,7 +26,7 @@ from aioencrypt.format import EncryptedDataKey
 from aioencrypt.format.context import serialize_context
 from aioencrypt.format.suites import IV_LENGTH, TAG_LENGTH
 from aioencrypt.materials import DataKey, DataKeyRequest
-from aioencrypt.providers.base import DecryptedDataKey, MasterKey, give_way, no_data_key
+from aioencrypt.providers.base import DecryptedDataKey, MasterKey, checkpoint_every, no_data_key
 from aioencrypt.providers.branch_keys.items import KEY_LENGTH, BranchKeyMaterials
 from aioencrypt.providers.raw.names import not_copied, random_data_key
 from aioencrypt.runtime.cache import AsyncCache
@@ -195,14 +195,14 @@ class HierarchicalMasterKey(MasterKey):
         if self._supplier is None:
             return await super().decrypt_data_key(request)
         for index, encrypted_data_key in enumerate(request.encrypted_data_keys):
-            await give_way(index)
+            await checkpoint_every(index)
             if self.owns_data_key(encrypted_data_key):
                 chosen = await self._chosen(request)
                 return await chosen.decrypt_data_key(request)
         # Messages of other keys are not the supplier's business.
         raise no_data_key(request, (), [self])
 
-    async def decrypt_one(self, encrypted_data_key: EncryptedDataKey, request: DataKeyRequest) -> DataKey:
+    async def unwrap_data_key(self, encrypted_data_key: EncryptedDataKey, request: DataKeyRequest) -> DataKey:
         chosen = await self._chosen(request)
         if not chosen.owns_data_key(encrypted_data_key):
             raise ProviderError("the encrypted data key is not under the branch key of this message")

@@ -15,7 +15,7 @@ from aioencrypt.providers.kms.arn import matches_for_decrypt, parse_key_arn
 
 
 class KMSConfiguration(ABC):
-    """One of `KMSKeyArn`, `KMSMRKeyArn`, `Discovery` and `MRDiscovery`."""
+    """One of `KMSKeyArn`, `KMSMRKeyArn`, `KMSDiscovery` and `KMSMRDiscovery`."""
 
     @property
     @abstractmethod
@@ -86,7 +86,7 @@ class KMSMRKeyArn(_OneKey):
 
 
 @attrs.frozen
-class Discovery(KMSConfiguration):
+class KMSDiscovery(KMSConfiguration):
     """Whichever key an item names, called in one region; reads only."""
 
     @property
@@ -98,7 +98,7 @@ class Discovery(KMSConfiguration):
 
 
 @attrs.frozen
-class MRDiscovery(KMSConfiguration):
+class KMSMRDiscovery(KMSConfiguration):
     """Whichever key an item names, or its replica in `region` if it is a multi-Region key; reads only."""
 
     region: str = attrs.field()
@@ -107,7 +107,7 @@ class MRDiscovery(KMSConfiguration):
     def _check(self, attribute: object, region: Any) -> None:
         if not isinstance(region, str) or not region:
             shown = repr(region) if region == "" else type(region).__name__
-            raise ValueError(f"MRDiscovery takes the name of a region, not {shown}")
+            raise ValueError(f"KMSMRDiscovery takes the name of a region, not {shown}")
 
     def key_for(self, stored: str) -> str:
         arn = parse_key_arn(stored)

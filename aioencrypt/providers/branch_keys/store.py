@@ -54,7 +54,7 @@ class KeyStoreInfo:
 class BranchKeyStore:
     """Branch keys and beacon keys in a DynamoDB table, each wrapped by a KMS key.
 
-    `kms_configuration` is a `KMSKeyArn`, `KMSMRKeyArn`, `Discovery` or `MRDiscovery`; the last two only
+    `kms_configuration` is a `KMSKeyArn`, `KMSMRKeyArn`, `KMSDiscovery` or `KMSMRDiscovery`; the last two only
     read. `logical_name` is bound to every key by KMS and can never change, unlike the name of the table.
     `store_id` is drawn if it is not given.
 
@@ -88,7 +88,7 @@ class BranchKeyStore:
     ) -> None:
         if not isinstance(kms_configuration, KMSConfiguration):
             raise TypeError(
-                "kms_configuration is a KMSKeyArn, KMSMRKeyArn, Discovery or MRDiscovery, "
+                "kms_configuration is a KMSKeyArn, KMSMRKeyArn, KMSDiscovery or KMSMRDiscovery, "
                 f"not {type(kms_configuration).__name__}"
             )
         _check_name("logical_name", logical_name)

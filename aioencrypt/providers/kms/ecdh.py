@@ -17,7 +17,7 @@ from aioencrypt.aws.connection import ClientSupplier, KMSClient
 from aioencrypt.errors import ProviderClosedError, ProviderError
 from aioencrypt.format import EncryptedDataKey
 from aioencrypt.materials import DataKey, DataKeyRequest
-from aioencrypt.providers.base import DecryptedDataKey, MasterKey, attempt, give_way, no_data_key
+from aioencrypt.providers.base import DecryptedDataKey, MasterKey, attempt, checkpoint_every, no_data_key
 from aioencrypt.providers.key_agreement import (
     KMS_ECDH_PROVIDER_ID,
     Parties,
@@ -197,7 +197,7 @@ class KMSECDHMasterKey(MasterKey):
 
     async def decrypt_data_key(self, request: DataKeyRequest) -> DecryptedDataKey:
         for index, encrypted_data_key in enumerate(request.encrypted_data_keys):
-            await give_way(index)
+            await checkpoint_every(index)
             if self._own is None and self.owns_data_key(encrypted_data_key):
                 try:
                     await self._own_key()
@@ -207,7 +207,7 @@ class KMSECDHMasterKey(MasterKey):
                     raise no_data_key(request, [attempt("decrypt", self, error)]) from error
         return await super().decrypt_data_key(request)
 
-    async def decrypt_one(self, encrypted_data_key: EncryptedDataKey, request: DataKeyRequest) -> DataKey:
+    async def unwrap_data_key(self, encrypted_data_key: EncryptedDataKey, request: DataKeyRequest) -> DataKey:
         own = await self._own_key()
         parties = parties_of(encrypted_data_key)
         if parties is None or not self._takes_part(parties, own):

@@ -21,12 +21,12 @@ from aioencrypt.errors import ProviderError
 from aioencrypt.format import AlgorithmSuite, EncryptedDataKey
 from aioencrypt.format.context import serialize_context
 from aioencrypt.materials import DataKey, DataKeyRequest
-from aioencrypt.providers.base import DecryptedDataKey, MasterKey, give_way
+from aioencrypt.providers.base import DecryptedDataKey, MasterKey, checkpoint_every
 from aioencrypt.providers.kms.arn import KeyArn, matches_for_decrypt, parse_key_arn
 from aioencrypt.providers.kms.service import KMSService, bytes_of, text_of
 from aioencrypt.providers.raw.names import random_data_key
 from aioencrypt.providers.raw.rsa import ENCRYPT_COST, RSAPadding, load_public_key, padding_scheme
-from aioencrypt.runtime.offload import run
+from aioencrypt.runtime.offload import run_work
 
 if TYPE_CHECKING:
     from aiobotocore.config import AioConfig
@@ -127,17 +127,17 @@ class KMSRSAMasterKey(MasterKey):
             raise ProviderError("this RSA key of KMS has no public_key, so it cannot encrypt")
         scheme = padding_scheme(_PADDINGS[self._algorithm])
         plaintext = request.once(_context_digest) + data_key.plaintext
-        ciphertext = await run(partial(self._public_key.encrypt, plaintext, scheme), ENCRYPT_COST)
+        ciphertext = await run_work(partial(self._public_key.encrypt, plaintext, scheme), ENCRYPT_COST)
         return EncryptedDataKey(_PROVIDER_ID, self._key_id.encode(), ciphertext)
 
     async def decrypt_data_key(self, request: DataKeyRequest) -> DecryptedDataKey:
         for index, encrypted_data_key in enumerate(request.encrypted_data_keys):
-            await give_way(index)
+            await checkpoint_every(index)
             if encrypted_data_key.provider_id == _PROVIDER_ID and _stored_arn(encrypted_data_key) is None:
                 raise ProviderError("an encrypted data key of an RSA key of KMS does not name a KMS key ARN")
         return await super().decrypt_data_key(request)
 
-    async def decrypt_one(self, encrypted_data_key: EncryptedDataKey, request: DataKeyRequest) -> DataKey:
+    async def unwrap_data_key(self, encrypted_data_key: EncryptedDataKey, request: DataKeyRequest) -> DataKey:
         _refuse_signed(request.algorithm_suite)
         answer = await self._service.call(
             "Decrypt",

@@ -22,7 +22,7 @@ from aioencrypt.providers.base import (
     DecryptedDataKey,
     MasterKey,
     MasterKeyProvider,
-    give_way,
+    checkpoint_every,
     no_data_key,
     try_decrypt,
 )
@@ -154,7 +154,7 @@ class KMSMasterKey(MasterKey):
         )
         return _encrypted_data_key(answer)
 
-    async def decrypt_one(self, encrypted_data_key: EncryptedDataKey, request: DataKeyRequest) -> DataKey:
+    async def unwrap_data_key(self, encrypted_data_key: EncryptedDataKey, request: DataKeyRequest) -> DataKey:
         answer = await self._call(
             "Decrypt",
             lambda client: client.decrypt(
@@ -205,7 +205,7 @@ class _KMSProvider(MasterKeyProvider):
         preferred: list[tuple[EncryptedDataKey, KeyArn]] = []
         others: list[tuple[EncryptedDataKey, KeyArn]] = []
         for index, encrypted_data_key in enumerate(request.encrypted_data_keys):
-            await give_way(index)
+            await checkpoint_every(index)
             if encrypted_data_key.provider_id == KMS_PROVIDER_ID:
                 stored = _stored_arn(encrypted_data_key)
                 if stored is None:
@@ -215,7 +215,7 @@ class _KMSProvider(MasterKeyProvider):
                 ours.append((encrypted_data_key, stored))
         attempts: list[Attempt] = []
         for index, (encrypted_data_key, stored) in enumerate(preferred + others):
-            await give_way(index)
+            await checkpoint_every(index)
             for key in self._keys_for(stored):
                 opened = await try_decrypt(key, encrypted_data_key, request, attempts)
                 if opened:

@@ -84,7 +84,7 @@ class RawAESMasterKey(MasterKey):
         ciphertext = self._aead.encrypt(iv, data_key.plaintext, request.once(serialize_context))
         return EncryptedDataKey(self._namespace, self._info_start + iv, ciphertext)
 
-    async def decrypt_one(self, encrypted_data_key: EncryptedDataKey, request: DataKeyRequest) -> DataKey:
+    async def unwrap_data_key(self, encrypted_data_key: EncryptedDataKey, request: DataKeyRequest) -> DataKey:
         iv, sealed = encrypted_data_key.provider_info[-IV_LENGTH:], encrypted_data_key.ciphertext
         try:
             return DataKey(self._aead.decrypt(iv, sealed, request.once(serialize_context)))

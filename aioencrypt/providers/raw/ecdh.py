@@ -27,7 +27,7 @@ from aioencrypt.providers.key_agreement import (
     wrap,
 )
 from aioencrypt.providers.raw.names import not_copied, random_data_key
-from aioencrypt.runtime.offload import run
+from aioencrypt.runtime.offload import run_work
 
 
 class RawECDHMasterKey(MasterKey):
@@ -152,9 +152,9 @@ class RawECDHMasterKey(MasterKey):
                 provider_id=RAW_ECDH_PROVIDER_ID,
             )
 
-        return await run(agree, recipient.curve.cost)
+        return await run_work(agree, recipient.curve.cost)
 
-    async def decrypt_one(self, encrypted_data_key: EncryptedDataKey, request: DataKeyRequest) -> DataKey:
+    async def unwrap_data_key(self, encrypted_data_key: EncryptedDataKey, request: DataKeyRequest) -> DataKey:
         private_key = self._private_key
         if private_key is None:
             raise ProviderError(
@@ -170,7 +170,7 @@ class RawECDHMasterKey(MasterKey):
             secret = private_key.exchange(ec.ECDH(), other.key)
             return unwrap(secret, parties, encrypted_data_key=encrypted_data_key, request=request)
 
-        return await run(agree, parties.curve.cost)
+        return await run_work(agree, parties.curve.cost)
 
 
 def _check_given(**keys: object) -> None:

@@ -29,7 +29,7 @@ from aioencrypt.providers.raw.names import (
     not_copied,
     random_data_key,
 )
-from aioencrypt.runtime.offload import run
+from aioencrypt.runtime.offload import run_work
 
 # Microseconds for a key of 4096 bits: the private operation goes to a thread, the public one does not.
 _DECRYPT_COST = 1500
@@ -156,7 +156,7 @@ class RawRSAMasterKey(MasterKey):
             raise ProviderError("this RSA key has no public_key, so it cannot encrypt")
         wrap = partial(self._public_key.encrypt, data_key.plaintext, self._scheme)
         try:
-            ciphertext = await run(wrap, ENCRYPT_COST)
+            ciphertext = await run_work(wrap, ENCRYPT_COST)
         except ValueError as error:
             raise ProviderError(
                 f"an RSA key of {self._public_key.key_size} bits is too small to encrypt a data key of "
@@ -164,13 +164,13 @@ class RawRSAMasterKey(MasterKey):
             ) from error
         return EncryptedDataKey(self._namespace, self._name.encode(), ciphertext)
 
-    async def decrypt_one(self, encrypted_data_key: EncryptedDataKey, request: DataKeyRequest) -> DataKey:
+    async def unwrap_data_key(self, encrypted_data_key: EncryptedDataKey, request: DataKeyRequest) -> DataKey:
         if self._private_key is None:
             raise ProviderError("this RSA key has no private_key, so it cannot decrypt")
         unwrap = partial(self._private_key.decrypt, encrypted_data_key.ciphertext, self._scheme)
         failure: ValueError | None = None
         try:
-            data_key = await run(unwrap, _DECRYPT_COST)
+            data_key = await run_work(unwrap, _DECRYPT_COST)
             # With PKCS1 and another key, OpenSSL returns random bytes of any length in place of an error.
             if len(data_key) == request.algorithm_suite.data_key_length:
                 return DataKey(data_key)

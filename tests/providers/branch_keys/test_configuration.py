@@ -13,11 +13,11 @@ from aiobotocore.session import get_session
 
 from aioencrypt import (
     BranchKeyStore,
-    Discovery,
     KMSConfiguration,
+    KMSDiscovery,
     KMSKeyArn,
+    KMSMRDiscovery,
     KMSMRKeyArn,
-    MRDiscovery,
     ProviderClosedError,
     ServiceError,
 )
@@ -69,17 +69,17 @@ def test_an_arn_is_text(kind: Any) -> None:
 @pytest.mark.parametrize("region", ["", None, 42])
 @pytest.mark.spec(f"{STORE}#aws-kms-configuration")
 def test_multi_region_discovery_needs_a_region(region: Any) -> None:
-    with pytest.raises(ValueError, match="MRDiscovery takes the name of a region, not"):
-        MRDiscovery(region)
+    with pytest.raises(ValueError, match="KMSMRDiscovery takes the name of a region, not"):
+        KMSMRDiscovery(region)
     with pytest.raises(TypeError, match="region"):
-        MRDiscovery()  # type: ignore[call-arg]
+        KMSMRDiscovery()  # type: ignore[call-arg]
 
 
 def test_discovery_takes_nothing() -> None:
-    assert Discovery() == Discovery()
-    assert Discovery().region is None
+    assert KMSDiscovery() == KMSDiscovery()
+    assert KMSDiscovery().region is None
     with pytest.raises(TypeError):
-        Discovery(US)  # type: ignore[call-arg]
+        KMSDiscovery(US)  # type: ignore[call-arg]
 
 
 # Arguments
@@ -88,7 +88,7 @@ def test_discovery_takes_nothing() -> None:
 @pytest.mark.spec(f"{STORE}#initialization")
 def test_name_configuration_and_logical_name_are_needed() -> None:
     make: Any = BranchKeyStore
-    needed = {"table_name": TABLE, "kms_configuration": Discovery(), "logical_name": LOGICAL}
+    needed = {"table_name": TABLE, "kms_configuration": KMSDiscovery(), "logical_name": LOGICAL}
     for missing in needed:
         with pytest.raises(TypeError, match=f"missing 1 required .*'{missing}'"):
             make(**{name: value for name, value in needed.items() if name != missing})
@@ -97,8 +97,12 @@ def test_name_configuration_and_logical_name_are_needed() -> None:
 @pytest.mark.parametrize(
     ("options", "kind", "message"),
     [
-        ({"kms_configuration": KEY}, TypeError, "KMSKeyArn, KMSMRKeyArn, Discovery or MRDiscovery, not str"),
-        ({"kms_configuration": Discovery}, TypeError, "not ABCMeta"),
+        (
+            {"kms_configuration": KEY},
+            TypeError,
+            "KMSKeyArn, KMSMRKeyArn, KMSDiscovery or KMSMRDiscovery, not str",
+        ),
+        ({"kms_configuration": KMSDiscovery}, TypeError, "not ABCMeta"),
         ({"logical_name": ""}, ValueError, "logical_name is empty"),
         ({"logical_name": None}, TypeError, "logical_name is a str, not NoneType"),
         ({"store_id": ""}, ValueError, "store_id is empty"),
@@ -152,7 +156,7 @@ def test_a_store_shows_its_names_only() -> None:
 
 
 @pytest.mark.parametrize(
-    "configuration", [KMSKeyArn(KEY), KMSMRKeyArn(KEY), Discovery(), MRDiscovery(EU)], ids=str
+    "configuration", [KMSKeyArn(KEY), KMSMRKeyArn(KEY), KMSDiscovery(), KMSMRDiscovery(EU)], ids=str
 )
 def test_a_store_is_pickled_as_its_configuration(configuration: KMSConfiguration) -> None:
     original = store(
@@ -207,8 +211,8 @@ async def test_a_supplier_is_asked_for_the_region_of_the_key() -> None:
     assert set(asked) == {EU}
     asked.clear()
     (branch_key_id,) = {item["branch-key-id"]["S"] for item in world.dynamodb.items(TABLE)}
-    await world.store(MRDiscovery(US), clients=None, client_supplier=supply).beacon_key(branch_key_id)
-    nowhere = world.store(Discovery(), clients=None, client_supplier=supply, region=None)
+    await world.store(KMSMRDiscovery(US), clients=None, client_supplier=supply).beacon_key(branch_key_id)
+    nowhere = world.store(KMSDiscovery(), clients=None, client_supplier=supply, region=None)
     with pytest.raises(ServiceError, match="NotFoundException"):
         await nowhere.beacon_key(branch_key_id)
     assert asked == [US, None]
@@ -244,10 +248,10 @@ def dynamodb_url() -> Iterator[str]:
         (lambda world: KMSKeyArn(world.replica), None, EU, EU),
         (lambda world: KMSKeyArn(world.replica), US, EU, US),
         (lambda world: KMSMRKeyArn(world.replica), None, EU, EU),
-        (lambda world: MRDiscovery(EU), None, EU, EU),
-        (lambda world: MRDiscovery(EU), US, EU, US),
-        (lambda world: Discovery(), None, None, None),
-        (lambda world: Discovery(), EU, EU, EU),
+        (lambda world: KMSMRDiscovery(EU), None, EU, EU),
+        (lambda world: KMSMRDiscovery(EU), US, EU, US),
+        (lambda world: KMSDiscovery(), None, None, None),
+        (lambda world: KMSDiscovery(), EU, EU, EU),
     ],
 )
 @pytest.mark.spec(f"{STORE}#dynamodb-client", f"{STORE}#kms-client")

@@ -186,7 +186,7 @@ async def test_which_data_keys_it_owns(provider_id: str, info: bytes, owned: boo
     assert (caught.value.attempts, caught.value.unclaimed, store.log) == ((), True, [])
     assert (await key.decrypt_data_key(asking(encrypted, right))).encrypted_data_key == right
     with pytest.raises(ProviderError, match=r"^the encrypted data key is not under the branch key of this"):
-        await key.decrypt_one(encrypted, asking(encrypted))
+        await key.unwrap_data_key(encrypted, asking(encrypted))
 
 
 # What does not open

@@ -14,11 +14,11 @@ from anyio.lowlevel import checkpoint
 from aioencrypt import (
     AsyncCache,
     BranchKeyMaterials,
-    Discovery,
     HierarchicalMasterKey,
+    KMSDiscovery,
     KMSKeyArn,
+    KMSMRDiscovery,
     KMSMRKeyArn,
-    MRDiscovery,
     MultiMasterKeyProvider,
     ProviderClosedError,
     ProviderError,
@@ -98,10 +98,10 @@ async def test_a_new_version_reads_what_the_old_one_wrote(world: World) -> None:
     [
         lambda world: KMSMRKeyArn(world.primary),
         lambda world: KMSMRKeyArn(world.replica),
-        lambda world: Discovery(),
-        lambda world: MRDiscovery(EU),
+        lambda world: KMSDiscovery(),
+        lambda world: KMSMRDiscovery(EU),
     ],
-    ids=["KMSMRKeyArn", "KMSMRKeyArn-replica", "Discovery", "MRDiscovery"],
+    ids=["KMSMRKeyArn", "KMSMRKeyArn-replica", "KMSDiscovery", "KMSMRDiscovery"],
 )
 async def test_stores_of_all_configurations(world: World, configuration: Callable[[World], Any]) -> None:
     await world.store(KMSKeyArn(world.primary)).create_key("multi", CONTEXT)

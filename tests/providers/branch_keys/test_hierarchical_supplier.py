@@ -117,7 +117,7 @@ async def test_only_data_keys_under_the_branch_key_of_the_context_are_tried() ->
         await key.decrypt_data_key(asking(broken, others, broken, context=context))
     assert [attempt.key_id for attempt in caught.value.attempts] == ["tenant-a"] * 2
     with pytest.raises(ProviderError, match="is not under the branch key of this message"):
-        await key.decrypt_one(others, asking(others, context=context))
+        await key.unwrap_data_key(others, asking(others, context=context))
 
 
 async def test_it_is_not_asked_about_messages_of_other_keys() -> None:
@@ -162,10 +162,10 @@ async def test_the_key_itself_does_what_its_branch_keys_do() -> None:
     request = asking(context={"tenant": "a"})
     data_key, encrypted = await key.generate_data_key(request)
     assert encrypted.provider_info == b"tenant-a"
-    assert await key.decrypt_one(encrypted, request) == data_key
+    assert await key.unwrap_data_key(encrypted, request) == data_key
     again = await key.encrypt_data_key(data_key, request)
     assert again.ciphertext != encrypted.ciphertext
-    assert await key.decrypt_one(again, request) == data_key
+    assert await key.unwrap_data_key(again, request) == data_key
     assert len(supplier.asked) == 4
 
 

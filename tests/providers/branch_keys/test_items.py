@@ -9,11 +9,11 @@ import pytest
 
 from aioencrypt import (
     BranchKeyStore,
-    Discovery,
     KMSConfiguration,
+    KMSDiscovery,
     KMSKeyArn,
+    KMSMRDiscovery,
     KMSMRKeyArn,
-    MRDiscovery,
     ProviderError,
     ServiceError,
 )
@@ -98,7 +98,7 @@ async def test_a_broken_item_is_refused_before_kms_is_called(
     assert str(caught.value).startswith(f"the item {stored!r} of the branch key 'mine' {message}")
     assert not world.kms.calls
     with pytest.raises(ProviderError, match=re.escape(message)):
-        await read(world.store(Discovery()), world, item_type)
+        await read(world.store(KMSDiscovery()), world, item_type)
     assert not world.kms.calls
 
 
@@ -253,12 +253,12 @@ async def test_which_keys_go_together(world: World, kind: str, configured: str, 
 @pytest.mark.parametrize(
     ("configuration", "stored", "called"),
     [
-        (Discovery(), "key", (US, "key")),
-        (Discovery(), "primary", (US, "primary")),
-        (MRDiscovery(US), "key", (US, "key")),
-        (MRDiscovery(US), "replica", (US, "primary")),
-        (MRDiscovery(EU), "primary", (EU, "replica")),
-        (MRDiscovery(EU), "replica", (EU, "replica")),
+        (KMSDiscovery(), "key", (US, "key")),
+        (KMSDiscovery(), "primary", (US, "primary")),
+        (KMSMRDiscovery(US), "key", (US, "key")),
+        (KMSMRDiscovery(US), "replica", (US, "primary")),
+        (KMSMRDiscovery(EU), "primary", (EU, "replica")),
+        (KMSMRDiscovery(EU), "replica", (EU, "replica")),
     ],
     ids=str,
 )
@@ -278,7 +278,7 @@ async def test_discovery_calls_what_the_item_names(
 
 
 @pytest.mark.parametrize(
-    ("configuration", "stored"), [(Discovery(), "replica"), (MRDiscovery(EU), "key")], ids=str
+    ("configuration", "stored"), [(KMSDiscovery(), "replica"), (KMSMRDiscovery(EU), "key")], ids=str
 )
 async def test_discovery_does_not_follow_a_key_into_another_region(
     world: World, configuration: KMSConfiguration, stored: str

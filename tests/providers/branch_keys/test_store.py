@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from aioencrypt import (
-    Discovery,
     KMSConfiguration,
+    KMSDiscovery,
     KMSKeyArn,
+    KMSMRDiscovery,
     KMSMRKeyArn,
-    MRDiscovery,
     ProviderError,
     ServiceError,
 )
@@ -319,7 +319,7 @@ async def test_an_item_that_was_changed_gets_no_new_version(world: World, change
 
 
 @pytest.mark.spec(f"{STORE}#createkey", f"{STORE}#versionkey")
-@pytest.mark.parametrize("configuration", [Discovery(), MRDiscovery(US)], ids=str)
+@pytest.mark.parametrize("configuration", [KMSDiscovery(), KMSMRDiscovery(US)], ids=str)
 async def test_discovery_writes_nothing(world: World, configuration: KMSConfiguration) -> None:
     await world.store().create_key("mine", CONTEXT)
     world.forget()

@@ -8,7 +8,7 @@ from typing import Any
 import anyio
 import pytest
 
-from aioencrypt import BranchKeyStore, Discovery, KMSKeyArn, ProviderError, ServiceError
+from aioencrypt import BranchKeyStore, KMSDiscovery, KMSKeyArn, ProviderError, ServiceError
 from aioencrypt.testing import InMemoryDynamoDB
 from tests.support.branch_keys import EU, LOGICAL, TABLE, US, WatchedClient, World
 
@@ -61,7 +61,7 @@ async def test_a_table_that_is_there_stays(world: World) -> None:
     await world.store().create_key_store()
     branch_key_id = await world.store().create_key()
     world.forget()
-    assert await world.store(Discovery()).create_key_store() == ARN
+    assert await world.store(KMSDiscovery()).create_key_store() == ARN
     assert operations(world) == ["DescribeTable"]
     assert world.items(branch_key_id)
     assert not world.kms.calls

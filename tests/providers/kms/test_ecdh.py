@@ -221,7 +221,7 @@ async def test_whose_a_data_key_is(kms: InMemoryKMS) -> None:
             else:
                 await unclaimed(key, encrypted)
                 with pytest.raises(ProviderError, match=r"^the encrypted data key is not for this key$"):
-                    await key.decrypt_one(encrypted, asking(encrypted))
+                    await key.unwrap_data_key(encrypted, asking(encrypted))
                 assert calls(kms) == [GET]
             assert key.owns_data_key(encrypted) is owned
 
@@ -250,7 +250,7 @@ async def test_malformed_provider_info_is_skipped_without_a_call(
         assert await opened(key, malformed, whole) == DATA_KEY
         assert calls(kms) == [GET, DERIVE]
         with pytest.raises(ProviderError, match=r"^the encrypted data key is not for this key$"):
-            await key.decrypt_one(malformed, asking(malformed))
+            await key.unwrap_data_key(malformed, asking(malformed))
 
 
 async def test_messages_of_other_keys_cost_no_call(kms: InMemoryKMS) -> None:

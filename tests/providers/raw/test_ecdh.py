@@ -186,7 +186,7 @@ async def test_whose_a_data_key_is(curve: str) -> None:
         if not owned:
             await unclaimed(key, encrypted)
             with pytest.raises(ProviderError):
-                await key.decrypt_one(encrypted, asking(encrypted))
+                await key.unwrap_data_key(encrypted, asking(encrypted))
 
 
 async def test_to_oneself() -> None:
@@ -219,7 +219,7 @@ async def test_malformed_provider_info_is_skipped(
     await unclaimed(make(), malformed)
     assert await opened(make(), malformed, whole) == DATA_KEY
     with pytest.raises(ProviderError, match=r"^the encrypted data key is not for this key$"):
-        await make().decrypt_one(malformed, asking(malformed))
+        await make().unwrap_data_key(malformed, asking(malformed))
 
 
 # What a scheme cannot do

@@ -231,7 +231,7 @@ async def test_halves_that_do_not_belong_together() -> None:
 async def test_another_private_key(kind: RSAPadding) -> None:
     stranger = made(kind, private_key=rsa_key("other"))
     with pytest.raises(ProviderError) as caught:
-        await stranger.decrypt_one(wrapped(kind), asking())
+        await stranger.unwrap_data_key(wrapped(kind), asking())
     assert str(caught.value) == DOES_NOT_OPEN
     assert isinstance(caught.value.__cause__, ValueError)
 
