@@ -135,14 +135,12 @@ from .providers.raw.rsa import (
     RSAPadding as RSAPadding,
 )
 from .rewrap import (
+    RewrappedHeader as RewrappedHeader,
     RewrapResult as RewrapResult,
     RewrapStream as RewrapStream,
     rewrap_file as rewrap_file,
     rewrap_header as rewrap_header,
     rewrap_stream as rewrap_stream,
-)
-from .rewrap_keys import (
-    RewrappedHeader as RewrappedHeader,
 )
 from .runtime.cache import (
     AsyncCache as AsyncCache,

@@ -10,7 +10,7 @@ import pytest
 
 from aioencrypt import MultiMasterKeyProvider, RawAESMasterKey, open_seekable
 from aioencrypt.runtime.offload import _state
-from aioencrypt.streams.frames import FrameCache, FrameRun
+from aioencrypt.streams.seekable import FrameCache, FrameRun
 from tests.support.messages import build_message, example_data_key, example_signing_key, public_key_pair
 from tests.support.ranges import Recorded
 from tests.support.streaming import KEY, SIGNED, UNSIGNED, client_for, plaintext_of, sealed

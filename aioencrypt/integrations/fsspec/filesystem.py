@@ -30,8 +30,7 @@ from aioencrypt.integrations.fsspec.files import AsyncReadFile, AsyncWriteFile, 
 from aioencrypt.integrations.fsspec.paths import PathsFileSystem
 from aioencrypt.integrations.fsspec.provider import GivenProvider, OpenProviders, Option, leave_to_loop
 from aioencrypt.integrations.fsspec.target import TargetRanges, TargetReader, TargetWriter, in_order
-from aioencrypt.rewrap import RewrapResult, rewrap_stream
-from aioencrypt.rewrap_keys import Keep
+from aioencrypt.rewrap import Keep, RewrapResult, rewrap_stream
 from aioencrypt.runtime.event_loops import running_loop
 from aioencrypt.runtime.offload import in_file_thread
 from aioencrypt.streams.files import FileReader, ReplacedFile

@@ -41,8 +41,7 @@ from aioencrypt.integrations.s3.upload import (
 from aioencrypt.materials import Provenance
 from aioencrypt.policies import Limits, Release, SignaturePolicy
 from aioencrypt.providers.base import MasterKeyProvider
-from aioencrypt.rewrap import RewrapStream
-from aioencrypt.rewrap_keys import Keep, rewrap_options
+from aioencrypt.rewrap import Keep, RewrapStream, rewrap_options
 from aioencrypt.streams.decrypt import DecryptStream
 from aioencrypt.streams.seekable import SeekableDecryptStream
 from aioencrypt.streams.sources import Source

@@ -21,8 +21,7 @@ from aioencrypt.integrations.s3.upload import (
     part_lengths,
     upload,
 )
-from aioencrypt.rewrap import RewrapStream
-from aioencrypt.rewrap_keys import RewrappedHeader
+from aioencrypt.rewrap import RewrappedHeader, RewrapStream
 
 _COPY_LENGTH = 256 * 1024 * 1024
 _KEPT = (
