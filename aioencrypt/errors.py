@@ -227,3 +227,14 @@ def describe(error: BaseException) -> str:
     if isinstance(error, EncryptionError):
         return text or name
     return f"{name}: {text}" if text else name
+
+
+def escape_text(text: str, limit: int = 500) -> str:
+    """Escape text from a message, a service or a plug-in, for use in an error, a log or a repr.
+
+    Line breaks, control and direction characters become backslash escapes. Cuts after `limit` characters.
+    """
+    cut = text[:limit]
+    if not cut.isprintable():
+        cut = "".join(character if character.isprintable() else repr(character)[1:-1] for character in cut)
+    return cut if len(text) <= limit else f"{cut}..."

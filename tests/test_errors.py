@@ -23,6 +23,7 @@ from aioencrypt.errors import (
     RequiredEncryptionContextError,
     ServiceError,
     describe,
+    escape_text,
 )
 
 TREE = {
@@ -240,3 +241,18 @@ def test_errors_are_copied_and_pickled_whole(
     assert type(other) is type(error)
     assert str(other) == str(error)
     assert repr(other.__dict__) == repr(error.__dict__)
+
+
+@pytest.mark.parametrize(
+    ("text", "escaped"),
+    [
+        ("größe 🔑 'a' \\", "größe 🔑 'a' \\"),
+        ("a\nb\r\t\0", r"a\nb\r\t\x00"),
+        ("\x1b[31m\x7f\x9b", r"\x1b[31m\x7f\x9b"),
+        ("\u2028\u202e\ud800\ufeff", r"\u2028\u202e\ud800\ufeff"),
+        ("x" * 501, "x" * 500 + "..."),
+    ],
+)
+def test_text_of_strangers_is_escaped(text: str, escaped: str) -> None:
+    assert escape_text(text) == escaped
+    assert escape_text(text).isprintable()
