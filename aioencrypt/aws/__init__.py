@@ -1,5 +1,5 @@
 """Amazon Web Services: the methods that a client needs, connections, and what errors mean."""
 
-from aioencrypt.aws.connection import ClientSupplier, DynamoDBClient, KMSClient
+from aioencrypt.aws.protocols import ClientSupplier, DynamoDBClient, KMSClient
 
 __all__ = ["ClientSupplier", "DynamoDBClient", "KMSClient"]

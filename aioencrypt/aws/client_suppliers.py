@@ -10,7 +10,8 @@ from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from aioencrypt.aws.connection import AWSClients, ClientSupplier, KMSClient
+from aioencrypt.aws.connection import AWSClients
+from aioencrypt.aws.protocols import ClientSupplier, KMSClient
 from aioencrypt.errors import ProviderClosedError, ServiceError
 
 if TYPE_CHECKING:

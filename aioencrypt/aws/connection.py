@@ -1,224 +1,30 @@
-"""AWS clients: what we ask of one, where they come from, what their errors mean.
-
-The only file that knows aiobotocore. A client is anything with the methods of `KMSClient`, and
-errors are known by their shape, so that other SDKs and tests need no botocore.
-"""
+"""AWS clients: where they come from, and how long they live. The only file that knows aiobotocore."""
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from functools import partial
-from time import perf_counter
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from weakref import WeakSet
 
 import anyio
 
 from aioencrypt.aws.client_checks import answer_of_client, check_client, check_clients, loop_of_clients
-from aioencrypt.errors import EncryptionError, ProviderClosedError, ServiceError, describe
+from aioencrypt.aws.errors import call_service
+from aioencrypt.errors import ProviderClosedError, ServiceError
 from aioencrypt.runtime.event_loops import running_loop
-from aioencrypt.runtime.observation import ServiceCall, watching_call
 from aioencrypt.runtime.offload import in_file_thread
 
 if TYPE_CHECKING:
     from aiobotocore.config import AioConfig
     from aiobotocore.session import AioSession
 
-T = TypeVar("T")
 C = TypeVar("C")
-
-_logger = logging.getLogger("aioencrypt")
-
-
-class KMSClient(Protocol):
-    """The methods of an asynchronous KMS client that are used, as aiobotocore has them.
-
-    Symmetric keys need the first three, RSA keys `decrypt`, branch key stores the next two, key
-    agreement the last two.
-    """
-
-    async def generate_data_key(
-        self,
-        *,
-        KeyId: str,
-        NumberOfBytes: int,
-        EncryptionContext: Mapping[str, str],
-        GrantTokens: Sequence[str],
-    ) -> Mapping[str, Any]: ...
-
-    async def encrypt(
-        self,
-        *,
-        KeyId: str,
-        Plaintext: bytes,
-        EncryptionContext: Mapping[str, str],
-        GrantTokens: Sequence[str],
-    ) -> Mapping[str, Any]: ...
-
-    async def decrypt(
-        self,
-        *,
-        KeyId: str,
-        CiphertextBlob: bytes,
-        EncryptionContext: Mapping[str, str] = ...,
-        EncryptionAlgorithm: Any = ...,
-        GrantTokens: Sequence[str],
-    ) -> Mapping[str, Any]: ...
-
-    async def generate_data_key_without_plaintext(
-        self,
-        *,
-        KeyId: str,
-        NumberOfBytes: int,
-        EncryptionContext: Mapping[str, str],
-        GrantTokens: Sequence[str],
-    ) -> Mapping[str, Any]: ...
-
-    async def re_encrypt(
-        self,
-        *,
-        CiphertextBlob: bytes,
-        SourceKeyId: str,
-        SourceEncryptionContext: Mapping[str, str],
-        DestinationKeyId: str,
-        DestinationEncryptionContext: Mapping[str, str],
-        GrantTokens: Sequence[str],
-    ) -> Mapping[str, Any]: ...
-
-    async def get_public_key(self, *, KeyId: str, GrantTokens: Sequence[str]) -> Mapping[str, Any]: ...
-
-    async def derive_shared_secret(
-        self, *, KeyId: str, KeyAgreementAlgorithm: Any, PublicKey: bytes, GrantTokens: Sequence[str]
-    ) -> Mapping[str, Any]: ...
-
-
-class DynamoDBClient(Protocol):
-    """The methods of an asynchronous DynamoDB client that are used, as aiobotocore has them."""
-
-    async def describe_table(self, *, TableName: str) -> Mapping[str, Any]: ...
-
-    async def create_table(
-        self,
-        *,
-        TableName: str,
-        KeySchema: Sequence[Any],
-        AttributeDefinitions: Sequence[Any],
-        BillingMode: Any,
-    ) -> Mapping[str, Any]: ...
-
-    async def get_item(
-        self, *, TableName: str, Key: Mapping[str, Any], ConsistentRead: bool = ...
-    ) -> Mapping[str, Any]: ...
-
-    async def transact_write_items(
-        self, *, TransactItems: Sequence[Any], ClientRequestToken: str = ...
-    ) -> Mapping[str, Any]: ...
-
-
-ClientSupplier = Callable[[str | None], Awaitable[KMSClient]]
-"""Gives the client for a region; for None, the client for the default region."""
 
 # A client takes a megabyte, and strangers' messages may name any regions. AWS has some forty.
 _MAX_CLIENTS = 64
-_RETRYABLE = {
-    "ConditionalRequestConflict",
-    "DependencyTimeoutException",
-    "KMSInternalException",
-    "KeyUnavailableException",
-    "LimitExceededException",
-    "ProvisionedThroughputExceededException",
-    "RequestLimitExceeded",
-    "RequestTimeout",
-    "RequestTimeoutException",
-    "ResourceInUseException",
-    "ServiceUnavailableException",
-    "TooManyRequestsException",
-    "TransactionInProgressException",
-}
-_ADVICE = {
-    "AccessDenied": "check the policies of the bucket and of the caller",
-    "AccessDeniedException": "allow the caller to use the key or the table, in its policy or by a grant",
-    "DisabledException": "enable the key",
-    "ExpiredTokenException": "renew the credentials",
-    "IncorrectKeyException": "the data key was encrypted under another key",
-    "InvalidCiphertextException": "the encrypted data key or the encryption context was changed",
-    "KMSInvalidStateException": "check the state of the key; it may be pending deletion",
-    "NoCredentialsError": "set up AWS credentials, or pass session= or clients=",
-    "NoRegionError": "set AWS_DEFAULT_REGION, or name the key by its ARN",
-    "NoSuchBucket": "check the name of the bucket",
-    "NoSuchKey": "check the key of the object",
-    "NotFoundException": "check key id, account and region",
-    "PreconditionFailed": "the object there is another one by now; open it again, or decide anew",
-    "ResourceInUseException": "somebody else is creating or deleting the table; wait, and call again",
-    "ResourceNotFoundException": "check table name and region, or call create_key_store()",
-    "UnrecognizedClientException": "check the credentials",
-}
-
-
-def service_error(error: Exception) -> ServiceError:
-    """Return what an exception of a client means, by its shape."""
-    response = getattr(error, "response", None)
-    if not isinstance(response, Mapping) or not isinstance(response.get("Error"), Mapping):
-        message = describe(error)
-        if type(error).__name__ in _ADVICE:
-            message = f"{message}; {_ADVICE[type(error).__name__]}"
-        return ServiceError(message, retryable=_is_connection_error(error))
-    code = str(response["Error"].get("Code") or "unknown")
-    message = str(response["Error"].get("Message") or "no message")
-    if code in _ADVICE:
-        message = f"{message}; {_ADVICE[code]}"
-    status = _metadata(response).get("HTTPStatusCode")
-    retryable = code in _RETRYABLE or "Throttl" in code or (isinstance(status, int) and status >= 500)
-    return ServiceError(message, code=code, request_id=_request_id(response), retryable=retryable)
-
-
-def _metadata(response: object) -> Mapping[str, Any]:
-    metadata = response.get("ResponseMetadata") if isinstance(response, Mapping) else None
-    return metadata if isinstance(metadata, Mapping) else {}
-
-
-def _request_id(response: object) -> str | None:
-    request_id = _metadata(response).get("RequestId")
-    return None if request_id is None else str(request_id)
-
-
-def _is_connection_error(error: Exception) -> bool:
-    # botocore's own family of connection errors does not derive from OSError.
-    names = {cls.__name__ for cls in type(error).__mro__}
-    return isinstance(error, OSError) or not names.isdisjoint({"HTTPClientError", "ConnectionError"})
-
-
-async def call_service(what: ServiceCall | str, call: Callable[[], Awaitable[T]], timeout: float | None) -> T:
-    """Await a call to a service within a time in seconds, retries of the client included.
-
-    `what` names it in the log; as a `ServiceCall` it is observed. Raises `ServiceError` with the cause.
-    """
-    if isinstance(what, str):
-        return await _within(timeout, what, call)
-    with watching_call(what) as watch:
-        answer = await _within(timeout, what, call)
-        watch.request_id = _request_id(answer)
-        return answer
-
-
-async def _within(timeout: float | None, what: object, function: Callable[[], Awaitable[T]]) -> T:
-    start = perf_counter()
-    try:
-        with anyio.fail_after(timeout) as scope:
-            answer = await function()
-    except EncryptionError:
-        raise
-    except Exception as error:
-        failure = service_error(error)
-        if isinstance(error, TimeoutError) and scope.cancelled_caught:
-            failure = ServiceError(f"no answer within {timeout} seconds", retryable=True)
-        _logger.debug("%s failed after %.3f s: %s", what, perf_counter() - start, failure)
-        raise failure from error
-    _logger.debug("%s took %.3f s", what, perf_counter() - start)
-    return answer
 
 
 def _load_aiobotocore(session: AioSession | None, service: str) -> tuple[AioSession, AioConfig]:

@@ -23,7 +23,7 @@ from botocore.exceptions import (
 )
 
 from aioencrypt import EncryptedDataKey, KMSDiscoveryMasterKeyProvider, ProviderError, ServiceError, encrypt
-from aioencrypt.aws.connection import service_error
+from aioencrypt.aws.errors import service_error
 from aioencrypt.testing import InMemoryKMS
 from aioencrypt.testing.kms import run_in_thread
 from tests.support.aws import sealed, strict

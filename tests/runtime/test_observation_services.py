@@ -23,7 +23,7 @@ from aioencrypt import (
     open as open_file,
     open_seekable,
 )
-from aioencrypt.aws.connection import call_service
+from aioencrypt.aws.errors import call_service
 from aioencrypt.runtime.observation import CacheAnswer, ServiceCall, ServiceEnd, observe
 from aioencrypt.testing import InMemoryKMS
 from tests.support.caching import Clock, Service

@@ -13,7 +13,7 @@ from typing import Any, Literal, Protocol, TypedDict
 
 import attrs
 
-from aioencrypt.aws.connection import call_service
+from aioencrypt.aws.errors import call_service
 from aioencrypt.errors import ServiceError
 from aioencrypt.runtime.offload import run_work
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import anyio
 
-from aioencrypt.aws.connection import service_error
+from aioencrypt.aws.errors import service_error
 from aioencrypt.errors import ServiceError
 from aioencrypt.integrations.s3.client import S3Client, call_s3
 

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, Self
 
 import attrs
 
-from aioencrypt.aws.connection import AWSClients, ClientSupplier, DynamoDBClient, KMSClient
+from aioencrypt.aws.connection import AWSClients
+from aioencrypt.aws.protocols import ClientSupplier, DynamoDBClient, KMSClient
 from aioencrypt.errors import ProviderError, ServiceError
 from aioencrypt.format.context import validate_context
 from aioencrypt.providers.branch_keys.items import (

@@ -13,7 +13,9 @@ from typing import Any
 import anyio
 
 from aioencrypt.aws.client_checks import answer_of_client
-from aioencrypt.aws.connection import AWSClients, DynamoDBClient, call_service
+from aioencrypt.aws.connection import AWSClients
+from aioencrypt.aws.errors import call_service
+from aioencrypt.aws.protocols import DynamoDBClient
 from aioencrypt.errors import ProviderError, ServiceError
 from aioencrypt.providers.branch_keys.items import ID, TYPE, WRAPPED_KEY, BranchKeyItem, parse_item
 from aioencrypt.runtime.observation import ServiceCall

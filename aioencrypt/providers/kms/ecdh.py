@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 import attrs
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from aioencrypt.aws.connection import ClientSupplier, KMSClient
+from aioencrypt.aws.protocols import ClientSupplier, KMSClient
 from aioencrypt.errors import ProviderClosedError, ProviderError
 from aioencrypt.format import EncryptedDataKey
 from aioencrypt.materials import DataKey, DataKeyRequest

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Self
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from aioencrypt.aws.connection import ClientSupplier, KMSClient
+from aioencrypt.aws.protocols import ClientSupplier, KMSClient
 from aioencrypt.errors import ProviderError
 from aioencrypt.format import AlgorithmSuite, EncryptedDataKey
 from aioencrypt.format.context import serialize_context

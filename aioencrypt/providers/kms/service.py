@@ -9,7 +9,9 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from aioencrypt.aws.client_checks import answer_of_client
-from aioencrypt.aws.connection import AWSClients, ClientSupplier, KMSClient, call_service
+from aioencrypt.aws.connection import AWSClients
+from aioencrypt.aws.errors import call_service
+from aioencrypt.aws.protocols import ClientSupplier, KMSClient
 from aioencrypt.errors import ProviderError
 from aioencrypt.runtime.observation import ServiceCall
 

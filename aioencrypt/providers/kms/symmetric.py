@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 import attrs
 
-from aioencrypt.aws.connection import ClientSupplier, KMSClient
+from aioencrypt.aws.protocols import ClientSupplier, KMSClient
 from aioencrypt.errors import Attempt, ProviderError
 from aioencrypt.format import EncryptedDataKey
 from aioencrypt.materials import DataKey, DataKeyRequest

@@ -1,0 +1,117 @@
+"""Calls of a service: their time limit, and what the errors of clients mean.
+
+Errors are known by their shape, so that other SDKs and tests need no botocore.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from time import perf_counter
+from typing import Any, TypeVar
+
+import anyio
+
+from aioencrypt.errors import EncryptionError, ServiceError, describe
+from aioencrypt.runtime.observation import ServiceCall, watching_call
+
+T = TypeVar("T")
+
+_logger = logging.getLogger("aioencrypt")
+
+_RETRYABLE = {
+    "ConditionalRequestConflict",
+    "DependencyTimeoutException",
+    "KMSInternalException",
+    "KeyUnavailableException",
+    "LimitExceededException",
+    "ProvisionedThroughputExceededException",
+    "RequestLimitExceeded",
+    "RequestTimeout",
+    "RequestTimeoutException",
+    "ResourceInUseException",
+    "ServiceUnavailableException",
+    "TooManyRequestsException",
+    "TransactionInProgressException",
+}
+_ADVICE = {
+    "AccessDenied": "check the policies of the bucket and of the caller",
+    "AccessDeniedException": "allow the caller to use the key or the table, in its policy or by a grant",
+    "DisabledException": "enable the key",
+    "ExpiredTokenException": "renew the credentials",
+    "IncorrectKeyException": "the data key was encrypted under another key",
+    "InvalidCiphertextException": "the encrypted data key or the encryption context was changed",
+    "KMSInvalidStateException": "check the state of the key; it may be pending deletion",
+    "NoCredentialsError": "set up AWS credentials, or pass session= or clients=",
+    "NoRegionError": "set AWS_DEFAULT_REGION, or name the key by its ARN",
+    "NoSuchBucket": "check the name of the bucket",
+    "NoSuchKey": "check the key of the object",
+    "NotFoundException": "check key id, account and region",
+    "PreconditionFailed": "the object there is another one by now; open it again, or decide anew",
+    "ResourceInUseException": "somebody else is creating or deleting the table; wait, and call again",
+    "ResourceNotFoundException": "check table name and region, or call create_key_store()",
+    "UnrecognizedClientException": "check the credentials",
+}
+
+
+def service_error(error: Exception) -> ServiceError:
+    """Return what an exception of a client means, by its shape."""
+    response = getattr(error, "response", None)
+    if not isinstance(response, Mapping) or not isinstance(response.get("Error"), Mapping):
+        message = describe(error)
+        if type(error).__name__ in _ADVICE:
+            message = f"{message}; {_ADVICE[type(error).__name__]}"
+        return ServiceError(message, retryable=_is_connection_error(error))
+    code = str(response["Error"].get("Code") or "unknown")
+    message = str(response["Error"].get("Message") or "no message")
+    if code in _ADVICE:
+        message = f"{message}; {_ADVICE[code]}"
+    status = _metadata(response).get("HTTPStatusCode")
+    retryable = code in _RETRYABLE or "Throttl" in code or (isinstance(status, int) and status >= 500)
+    return ServiceError(message, code=code, request_id=_request_id(response), retryable=retryable)
+
+
+def _metadata(response: object) -> Mapping[str, Any]:
+    metadata = response.get("ResponseMetadata") if isinstance(response, Mapping) else None
+    return metadata if isinstance(metadata, Mapping) else {}
+
+
+def _request_id(response: object) -> str | None:
+    request_id = _metadata(response).get("RequestId")
+    return None if request_id is None else str(request_id)
+
+
+def _is_connection_error(error: Exception) -> bool:
+    # botocore's own family of connection errors does not derive from OSError.
+    names = {cls.__name__ for cls in type(error).__mro__}
+    return isinstance(error, OSError) or not names.isdisjoint({"HTTPClientError", "ConnectionError"})
+
+
+async def call_service(what: ServiceCall | str, call: Callable[[], Awaitable[T]], timeout: float | None) -> T:
+    """Await a call to a service within a time in seconds, retries of the client included.
+
+    `what` names it in the log; as a `ServiceCall` it is observed. Raises `ServiceError` with the cause.
+    """
+    if isinstance(what, str):
+        return await _within(timeout, what, call)
+    with watching_call(what) as watch:
+        answer = await _within(timeout, what, call)
+        watch.request_id = _request_id(answer)
+        return answer
+
+
+async def _within(timeout: float | None, what: object, function: Callable[[], Awaitable[T]]) -> T:
+    start = perf_counter()
+    try:
+        with anyio.fail_after(timeout) as scope:
+            answer = await function()
+    except EncryptionError:
+        raise
+    except Exception as error:
+        failure = service_error(error)
+        if isinstance(error, TimeoutError) and scope.cancelled_caught:
+            failure = ServiceError(f"no answer within {timeout} seconds", retryable=True)
+        _logger.debug("%s failed after %.3f s: %s", what, perf_counter() - start, failure)
+        raise failure from error
+    _logger.debug("%s took %.3f s", what, perf_counter() - start)
+    return answer
