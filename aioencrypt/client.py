@@ -90,7 +90,7 @@ class EncryptionClient:
     `commitment_policy` says which suites are written and read. `max_encrypted_data_keys` limits the
     encrypted data keys of a message in both directions; None is no limit. `limits` bounds what is
     decrypted. `offload` says where AES-GCM runs. `net_v4_0_0_retry`: a header that fails is verified
-    once more as version 4.0.0 of the SDK for .NET wrote it.
+    once more as version 4.0.0 of the SDK for .NET wrote it. `frame_length` is the default of its calls.
     Specification: client-apis/client.md.
     """
 
@@ -102,6 +102,7 @@ class EncryptionClient:
         limits: Limits = Limits(),  # noqa: B008 (frozen)
         offload: Offload = Offload.AUTO,
         net_v4_0_0_retry: bool = True,
+        frame_length: int = DEFAULT_FRAME_LENGTH,
     ) -> None:
         if max_encrypted_data_keys is not None and max_encrypted_data_keys < 1:
             raise ValueError(
@@ -111,6 +112,7 @@ class EncryptionClient:
         self._max_encrypted_data_keys = max_encrypted_data_keys
         self._limits = checked_limits(limits)
         self._offload = Offload(offload)
+        self._frame_length = _checked_frame_length(frame_length)
         if not isinstance(net_v4_0_0_retry, bool):
             raise TypeError(f"net_v4_0_0_retry is a bool, not {type(net_v4_0_0_retry).__name__}")
         self._net_v4_0_0_retry = net_v4_0_0_retry
@@ -126,6 +128,11 @@ class EncryptionClient:
         """The commitment policy; it does not change."""
         return self._commitment_policy
 
+    @property
+    def limits(self) -> Limits:
+        """The limits of decryption, where a call gives no others."""
+        return self._limits
+
     async def encrypt(
         self,
         source: Source,
@@ -133,7 +140,7 @@ class EncryptionClient:
         *,
         encryption_context: Mapping[str, str] | None = None,
         algorithm_suite: AlgorithmSuite | None = None,
-        frame_length: int = DEFAULT_FRAME_LENGTH,
+        frame_length: int | None = None,
         plaintext_length: int | None = None,
         plaintext_length_bound: int | None = None,
     ) -> EncryptResult:
@@ -159,7 +166,7 @@ class EncryptionClient:
         *,
         encryption_context: Mapping[str, str] | None = None,
         algorithm_suite: AlgorithmSuite | None = None,
-        frame_length: int = DEFAULT_FRAME_LENGTH,
+        frame_length: int | None = None,
         plaintext_length: int | None = None,
         plaintext_length_bound: int | None = None,
     ) -> EncryptStream:
@@ -167,7 +174,8 @@ class EncryptionClient:
 
         `encryption_context`: text pairs, authenticated and stored in the clear; at most 65,535 bytes.
         `algorithm_suite`: by default the one of the commitment policy, signed and committing.
-        `frame_length`: 1 to 2**32 - 1 bytes; larger frames are faster, and take more memory to read.
+        `frame_length`: 1 to 2**32 - 1 bytes, by default the client's; larger frames are faster, and take
+        more memory to read.
         `plaintext_length`: the exact number of bytes, enforced; it makes `ciphertext_length` known.
         `plaintext_length_bound`: an upper bound, where the length is not known; ignored where it is.
 
@@ -249,7 +257,7 @@ class EncryptionClient:
         provider: Provider,
         encryption_context: Mapping[str, str] | None = None,
         algorithm_suite: AlgorithmSuite | None = None,
-        frame_length: int = DEFAULT_FRAME_LENGTH,
+        frame_length: int | None = None,
         plaintext_length: int | None = None,
         plaintext_length_bound: int | None = None,
     ) -> EncryptWriter: ...
@@ -262,7 +270,7 @@ class EncryptionClient:
         provider: Provider,
         encryption_context: Mapping[str, str] | None = None,
         algorithm_suite: AlgorithmSuite | None = None,
-        frame_length: int = DEFAULT_FRAME_LENGTH,
+        frame_length: int | None = None,
         plaintext_length: int | None = None,
         plaintext_length_bound: int | None = None,
         signature_policy: SignaturePolicy = SignaturePolicy.ALLOW,
@@ -333,11 +341,10 @@ class EncryptionClient:
         provider: Provider,
         encryption_context: Mapping[str, str] | None,
         algorithm_suite: AlgorithmSuite | None,
-        frame_length: int,
+        frame_length: int | None,
         plaintext_length: int | None,
         plaintext_length_bound: int | None,
     ) -> EncryptOptions:
-        _check_number("frame_length", frame_length, 1, MAX_FRAME_LENGTH)
         if plaintext_length is not None:
             _check_number("plaintext_length", plaintext_length, 0)
         if plaintext_length_bound is not None:
@@ -352,7 +359,7 @@ class EncryptionClient:
             max_encrypted_data_keys=self._max_encrypted_data_keys,
             encryption_context=validate_context(encryption_context or {}),
             algorithm_suite=algorithm_suite,
-            frame_length=frame_length,
+            frame_length=self._frame_length if frame_length is None else _checked_frame_length(frame_length),
             plaintext_length=plaintext_length,
             plaintext_length_bound=plaintext_length_bound,
             offload=self._offload,
@@ -378,6 +385,11 @@ class EncryptionClient:
             offload=self._offload,
             net_v4_0_0_retry=self._net_v4_0_0_retry,
         )
+
+
+def _checked_frame_length(frame_length: int) -> int:
+    _check_number("frame_length", frame_length, 1, MAX_FRAME_LENGTH)
+    return frame_length
 
 
 def _check_number(name: str, value: int, lowest: int, highest: int | None = None) -> None:

@@ -24,7 +24,7 @@ from functools import partial
 
 import attrs
 
-from aioencrypt.client import DEFAULT_FRAME_LENGTH, EncryptionClient, Provider
+from aioencrypt.client import EncryptionClient, Provider
 from aioencrypt.errors import LimitError, PolicyError, SignaturePolicyError, StreamNotEnteredError
 from aioencrypt.format import EncryptedDataKey, EndOfMessage, MessageDecryptor, MessageHeader, OpenWork
 from aioencrypt.format.context import PUBLIC_KEY_NAME, serialize_context
@@ -343,7 +343,7 @@ class RewrapStream(ByteStream):
         self._decrypting = DecryptStream(_Replayed(start.received, self._reader), reading)
         await self._decrypting.__aenter__()
         self._encrypting = self._options.client.encrypt_stream(
-            self._decrypting, given, frame_length=start.header.frame_length or DEFAULT_FRAME_LENGTH
+            self._decrypting, given, frame_length=start.header.frame_length or None
         )
         await self._encrypting.__aenter__()
         self._header = self._encrypting.header

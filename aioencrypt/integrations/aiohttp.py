@@ -19,7 +19,7 @@ except ImportError as _error:
         "aioencrypt.integrations.aiohttp needs aiohttp: pip install 'aioencrypt[aiohttp]'"
     ) from _error
 
-from aioencrypt.client import DEFAULT_FRAME_LENGTH, EncryptionClient, Provider
+from aioencrypt.client import EncryptionClient, Provider
 from aioencrypt.errors import StreamClosedError, StreamError
 from aioencrypt.format import AlgorithmSuite
 from aioencrypt.integrations.http.conditions import (
@@ -101,7 +101,7 @@ def encrypt_upload(
     max_length: int | None,
     encryption_context: Mapping[str, str] | None = None,
     algorithm_suite: AlgorithmSuite | None = None,
-    frame_length: int = DEFAULT_FRAME_LENGTH,
+    frame_length: int | None = None,
     client: EncryptionClient | None = None,
 ) -> EncryptStream:
     """Return a stream of the message that an upload is encrypted to; enter it with `async with`.
@@ -241,7 +241,7 @@ async def encrypted_payload(
     *,
     encryption_context: Mapping[str, str] | None = None,
     algorithm_suite: AlgorithmSuite | None = None,
-    frame_length: int = DEFAULT_FRAME_LENGTH,
+    frame_length: int | None = None,
     plaintext_length: int | None = None,
     content_type: str = "application/octet-stream",
     client: EncryptionClient | None = None,

@@ -24,7 +24,7 @@ except ImportError as _error:
         "aioencrypt.integrations.asgi needs Starlette: pip install 'aioencrypt[asgi]'"
     ) from _error
 
-from aioencrypt.client import DEFAULT_FRAME_LENGTH, EncryptionClient, Provider
+from aioencrypt.client import EncryptionClient, Provider
 from aioencrypt.format import AlgorithmSuite
 from aioencrypt.integrations.http.conditions import (
     BodyMeter,
@@ -84,7 +84,7 @@ def encrypt_upload(
     max_length: int | None,
     encryption_context: Mapping[str, str] | None = None,
     algorithm_suite: AlgorithmSuite | None = None,
-    frame_length: int = DEFAULT_FRAME_LENGTH,
+    frame_length: int | None = None,
     client: EncryptionClient | None = None,
 ) -> EncryptStream:
     """Return a stream of the message that the body of a request is encrypted to; enter it with `async with`.

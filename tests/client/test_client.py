@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from inspect import signature
+from pathlib import Path
 from typing import Any
 
 import attrs
@@ -30,6 +32,9 @@ from aioencrypt import (
     encrypt,
     encrypt_stream,
 )
+from aioencrypt.integrations import aiohttp, asgi
+from aioencrypt.integrations.fsspec import EncryptedFileSystem
+from aioencrypt.integrations.s3 import put_encrypted
 from tests.support.messages import build_message, example_signing_key, public_key_pair
 from tests.support.streaming import KEY, SIGNED, UNSIGNED, Feed, on_asyncio
 from tests.support.watching import CountingKey
@@ -102,7 +107,7 @@ def test_the_commitment_policy_does_not_change(policy: CommitmentPolicy) -> None
         ({"commitment_policy": "none"}, ValueError, "'none' is not a valid CommitmentPolicy"),
         ({"commitment_policy": None}, ValueError, "None is not a valid CommitmentPolicy"),
         ({"offload": "elsewhere"}, ValueError, "'elsewhere' is not a valid Offload"),
-        ({"frame_length": 10}, TypeError, "unexpected keyword"),
+        ({"frame_length": "10"}, TypeError, "frame_length is an int, not str"),
     ],
 )
 def test_wrong_settings_are_refused(settings: dict[str, Any], error: type[Exception], text: str) -> None:
@@ -397,6 +402,37 @@ async def test_frame_lengths_at_the_bounds_of_the_format(frame_length: int) -> N
 @pytest.mark.spec("client-apis/encrypt.md#frame-length")
 async def test_the_default_frame_length() -> None:
     assert (await encrypt(b"abc", KEY)).header.frame_length == 4096
+
+
+async def test_the_default_frame_length_of_a_client(tmp_path: Path) -> None:
+    client = EncryptionClient(frame_length=1000)
+    assert (await client.encrypt(b"abc", KEY)).header.frame_length == 1000
+    assert (await client.encrypt(b"abc", KEY, frame_length=10)).header.frame_length == 10
+    async with client.encrypt_stream(b"abc", KEY) as stream:
+        assert stream.header.frame_length == 1000
+        await stream.read()
+    async with client.open(tmp_path / "message", "wb", provider=KEY) as writer:
+        assert writer.header.frame_length == 1000
+    with pytest.raises(ValueError, match="frame_length is 0; it must be 1 to 4294967295"):
+        EncryptionClient(frame_length=0)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        EncryptionClient.encrypt,
+        EncryptionClient.encrypt_stream,
+        EncryptionClient.open,
+        aiohttp.encrypt_upload,
+        aiohttp.encrypted_payload,
+        asgi.encrypt_upload,
+        put_encrypted,
+        EncryptedFileSystem.__init__,
+    ],
+    ids=lambda function: f"{function.__module__}.{function.__qualname__}",
+)
+def test_no_operation_overrides_the_frame_length_of_its_client(function: Any) -> None:
+    assert signature(function).parameters["frame_length"].default is None
 
 
 @pytest.mark.parametrize("name", ["plaintext_length", "plaintext_length_bound"])

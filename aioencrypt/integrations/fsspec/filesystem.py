@@ -23,7 +23,7 @@ except ImportError as _error:
         "aioencrypt.integrations.fsspec needs fsspec: pip install 'aioencrypt[fsspec]'"
     ) from _error
 
-from aioencrypt.client import DEFAULT_FRAME_LENGTH, EncryptionClient
+from aioencrypt.client import EncryptionClient
 from aioencrypt.format import AlgorithmSuite
 from aioencrypt.inspection import MessageInspection, inspect_message
 from aioencrypt.integrations.fsspec.files import AsyncReadFile, AsyncWriteFile, ReadFile, WriteFile
@@ -65,7 +65,7 @@ class EncryptedFileSystem(PathsFileSystem):
         fo: str | None = None,
         encryption_context: Mapping[str, str] | None = None,
         algorithm_suite: AlgorithmSuite | int = AlgorithmSuite.ALG_AES_256_GCM_HKDF_SHA512_COMMIT_KEY,
-        frame_length: int = DEFAULT_FRAME_LENGTH,
+        frame_length: int | None = None,
         plaintext_length_bound: int | None = None,
         accept_unverified_signature: bool = False,
         sizes: bool = True,

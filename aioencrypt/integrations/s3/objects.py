@@ -13,7 +13,6 @@ import attrs
 from aioencrypt.client import (
     DEFAULT_CACHE_LENGTH,
     DEFAULT_CONCURRENCY,
-    DEFAULT_FRAME_LENGTH,
     EncryptionClient,
     Provider,
 )
@@ -105,7 +104,7 @@ async def put_encrypted(
     *,
     encryption_context: Mapping[str, str] | None = None,
     algorithm_suite: AlgorithmSuite | None = None,
-    frame_length: int = DEFAULT_FRAME_LENGTH,
+    frame_length: int | None = None,
     plaintext_length: int | None = None,
     plaintext_length_bound: int | None = None,
     metadata: Mapping[str, str] | None = None,
