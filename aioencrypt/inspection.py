@@ -11,8 +11,8 @@ import attrs
 
 from aioencrypt.format import AlgorithmSuite, EncryptedDataKey, MessageDecryptor
 from aioencrypt.format.context import read_only
+from aioencrypt.format.frames import body_layouts
 from aioencrypt.format.header import ReceivedHeader
-from aioencrypt.format.ranges import body_layouts
 from aioencrypt.policies import Limits, checked_limits
 from aioencrypt.providers.base import stored_name
 from aioencrypt.providers.kms.arn import parse_arn

@@ -30,7 +30,7 @@ from common import GIB, KIB, MIB, Cell, Report, one_round, options, percentile, 
 
 from aioencrypt import AlgorithmSuite, CommitmentPolicy, EncryptionClient, RawAESMasterKey
 from aioencrypt.errors import ProviderError
-from aioencrypt.format.body import FRAME_OVERHEAD
+from aioencrypt.format.frames import FRAME_OVERHEAD
 from aioencrypt.rewrap import rewrap_file
 from aioencrypt.runtime.offload import in_file_thread
 from aioencrypt.streams.ranges import FileRangeSource

@@ -33,17 +33,20 @@ Specification: https://github.com/awslabs/aws-encryption-sdk-specification, data
 
 from aioencrypt.format.decryptor import MessageDecryptor, State
 from aioencrypt.format.encryptor import MessageEncryptor
-from aioencrypt.format.events import (
+from aioencrypt.format.header import ContentType, EncryptedDataKey, MessageHeader
+from aioencrypt.format.suites import AlgorithmSuite, CommitmentPolicy, SignatureAlgorithm
+from aioencrypt.format.work import (
     EndOfMessage,
     Event,
     HeaderParsed,
     HeaderVerified,
     NeedData,
+    OpenWork,
     Plaintext,
+    SealWork,
+    VerifyWork,
+    Work,
 )
-from aioencrypt.format.header import ContentType, EncryptedDataKey, MessageHeader
-from aioencrypt.format.suites import AlgorithmSuite, CommitmentPolicy, SignatureAlgorithm
-from aioencrypt.format.work import OpenWork, SealWork, VerifyWork, Work
 
 __all__ = [
     "AlgorithmSuite",

@@ -1,18 +1,12 @@
-"""The message body: frame arithmetic, and sealing and opening frames in batches.
+"""Seal and open the frames of a message body.
 
 Specification: data-format/message-body.md, data-format/message-body-aad.md.
-
-A regular frame is ``sequence number (4) | IV (12) | content | tag (16)``. The final frame puts
-``FF FF FF FF`` before it and the length of its content (4) behind the IV. The IV of a frame is its
-sequence number, big-endian, in 12 bytes.
 """
 
 from __future__ import annotations
 
-import struct
 from collections import deque
 from collections.abc import Iterator, Sequence
-from functools import lru_cache
 
 import attrs
 from cryptography.exceptions import InvalidTag
@@ -21,32 +15,21 @@ from cryptography.hazmat.primitives.ciphers.algorithms import AES
 from cryptography.hazmat.primitives.ciphers.modes import GCM
 
 from aioencrypt.errors import TagError
+from aioencrypt.format.batches import ivs_and_aads, slices, write_headers
 from aioencrypt.format.derivation import MessageKey
-from aioencrypt.format.suites import IV_LENGTH, TAG_LENGTH
-
-SEQUENCE_LENGTH = 4
-FRAME_HEADER_LENGTH = SEQUENCE_LENGTH + IV_LENGTH
-FRAME_OVERHEAD = FRAME_HEADER_LENGTH + TAG_LENGTH
-FINAL_HEADER_LENGTH = SEQUENCE_LENGTH + FRAME_HEADER_LENGTH + 4
-FINAL_OVERHEAD = FINAL_HEADER_LENGTH + TAG_LENGTH
-FINAL_MARKER = b"\xff\xff\xff\xff"
-MAX_FRAMES = 0xFFFFFFFF
-NON_FRAMED_HEADER_LENGTH = IV_LENGTH + 8
-MAX_NON_FRAMED_LENGTH = 2**36 - 32
+from aioencrypt.format.frames import (
+    FINAL_HEADER_LENGTH,
+    FINAL_MARKER,
+    FRAME_HEADER_LENGTH,
+    FRAME_OVERHEAD,
+    SEQUENCE_LENGTH,
+    iv,
+)
+from aioencrypt.format.suites import TAG_LENGTH
 
 _REGULAR = b"AWSKMSEncryptionClient Frame"
 _FINAL = b"AWSKMSEncryptionClient Final Frame"
 _NON_FRAMED = b"AWSKMSEncryptionClient Single Block"
-
-# Measured on one core of an AMD EPYC: what a frame costs apart from its length, and what AES-GCM
-# moves in a microsecond. Only the order of magnitude matters: it tells short work from long.
-_FRAME_COST = 0.8
-_BYTES_PER_MICROSECOND = 9000
-# One batch, and a half more, fits into what one turn of an event loop may be held up for. Larger ones are
-# slower: their buffers go back to the operating system each time, and page faults cost more than AES-GCM.
-BATCH_COST = 130
-# A little more than a batch is not worth another one.
-_STRETCH = 1.5
 
 # Longer frames that straddle pieces are sealed and opened piece by piece: assembling one whole costs page
 # faults that take six times as long as the cryptography. Shorter frames lose a quarter that way.
@@ -61,96 +44,6 @@ _spare: list[memoryview] = []
 _STEP = 16 * 1024 * 1024
 # From this number of frames on, one call for all of them beats a call for each: 8 to 12 % at 4 KiB.
 _MANY = 4
-
-
-def frame_cost(length: int) -> float:
-    """Estimate the microseconds that sealing or opening a frame of this length takes."""
-    return _FRAME_COST + length / _BYTES_PER_MICROSECOND
-
-
-def batch_frames(frame_length: int, available: int, cost: float = BATCH_COST) -> int:
-    """Return how many of the frames that are there make a batch of a cost in microseconds: at least one."""
-    batch, stretched = _batch(frame_length, cost)
-    return available if available <= stretched else batch
-
-
-@lru_cache(maxsize=64)
-def _batch(frame_length: int, cost: float) -> tuple[int, int]:
-    fitting = cost / frame_cost(frame_length)
-    return max(1, int(fitting)), max(1, int(_STRETCH * fitting))
-
-
-def frame_count(plaintext_length: int, frame_length: int) -> int:
-    """Return the number of frames of a message; the last one is full where the lengths divide."""
-    return max(1, -(-plaintext_length // frame_length))
-
-
-def body_length(plaintext_length: int, frame_length: int) -> int:
-    """Return the length of the body in bytes."""
-    regular = frame_count(plaintext_length, frame_length) - 1
-    return plaintext_length + regular * FRAME_OVERHEAD + FINAL_OVERHEAD
-
-
-def iv(sequence: int) -> bytes:
-    """Return the IV of a frame."""
-    return sequence.to_bytes(IV_LENGTH, "big")
-
-
-def count_regular(pieces: Sequence[memoryview], frame_length: int, sequence: int) -> int:
-    """Count the regular frames with the expected header at the start of some pieces.
-
-    The pieces hold whole frames together. Frames with another IV than their sequence number, as
-    writers before 2015 made, do not count: they are taken one at a time.
-    """
-    stride = frame_length + FRAME_OVERHEAD
-    headers = [*_headers_in(pieces, stride)]
-    expected = _frame_headers(sequence, len(headers))
-    if headers == expected:
-        return len(headers)
-    return next(i for i, header in enumerate(headers) if header != expected[i])
-
-
-def _headers_in(pieces: Sequence[memoryview], stride: int) -> Iterator[bytes]:
-    """Return the frame headers of some pieces, of which some may lie across two pieces."""
-    cut, place = b"", 0
-    for piece in pieces:
-        if cut:
-            cut += piece[: FRAME_HEADER_LENGTH - len(cut)]
-            if len(cut) < FRAME_HEADER_LENGTH:
-                place -= len(piece)
-                continue
-            yield cut
-            cut = b""
-            place += stride
-        count = (len(piece) - FRAME_HEADER_LENGTH - place) // stride + 1
-        if count > 0:
-            yield from _headers(count, stride).unpack_from(piece, place)
-            place += count * stride
-        if place < len(piece):
-            cut = bytes(piece[place:])
-        place -= len(piece)
-
-
-def _frame_headers(sequence: int, count: int) -> list[bytes]:
-    zeros = bytes(IV_LENGTH - SEQUENCE_LENGTH)
-    numbers = (number.to_bytes(4, "big") for number in range(sequence, sequence + count))
-    return [number + zeros + number for number in numbers]
-
-
-@lru_cache(maxsize=64)
-def _headers(count: int, stride: int) -> struct.Struct:
-    gap = f"{stride - FRAME_HEADER_LENGTH}x"
-    return struct.Struct(gap.join([f"{FRAME_HEADER_LENGTH}s"] * count))
-
-
-@lru_cache(maxsize=64)
-def _cutter(length: int, count: int) -> struct.Struct:
-    return struct.Struct(f"{length}s" * count)
-
-
-@lru_cache(maxsize=64)
-def _slices(offset: int, length: int, stride: int, count: int) -> tuple[slice, ...]:
-    return tuple(slice(i * stride + offset, i * stride + offset + length) for i in range(count))
 
 
 def _runs(pieces: Sequence[memoryview], unit: int) -> Iterator[tuple[memoryview, ...]]:
@@ -216,6 +109,10 @@ class BodyCipher:
             length.to_bytes(8, "big"),
         )
 
+    def _ivs_and_aads(self, sequence: int, count: int) -> tuple[tuple[bytes, ...], tuple[bytes, ...]]:
+        place = len(self.message_id) + len(_REGULAR)
+        return ivs_and_aads(self._aad(_REGULAR, 0, self.frame_length), place, sequence, count)
+
     def seal_regular(self, sequence: int, pieces: Sequence[memoryview], out: memoryview) -> None:
         """Seal whole frames of plaintext into `out`, from this sequence number on."""
         stride = self.frame_length + FRAME_OVERHEAD
@@ -239,34 +136,13 @@ class BodyCipher:
 
     def _seal_many(self, sequence: int, count: int, source: memoryview, out: memoryview) -> None:
         stride = self.frame_length + FRAME_OVERHEAD
-        numbers, ivs, aads = self._tables(sequence, count)
-        for i in range(SEQUENCE_LENGTH, FRAME_HEADER_LENGTH - SEQUENCE_LENGTH):
-            out[i::stride] = bytes(count)
-        for i in range(SEQUENCE_LENGTH):
-            column = numbers[i::SEQUENCE_LENGTH]
-            out[i::stride] = column
-            out[FRAME_HEADER_LENGTH - SEQUENCE_LENGTH + i :: stride] = column
-        plaintexts = map(source.__getitem__, _slices(0, self.frame_length, self.frame_length, count))
+        ivs, aads = self._ivs_and_aads(sequence, count)
+        write_headers(out, sequence, count, stride)
+        plaintexts = map(source.__getitem__, slices(0, self.frame_length, self.frame_length, count))
         targets = map(
-            out.__getitem__, _slices(FRAME_HEADER_LENGTH, stride - FRAME_HEADER_LENGTH, stride, count)
+            out.__getitem__, slices(FRAME_HEADER_LENGTH, stride - FRAME_HEADER_LENGTH, stride, count)
         )
         deque(map(self.key.aead.encrypt_into, ivs, plaintexts, aads, targets), maxlen=0)
-
-    def _tables(self, sequence: int, count: int) -> tuple[bytes, tuple[bytes, ...], tuple[bytes, ...]]:
-        """Return sequence numbers, IVs and AADs of consecutive regular frames, made in bulk.
-
-        The sequence numbers go into templates column by column: four slice assignments in place of
-        three objects for each frame.
-        """
-        numbers = struct.pack(f">{count}I", *range(sequence, sequence + count))
-        aad = self._aad(_REGULAR, 0, self.frame_length)
-        ivs, aads = bytearray(IV_LENGTH * count), bytearray(aad * count)
-        place = len(self.message_id) + len(_REGULAR)
-        for i in range(SEQUENCE_LENGTH):
-            column = numbers[i::SEQUENCE_LENGTH]
-            ivs[IV_LENGTH - SEQUENCE_LENGTH + i :: IV_LENGTH] = column
-            aads[place + i :: len(aad)] = column
-        return numbers, _cutter(IV_LENGTH, count).unpack(ivs), _cutter(len(aad), count).unpack(aads)
 
     def seal_final(self, sequence: int, pieces: Sequence[memoryview], length: int, out: memoryview) -> None:
         """Seal the final frame, with `length` bytes of plaintext, into `out`."""
@@ -310,11 +186,11 @@ class BodyCipher:
 
     def _open_many(self, sequence: int, count: int, source: memoryview, out: memoryview) -> None:
         stride = self.frame_length + FRAME_OVERHEAD
-        _, ivs, aads = self._tables(sequence, count)
+        ivs, aads = self._ivs_and_aads(sequence, count)
         sealed = map(
-            source.__getitem__, _slices(FRAME_HEADER_LENGTH, stride - FRAME_HEADER_LENGTH, stride, count)
+            source.__getitem__, slices(FRAME_HEADER_LENGTH, stride - FRAME_HEADER_LENGTH, stride, count)
         )
-        targets = map(out.__getitem__, _slices(0, self.frame_length, self.frame_length, count))
+        targets = map(out.__getitem__, slices(0, self.frame_length, self.frame_length, count))
         try:
             deque(map(self.key.aead.decrypt_into, ivs, sealed, aads, targets), maxlen=0)
         except InvalidTag:

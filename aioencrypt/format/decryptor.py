@@ -29,21 +29,23 @@ from aioencrypt.errors import (
     TrailingDataError,
     TruncatedMessageError,
 )
-from aioencrypt.format import body
+from aioencrypt.format import frames
+from aioencrypt.format.batches import BATCH_COST, batch_frames, count_regular
 from aioencrypt.format.body import BodyCipher
-from aioencrypt.format.events import (
+from aioencrypt.format.header import ContentType, MessageHeader, ReceivedHeader, parse_header
+from aioencrypt.format.signing import RunningDigest
+from aioencrypt.format.suites import IV_LENGTH, TAG_LENGTH
+from aioencrypt.format.wire import ByteQueue, immutable
+from aioencrypt.format.work import (
     EndOfMessage,
     Event,
     HeaderParsed,
     HeaderVerified,
     NeedData,
+    OpenWork,
     Plaintext,
+    VerifyWork,
 )
-from aioencrypt.format.header import ContentType, MessageHeader, ReceivedHeader, parse_header
-from aioencrypt.format.signing import RunningDigest
-from aioencrypt.format.suites import IV_LENGTH, TAG_LENGTH
-from aioencrypt.format.wire import ByteQueue, immutable
-from aioencrypt.format.work import OpenWork, VerifyWork
 
 
 class State(enum.IntEnum):
@@ -59,13 +61,13 @@ class State(enum.IntEnum):
 
 
 _NEXT = {
-    State.HEADER: {State.LOCKED},
-    State.LOCKED: {State.BODY},
-    State.BODY: {State.FOOTER, State.END},
-    State.FOOTER: {State.END},
-    State.END: {State.DONE},
-    State.DONE: set(),
-    State.FAILED: set(),
+    State.HEADER: {State.LOCKED, State.FAILED},
+    State.LOCKED: {State.BODY, State.FAILED},
+    State.BODY: {State.FOOTER, State.END, State.FAILED},
+    State.FOOTER: {State.END, State.FAILED},
+    State.END: {State.DONE, State.FAILED},
+    State.DONE: {State.FAILED},
+    State.FAILED: {State.FAILED},
 }
 
 
@@ -86,7 +88,7 @@ class MessageDecryptor:
         max_frame_length: int | None = None,
         max_plaintext_length: int | None = None,
         net_v4_0_0_retry: bool = False,
-        batch_cost: float = body.BATCH_COST,
+        batch_cost: float = BATCH_COST,
     ) -> None:
         self.state: State = State.HEADER
         self._queue = ByteQueue()
@@ -97,6 +99,8 @@ class MessageDecryptor:
         )
         self._received: ReceivedHeader | None = None
         self._cipher: BodyCipher | None = None
+        self._verification_key: bytes | None = None
+        self._running: RunningDigest | None = None
         self._max_frame_length = max_frame_length
         self._max_plaintext_length = max_plaintext_length
         self._net_v4_0_0_retry = net_v4_0_0_retry
@@ -108,6 +112,17 @@ class MessageDecryptor:
         self._undigested: tuple[bytes, ...] = ()
         self._sequence = 1
         self._plaintext_length = 0
+
+    @classmethod
+    def resume(cls, unlocked: MessageDecryptor, sequence: int) -> MessageDecryptor:
+        """Return a machine that starts in the body of an unlocked message, at the frame of this number.
+
+        It keeps no digest, so that the frames it opens are not in the signature.
+        """
+        machine = cls()
+        machine._accept(unlocked.received)
+        machine._begin_body(unlocked.cipher, sequence=sequence)
+        return machine
 
     def receive(self, data: bytes | memoryview) -> None:
         """Take the next bytes of the message; ``b""`` is the end of input."""
@@ -135,7 +150,7 @@ class MessageDecryptor:
 
     def close(self) -> None:
         """Drop what is buffered and withheld; the machine is of no use after it."""
-        self.state = State.FAILED
+        self._move(State.FAILED)
         self._withheld = None
         self._events.clear()
         self._queue.clear()
@@ -184,11 +199,22 @@ class MessageDecryptor:
             self._wanted = next(self._parser)
         except StopIteration as stop:
             received: ReceivedHeader = stop.value
-            self._received = received
             self._check_frame_length(received.header.frame_length)
-            self._move(State.LOCKED)
+            self._accept(received)
             return HeaderParsed(received.header)
         return self._need_data()
+
+    def _accept(self, received: ReceivedHeader) -> None:
+        self._received = received
+        self._move(State.LOCKED)
+
+    def _begin_body(
+        self, cipher: BodyCipher, running: RunningDigest | None = None, sequence: int = 1
+    ) -> None:
+        self._cipher = cipher
+        self._running = running
+        self._sequence = sequence
+        self._move(State.BODY)
 
     def _check_frame_length(self, length: int, what: str = "the frame length in the header") -> None:
         if self._max_frame_length is not None and length > self._max_frame_length:
@@ -236,11 +262,10 @@ class MessageDecryptor:
         except EncryptionError as error:
             self.fail(error)
             raise
-        self._cipher = BodyCipher(key, header.message_id, header.frame_length)
         self._verification_key = verification_key
-        self._running = RunningDigest(algorithm) if algorithm else None
         self._undigested = (self._received.serialized,)
-        self._move(State.BODY)
+        cipher = BodyCipher(key, header.message_id, header.frame_length)
+        self._begin_body(cipher, RunningDigest(algorithm) if algorithm else None)
         self._events.append(HeaderVerified(header))
 
     def _take_undigested(self) -> tuple[bytes, ...]:
@@ -261,18 +286,18 @@ class MessageDecryptor:
     def _next_frames(self) -> OpenWork | VerifyWork | None:
         if len(self._queue) < self._wanted:
             return None
-        if self._missing(body.SEQUENCE_LENGTH):
+        if self._missing(frames.SEQUENCE_LENGTH):
             return None
         length = self._header.frame_length
-        stride = length + body.FRAME_OVERHEAD
+        stride = length + frames.FRAME_OVERHEAD
         if complete := len(self._queue) // stride:
-            batch = body.batch_frames(length, complete, self._batch_cost)
+            batch = batch_frames(length, complete, self._batch_cost)
             count = min(batch, self._frames_allowed(length))
             pieces = self._queue.peek_pieces(count * stride)
-            if count := body.count_regular(pieces, length, self._sequence):
+            if count := count_regular(pieces, length, self._sequence):
                 return self._open_regular(count, stride)
-        start = self._queue.peek(body.SEQUENCE_LENGTH)
-        if start == body.FINAL_MARKER:
+        start = self._queue.peek(frames.SEQUENCE_LENGTH)
+        if start == frames.FINAL_MARKER:
             return self._next_final()
         if int.from_bytes(start, "big") != self._sequence:
             raise MalformedMessageError(
@@ -283,10 +308,10 @@ class MessageDecryptor:
 
     def _frames_allowed(self, length: int) -> int:
         """Return how many regular frames may come: the first one above a limit is refused on its own."""
-        frames = body.MAX_FRAMES - self._sequence
+        most = frames.MAX_FRAMES - self._sequence
         if self._max_plaintext_length is None:
-            return frames
-        return min(frames, (self._max_plaintext_length - self._plaintext_length) // length)
+            return most
+        return min(most, (self._max_plaintext_length - self._plaintext_length) // length)
 
     def _check_plaintext_limit(self, length: int) -> None:
         """Refuse a frame from its header on, before its bytes are there."""
@@ -304,9 +329,9 @@ class MessageDecryptor:
         return OpenWork(pieces, count * length, count, False, open_into, self._running, undigested)
 
     def _next_final(self) -> OpenWork | VerifyWork | None:
-        if self._missing(body.FINAL_HEADER_LENGTH):
+        if self._missing(frames.FINAL_HEADER_LENGTH):
             return None
-        header = self._queue.peek(body.FINAL_HEADER_LENGTH)
+        header = self._queue.peek(frames.FINAL_HEADER_LENGTH)
         sequence = int.from_bytes(header[4:8], "big")
         length = int.from_bytes(header[-4:], "big")
         if sequence != self._sequence:
@@ -316,25 +341,25 @@ class MessageDecryptor:
                 f"the final frame has {length} bytes, more than the frame length {self._header.frame_length}"
             )
         self._check_plaintext_limit(length)
-        if self._missing(body.FINAL_OVERHEAD + length):
+        if self._missing(frames.FINAL_OVERHEAD + length):
             return None
         nonce = header[8 : 8 + IV_LENGTH]
         open_final = partial(self.cipher.open_final, sequence, nonce)
-        return self._open_last(body.FINAL_HEADER_LENGTH, length, open_final)
+        return self._open_last(frames.FINAL_HEADER_LENGTH, length, open_final)
 
     def _next_non_framed(self) -> OpenWork | VerifyWork | None:
-        if len(self._queue) < self._wanted or self._missing(body.NON_FRAMED_HEADER_LENGTH):
+        if len(self._queue) < self._wanted or self._missing(frames.NON_FRAMED_HEADER_LENGTH):
             return None
-        header = self._queue.peek(body.NON_FRAMED_HEADER_LENGTH)
+        header = self._queue.peek(frames.NON_FRAMED_HEADER_LENGTH)
         length = int.from_bytes(header[IV_LENGTH:], "big")
-        if length > body.MAX_NON_FRAMED_LENGTH:
+        if length > frames.MAX_NON_FRAMED_LENGTH:
             raise MalformedMessageError(f"the non-framed body has {length} bytes, more than AES-GCM allows")
         self._check_frame_length(length, "the length of the non-framed body")
         self._check_plaintext_limit(length)
-        if self._missing(body.NON_FRAMED_HEADER_LENGTH + length + TAG_LENGTH):
+        if self._missing(frames.NON_FRAMED_HEADER_LENGTH + length + TAG_LENGTH):
             return None
         open_body = partial(self.cipher.open_non_framed, header[:IV_LENGTH])
-        return self._open_last(body.NON_FRAMED_HEADER_LENGTH, length, open_body)
+        return self._open_last(frames.NON_FRAMED_HEADER_LENGTH, length, open_body)
 
     def _open_last(self, header_length: int, length: int, open_into: partial[None]) -> OpenWork:
         self._add_length(length)
@@ -398,3 +423,22 @@ class MessageDecryptor:
             self._withheld = Plaintext(result) if result else None
         elif result:
             self._events.append(Plaintext(result))
+
+
+def open_frames(
+    opened: MessageDecryptor, index: int, data: bytes | memoryview, *, count: int, last: bool = False
+) -> list[OpenWork]:
+    """Return the work on consecutive frames of an unlocked message, from this index on.
+
+    `data` holds exactly `count` frames, `last` says whether the last of them is the final one. They
+    are checked as if all before them had been read, and belong to no digest. Raises
+    `MalformedMessageError`.
+    """
+    machine = MessageDecryptor.resume(opened, index + 1)
+    machine.receive(data)
+    works: list[OpenWork] = []
+    while isinstance(event := machine.next_event(), OpenWork):
+        works.append(event)
+    if sum(work.count for work in works) != count or works[-1].last is not last:
+        raise MalformedMessageError(f"frame {index + 1} and those after it are not what the header announces")
+    return works

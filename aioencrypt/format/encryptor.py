@@ -9,9 +9,10 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 
 from aioencrypt.errors import LimitError, PlaintextLengthError, PolicyError
-from aioencrypt.format import body
+from aioencrypt.format.batches import BATCH_COST, batch_frames
 from aioencrypt.format.body import BodyCipher
 from aioencrypt.format.derivation import derive_message_key
+from aioencrypt.format.frames import MAX_FRAMES, body_length, frame_count
 from aioencrypt.format.header import (
     MAX_FRAME_LENGTH,
     ContentType,
@@ -48,7 +49,7 @@ class MessageEncryptor:
         plaintext_length_bound: int | None = None,
         authenticated_context: bytes = b"",
         signer: Signer | None = None,
-        batch_cost: float = body.BATCH_COST,
+        batch_cost: float = BATCH_COST,
     ) -> None:
         if not 1 <= frame_length <= MAX_FRAME_LENGTH:
             raise ValueError(f"frame_length is {frame_length}; it must be 1 to {MAX_FRAME_LENGTH}")
@@ -61,7 +62,7 @@ class MessageEncryptor:
                 f"{algorithm_suite.name} and the signer do not fit: a signed suite has one, others none"
             )
         if plaintext_length is not None:
-            _check_frames(body.frame_count(plaintext_length, frame_length), frame_length)
+            _check_frames(frame_count(plaintext_length, frame_length), frame_length)
         key = derive_message_key(algorithm_suite, data_key, message_id)
         self._cipher = BodyCipher(key, message_id, frame_length)
         self.header: MessageHeader = MessageHeader(
@@ -85,7 +86,7 @@ class MessageEncryptor:
         self._pending = ByteQueue()
         self._batch_cost = batch_cost
         self._length = 0
-        self._most = body.MAX_FRAMES * frame_length
+        self._most = MAX_FRAMES * frame_length
         self._sequence = 1
         self._unsettled: deque[SealWork] = deque()
         self._ended = False
@@ -96,14 +97,14 @@ class MessageEncryptor:
         """The exact length of the message in bytes, None where the plaintext length is not known."""
         if self._plaintext_length is None:
             return None
-        length = body.body_length(self._plaintext_length, self.header.frame_length)
+        length = body_length(self._plaintext_length, self.header.frame_length)
         return len(self._header) + length + self.header.algorithm_suite.footer_length
 
     def batch_length(self, available: int) -> int:
         """Return how many of the bytes that are there to give to one `seal`, so that its work stays short."""
         frame_length = self.header.frame_length
         frames = -(-available // frame_length)
-        return min(available, body.batch_frames(frame_length, frames, self._batch_cost) * frame_length)
+        return min(available, batch_frames(frame_length, frames, self._batch_cost) * frame_length)
 
     def start(self) -> bytes:
         """Return the serialized header."""
@@ -123,7 +124,7 @@ class MessageEncryptor:
         try:
             self._check_length(length, last)
             if length > self._most:
-                _check_frames(body.frame_count(length, self.header.frame_length), self.header.frame_length)
+                _check_frames(frame_count(length, self.header.frame_length), self.header.frame_length)
         except PolicyError as error:
             self._failure = error
             raise
@@ -196,8 +197,8 @@ class MessageEncryptor:
 
 
 def _check_frames(count: int, frame_length: int) -> None:
-    if count > body.MAX_FRAMES:
+    if count > MAX_FRAMES:
         raise PolicyError(
-            f"the plaintext needs {count} frames of {frame_length} bytes, above the {body.MAX_FRAMES} "
+            f"the plaintext needs {count} frames of {frame_length} bytes, above the {MAX_FRAMES} "
             "of the message format; raise frame_length"
         )

@@ -1,4 +1,4 @@
-"""The heavy work of a message as values: the machines hand it out, any thread does it.
+"""What the machines hand out: heavy work as values, for any thread, and the events of the reading machine.
 
 A work is immutable and shares nothing with its machine but the running digest. `crypt` of several
 works may run in any order and in any thread; `digest` runs in the order in which the machine handed
@@ -12,7 +12,10 @@ from io import BytesIO
 
 import attrs
 
-from aioencrypt.format.body import FINAL_OVERHEAD, FRAME_OVERHEAD, BodyCipher, frame_cost
+from aioencrypt.format.batches import frame_cost
+from aioencrypt.format.body import BodyCipher
+from aioencrypt.format.frames import FINAL_OVERHEAD, FRAME_OVERHEAD
+from aioencrypt.format.header import MessageHeader
 from aioencrypt.format.signing import RunningDigest, verify
 from aioencrypt.format.suites import SignatureAlgorithm
 
@@ -169,3 +172,37 @@ class VerifyWork:
 
 
 Work = SealWork | OpenWork | VerifyWork
+
+
+@attrs.frozen
+class NeedData:
+    """More bytes are needed: `receive` them, or ``b""`` at the end of input."""
+
+
+@attrs.frozen
+class HeaderParsed:
+    """The header is complete but not verified: for the materials request only. Answer with `unlock`."""
+
+    header: MessageHeader
+
+
+@attrs.frozen
+class HeaderVerified:
+    """Commitment and tag of the header are right."""
+
+    header: MessageHeader
+
+
+@attrs.frozen
+class Plaintext:
+    """Plaintext that may be released."""
+
+    data: bytes = attrs.field(repr=False)
+
+
+@attrs.frozen
+class EndOfMessage:
+    """Everything is verified, and the input has ended."""
+
+
+Event = NeedData | HeaderParsed | HeaderVerified | OpenWork | VerifyWork | Plaintext | EndOfMessage

@@ -22,7 +22,7 @@ from weakref import WeakKeyDictionary
 from anyio import CancelScope, CapacityLimiter, Event, Lock, get_cancelled_exc_class, to_thread
 from anyio.lowlevel import checkpoint, checkpoint_if_cancelled
 
-from aioencrypt.format.body import BATCH_COST
+from aioencrypt.format.batches import BATCH_COST
 from aioencrypt.policies import Offload
 from aioencrypt.runtime.event_loops import loop_caller, running_loop
 

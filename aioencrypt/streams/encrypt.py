@@ -12,8 +12,8 @@ import attrs
 
 from aioencrypt.errors import LimitError, StreamNotEnteredError
 from aioencrypt.format import AlgorithmSuite, CommitmentPolicy, MessageEncryptor, MessageHeader
-from aioencrypt.format.body import body_length
 from aioencrypt.format.context import serialize_context
+from aioencrypt.format.frames import body_length
 from aioencrypt.format.work import Output, SealWork
 from aioencrypt.managers.base import CryptographicMaterialsManager
 from aioencrypt.managers.default import check_encrypt_policy

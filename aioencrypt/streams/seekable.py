@@ -34,8 +34,8 @@ from aioencrypt.errors import (
     TruncatedMessageError,
 )
 from aioencrypt.format import MessageDecryptor, MessageHeader
-from aioencrypt.format.body import FRAME_OVERHEAD
-from aioencrypt.format.ranges import BodyLayout, body_layouts, open_frames
+from aioencrypt.format.decryptor import open_frames
+from aioencrypt.format.frames import FRAME_OVERHEAD, BodyLayout, body_layouts
 from aioencrypt.format.work import Output
 from aioencrypt.materials import Provenance
 from aioencrypt.policies import Limits, Offload

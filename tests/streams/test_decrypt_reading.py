@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from aioencrypt import AlgorithmSuite, EncryptionClient, Offload, TruncatedMessageError, decrypt_stream
-from aioencrypt.format.body import batch_frames
+from aioencrypt.format.batches import batch_frames
 from tests.support.streaming import (
     KEY,
     SIGNED,

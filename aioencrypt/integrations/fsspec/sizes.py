@@ -8,7 +8,7 @@ from typing import Any
 
 from aioencrypt.errors import MalformedMessageError
 from aioencrypt.format import MessageDecryptor
-from aioencrypt.format.ranges import body_layouts
+from aioencrypt.format.frames import body_layouts
 from aioencrypt.integrations.fsspec.target import TargetFileSystem, TargetRanges
 from aioencrypt.policies import Limits
 from aioencrypt.streams.driver import read_header_at

@@ -1,4 +1,10 @@
-"""Random access: where the frames of a message stand, and the work on some of them.
+"""Where the frames of a message stand: frame arithmetic, and the layout of a body.
+
+Specification: data-format/message-body.md.
+
+A regular frame is ``sequence number (4) | IV (12) | content | tag (16)``. The final frame puts
+``FF FF FF FF`` before it and the length of its content (4) behind the IV. The IV of a frame is its
+sequence number, big-endian, in 12 bytes.
 
 All regular frames are equally long, so that header length, frame length and message length say where
 each frame stands. None of the three is more than a claim before the final frame is opened: its tag
@@ -11,16 +17,38 @@ from collections.abc import Iterator
 
 import attrs
 
-from aioencrypt.errors import MalformedMessageError
-from aioencrypt.format import body
-from aioencrypt.format.decryptor import MessageDecryptor, State
 from aioencrypt.format.header import ContentType, ReceivedHeader
 from aioencrypt.format.suites import IV_LENGTH, TAG_LENGTH
-from aioencrypt.format.work import OpenWork
+
+SEQUENCE_LENGTH = 4
+FRAME_HEADER_LENGTH = SEQUENCE_LENGTH + IV_LENGTH
+FRAME_OVERHEAD = FRAME_HEADER_LENGTH + TAG_LENGTH
+FINAL_HEADER_LENGTH = SEQUENCE_LENGTH + FRAME_HEADER_LENGTH + 4
+FINAL_OVERHEAD = FINAL_HEADER_LENGTH + TAG_LENGTH
+FINAL_MARKER = b"\xff\xff\xff\xff"
+MAX_FRAMES = 0xFFFFFFFF
+NON_FRAMED_HEADER_LENGTH = IV_LENGTH + 8
+MAX_NON_FRAMED_LENGTH = 2**36 - 32
 
 # The shortest signature in DER: two numbers of one byte.
 _MIN_SIGNATURE_LENGTH = 8
-_NON_FRAMED_OVERHEAD = body.NON_FRAMED_HEADER_LENGTH + TAG_LENGTH
+_NON_FRAMED_OVERHEAD = NON_FRAMED_HEADER_LENGTH + TAG_LENGTH
+
+
+def frame_count(plaintext_length: int, frame_length: int) -> int:
+    """Return the number of frames of a message; the last one is full where the lengths divide."""
+    return max(1, -(-plaintext_length // frame_length))
+
+
+def body_length(plaintext_length: int, frame_length: int) -> int:
+    """Return the length of the body in bytes."""
+    regular = frame_count(plaintext_length, frame_length) - 1
+    return plaintext_length + regular * FRAME_OVERHEAD + FINAL_OVERHEAD
+
+
+def iv(sequence: int) -> bytes:
+    """Return the IV of a frame."""
+    return sequence.to_bytes(IV_LENGTH, "big")
 
 
 @attrs.frozen
@@ -28,7 +56,7 @@ class BodyLayout:
     """Where the parts of a body stand. All lengths are in bytes.
 
     `frame_length` is 0 for a non-framed body, which counts as one final frame. `footer_length` is the
-    length of what follows the body.
+    length of what follows the
     """
 
     header_length: int
@@ -45,7 +73,7 @@ class BodyLayout:
     @property
     def final_overhead(self) -> int:
         """What the final frame has besides its content."""
-        return body.FINAL_OVERHEAD if self.frame_length else _NON_FRAMED_OVERHEAD
+        return FINAL_OVERHEAD if self.frame_length else _NON_FRAMED_OVERHEAD
 
     @property
     def body_end(self) -> int:
@@ -54,7 +82,7 @@ class BodyLayout:
 
     def frame_start(self, index: int) -> int:
         """Return where a frame starts, from the start of the message; the first one has index 0."""
-        return self.header_length + index * (self.frame_length + body.FRAME_OVERHEAD)
+        return self.header_length + index * (self.frame_length + FRAME_OVERHEAD)
 
     def confirmed(self, end: bytes) -> BodyLayout | None:
         """Return the layout as the final frame says it; None where no final frame stands.
@@ -62,12 +90,12 @@ class BodyLayout:
         `end` is the message from the start of the final frame on. Nothing of it is verified here.
         """
         if self.frame_length:
-            number = (self.regular_count + 1).to_bytes(body.SEQUENCE_LENGTH, "big")
-            if not end.startswith(body.FINAL_MARKER + number):
+            number = (self.regular_count + 1).to_bytes(SEQUENCE_LENGTH, "big")
+            if not end.startswith(FINAL_MARKER + number):
                 return None
-            length = end[body.FINAL_HEADER_LENGTH - 4 : body.FINAL_HEADER_LENGTH]
+            length = end[FINAL_HEADER_LENGTH - 4 : FINAL_HEADER_LENGTH]
         else:
-            length = end[IV_LENGTH : body.NON_FRAMED_HEADER_LENGTH]
+            length = end[IV_LENGTH:NON_FRAMED_HEADER_LENGTH]
         final_length = int.from_bytes(length, "big")
         footer = end[self.final_overhead + final_length :]
         if self.final_overhead + final_length > len(end) or not _is_footer(footer, bool(self.footer_length)):
@@ -107,38 +135,7 @@ def _layout(received: ReceivedHeader, message_length: int, footer_length: int) -
         content -= _NON_FRAMED_OVERHEAD
         return BodyLayout(header_length, 0, 0, content, footer_length) if content >= 0 else None
     frame_length = received.header.frame_length
-    count, final_length = divmod(content - body.FINAL_OVERHEAD, frame_length + body.FRAME_OVERHEAD)
-    if not 0 <= count < body.MAX_FRAMES or final_length > frame_length:
+    count, final_length = divmod(content - FINAL_OVERHEAD, frame_length + FRAME_OVERHEAD)
+    if not 0 <= count < MAX_FRAMES or final_length > frame_length:
         return None
     return BodyLayout(header_length, frame_length, count, final_length, footer_length)
-
-
-class _FrameDecryptor(MessageDecryptor):
-    """A machine that starts in the body of a message whose header another one verified."""
-
-    def __init__(self, opened: MessageDecryptor, sequence: int) -> None:
-        super().__init__()
-        self.state = State.BODY
-        self._received = opened.received
-        self._cipher = opened.cipher
-        self._running = None
-        self._sequence = sequence
-
-
-def open_frames(
-    opened: MessageDecryptor, index: int, data: bytes | memoryview, *, count: int, last: bool = False
-) -> list[OpenWork]:
-    """Return the work on consecutive frames of an unlocked message, from this index on.
-
-    `data` holds exactly `count` frames, `last` says whether the last of them is the final one. They
-    are checked as if all before them had been read, and belong to no digest. Raises
-    `MalformedMessageError`.
-    """
-    machine = _FrameDecryptor(opened, index + 1)
-    machine.receive(data)
-    works: list[OpenWork] = []
-    while isinstance(event := machine.next_event(), OpenWork):
-        works.append(event)
-    if sum(work.count for work in works) != count or works[-1].last is not last:
-        raise MalformedMessageError(f"frame {index + 1} and those after it are not what the header announces")
-    return works

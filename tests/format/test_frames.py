@@ -11,7 +11,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from aioencrypt.errors import MalformedMessageError, TagError, TrailingDataError, TruncatedMessageError
 from aioencrypt.format import AlgorithmSuite, MessageDecryptor
-from aioencrypt.format.ranges import BodyLayout, body_layouts, open_frames
+from aioencrypt.format.decryptor import open_frames
+from aioencrypt.format.frames import BodyLayout, body_layouts
 from tests.support.messages import Message, MessageWriter, build_message, example_data_key
 from tests.support.reading import locked, opened
 
