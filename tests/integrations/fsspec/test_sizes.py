@@ -135,7 +135,7 @@ async def test_sizes_are_exact_for_every_length_around_a_frame(suite: AlgorithmS
 
 
 def test_the_sizes_that_were_used_last_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("aioencrypt.integrations.fsspec.sizes._CAPACITY", 2)
+    monkeypatch.setattr("aioencrypt.integrations.fsspec.paths._CAPACITY", 2)
     target = CountingFileSystem()
     fs = over(target)
     for name in "abc":
