@@ -31,7 +31,6 @@ _VERSIONS = (
 _CAPACITY = 100_000
 
 
-
 class _ByOptions(FileSystemType):
     """fsspec finds an instance again by the text of its options; see `Option`."""
 
