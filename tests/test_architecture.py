@@ -132,6 +132,113 @@ def test_only_offload_goes_to_threads() -> None:
             assert "to_thread" not in ast.unparse(tree), name
 
 
+def test_only_threads_makes_locks_between_threads() -> None:
+    """A forked child must not inherit a lock that nobody releases."""
+    for name, tree in TREES.items():
+        if name != "runtime.threads":
+            names = {module for _, module in imports(tree)}
+            assert not names & {"threading.Lock", "threading.RLock", "_thread"}, name
+            assert not re.search(r"threading\.R?Lock\b", ast.unparse(tree)), name
+
+
+# Being removed.
+LEFT = {
+    "(encryption_client or EncryptionClient())._decrypt_options",
+    "_ending",
+    "_spare",
+    "client._decrypt_options",
+    "new._providers",
+    "stream._finished",
+    "stream._replaced",
+}
+
+# Hooks that fsspec documents for file systems over others.
+HOOKS = {"_cat_file", "_open", "_parent", "_strip_protocol"}
+
+
+@pytest.mark.parametrize("name", sorted(TREES))
+def test_no_private_attribute_of_another_object(name: str) -> None:
+    """A private attribute belongs to `self`, to `cls`, or to a class of the same file."""
+    tree = TREES[name]
+    classes = [node for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
+    own = {"self", "cls", *(node.name for node in classes)}
+    private = (
+        node
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and re.match(r"_(?!_)", node.attr) and node.attr not in HOOKS
+    )
+    foreign = {ast.unparse(node) for node in private if _owner(node) not in own}
+    assert not foreign - LEFT
+
+
+def _owner(node: ast.Attribute) -> str:
+    """Return the name before a private attribute; `super()` counts as `self`."""
+    return "self" if ast.unparse(node.value) == "super()" else ast.unparse(node.value)
+
+
+@pytest.mark.parametrize("name", [name for name in TREES if not name.startswith(("runtime", "aws"))])
+def test_no_mutable_state_in_a_module(name: str) -> None:
+    """Tables are fine, as long as no function of the file changes them."""
+    tree = TREES[name]
+    targets = {
+        target.id: node
+        for node in tree.body
+        if isinstance(node, ast.Assign | ast.AnnAssign)
+        for target in (node.targets if isinstance(node, ast.Assign) else [node.target])
+        if isinstance(target, ast.Name)
+    }
+    assert not [node for node in ast.walk(tree) if isinstance(node, ast.Global)]
+    changed = {
+        ast.unparse(node.func.value)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in CHANGES
+    } | {
+        ast.unparse(node.value)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Subscript) and isinstance(node.ctx, ast.Store | ast.Del)
+    }
+    inside = {name for name in changed if name in targets}
+    made = {name for name, node in targets.items() if node.value is not None and _is_stateful(node.value)}
+    assert not (inside | made) - LEFT
+
+
+CHANGES = {
+    "add",
+    "append",
+    "clear",
+    "discard",
+    "extend",
+    "insert",
+    "pop",
+    "popitem",
+    "remove",
+    "setdefault",
+    "update",
+}
+STATEFUL = {
+    "ContextVar",
+    "LoopLocal",
+    "ThreadLock",
+    "WeakKeyDictionary",
+    "WeakSet",
+    "WeakValueDictionary",
+    "count",
+    "deque",
+}
+STATEFUL |= {"defaultdict", "local"}
+
+
+def _is_stateful(value: ast.expr) -> bool:
+    """Tell whether a value is made to be changed: an empty container, a lock, a counter."""
+    if isinstance(value, ast.Call):
+        return ast.unparse(value.func).split("[")[0].split(".")[-1] in STATEFUL
+    return isinstance(value, ast.List | ast.Set | ast.Dict) and not ast.unparse(value).strip("[]{}")
+
+
+def test_the_top_level_has_few_files() -> None:
+    assert len([*PACKAGE.glob("*.py")]) <= 8
+
+
 def test_only_event_loops_names_an_event_loop_library() -> None:
     for name, tree in TREES.items():
         if name != "runtime.event_loops" and not name.startswith("testing"):

@@ -10,7 +10,6 @@ import logging
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from importlib.metadata import version
-from threading import Lock
 from types import TracebackType
 from typing import Self
 
@@ -82,22 +81,15 @@ def instrument(
     )
     release = version("aioencrypt")
     observer = _Observer(
+        providers,
         trace.get_tracer("aioencrypt", release, tracer_provider),
         metrics.get_meter("aioencrypt", release, meter_provider),
     )
-    with _changing:
-        if providers in _recording.values():
-            _logger.warning("instrument() was called before with these providers, and is ignored")
-            return Instrumentation(_nothing)
-        _recording[observer] = providers
-        stop = observe(observer)
-
-    def end() -> None:
-        with _changing:
-            _recording.pop(observer, None)
-            stop()
-
-    return Instrumentation(end)
+    try:
+        return Instrumentation(observe(observer))
+    except ValueError:
+        _logger.warning("instrument() was called before with these providers, and is ignored")
+        return Instrumentation(_nothing)
 
 
 def _nothing() -> None:
@@ -136,10 +128,22 @@ class _Instruments:
         )
 
 
+_Providers = tuple[trace.TracerProvider | None, metrics.MeterProvider | None]
+
+
 class _Observer:
-    def __init__(self, tracer: trace.Tracer, meter: metrics.Meter) -> None:
+    """Two observers are equal if they record to the same providers."""
+
+    def __init__(self, providers: _Providers, tracer: trace.Tracer, meter: metrics.Meter) -> None:
+        self.providers = providers
         self._tracer = tracer
         self._instruments = _Instruments(meter)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Observer) and other.providers == self.providers
+
+    def __hash__(self) -> int:
+        return hash(self.providers)
 
     def message_began(self, message: Message) -> _MessageSpan:
         attributes: Attributes = {"aioencrypt.operation": message.operation, "aioencrypt.mode": message.mode}
@@ -166,8 +170,6 @@ class _Observer:
 
 
 _logger = logging.getLogger("aioencrypt")
-_recording: dict[_Observer, tuple[trace.TracerProvider | None, metrics.MeterProvider | None]] = {}
-_changing = Lock()
 
 
 def _target(call: ServiceCall) -> Attributes:

@@ -71,19 +71,18 @@ class _Entry(Generic[M]):
 
 
 class CachingCMM:
-    """Keeps data keys for `max_age` seconds: messages with the same encryption context share them.
+    """Reuse data keys for messages with the same encryption context.
 
-    A data key encrypts at most `max_messages` messages with at most `max_bytes` bytes of plaintext in
-    all; both count in this process only. Messages whose length is neither known nor bounded get data
-    keys of their own, and so do those of suites without a key derivation. Decrypting, only the age
-    counts. In the last `refresh_ahead` seconds of its age a key is fetched anew in the background.
+    A data key lives for `max_age` seconds and encrypts at most `max_messages` messages and `max_bytes`
+    bytes of plaintext. The limits apply per process. Decryption is limited by age only. Messages of unknown
+    length get their own data key unless the caller passes `plaintext_length_bound`; so do suites without a
+    KDF. In its last `refresh_ahead` seconds a data key is fetched again in the background.
 
-    `cache` may serve several managers, each of which finds its own keys; those with the same
-    `partition` find each other's. Without one, a cache of `capacity` keys is made. `clock` gives
-    monotonic seconds.
+    Several managers may share a `cache`. Each finds its own keys only, unless they have the same `partition`.
+    Without `cache`, the manager makes one of `capacity` keys. `clock` returns monotonic seconds.
 
-    `async with` enters the provider or CMM; leaving it for the last time drops the keys that were
-    fetched here. Who waits for a key then gets a `ProviderClosedError`.
+    Leaving `async with` for the last time discards the keys fetched through this manager and fails pending
+    callers with `ProviderClosedError`.
     """
 
     def __init__(
@@ -144,7 +143,8 @@ class CachingCMM:
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._entered -= 1
+        # Leaving more often than entering must not unbalance later entries.
+        self._entered = max(0, self._entered - 1)
         try:
             if not self._entered:
                 await self._cache.aclose(owner=self)

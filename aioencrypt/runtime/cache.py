@@ -1,9 +1,14 @@
-"""The one cache, for whatever a service is asked for and that may be used again.
+"""An async LRU cache with TTL, refresh ahead and single-flight loading.
 
-Entries have an age, and the least recently used one makes room for a new one. Whoever misses waits
-for one fetch together with all others who miss; the fetch is background work, so that it does not
-end with the caller that happened to come first. Entries are shared by all loops and threads of a
-process; a fetch belongs to the loop in which it was started.
+Callers that miss on the same key share one fetch. The fetch runs as a background task, so cancelling the
+caller that started it does not fail the others. All threads and event loops of a process share the entries;
+each fetch belongs to the loop that started it.
+
+Thread safety: `_lock` guards everything that a cache holds: entries, expiries, counts, and the fetches and
+timers of all loops. Nobody awaits while holding it, and `usable` and `clock` are called while it is held.
+Background tasks and timers of other loops may run in other threads at any time. A forked child that lost
+the lock to another thread starts with an empty cache.
+
 Specification: framework/cryptographic-materials-cache.md, local-cryptographic-materials-cache.md.
 """
 
@@ -18,26 +23,27 @@ from collections.abc import Awaitable, Callable, Hashable
 from functools import partial
 from heapq import heapify, heappop, heappush
 from itertools import count
-from threading import Lock
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar, cast
-from weakref import WeakKeyDictionary, WeakMethod
+from weakref import WeakMethod
 
 import attrs
 from anyio import get_cancelled_exc_class
 
 from aioencrypt.errors import EncryptionError, ProviderClosedError, ProviderError
-from aioencrypt.runtime.event_loops import BackgroundTask, Call, call_later, running_loop
+from aioencrypt.runtime.event_loops import BackgroundTask, Call, LoopLocal, call_later
 from aioencrypt.runtime.observation import cache_answered
 from aioencrypt.runtime.offload import wait_shielded
+from aioencrypt.runtime.threads import ThreadLock
 
 V = TypeVar("V")
 
 _log = logging.getLogger("aioencrypt")
+_CLOSED = "closed while a key was being fetched"
 
-# Longer timers than this are set again.
+# A longer timer is set in steps of this many seconds.
 _LONGEST_TIMER = 24 * 60 * 60.0
-# Keys that were dropped may stay in the heap of expiries up to this many, and as many as there are entries.
+# The heap of expiries may hold as many dropped keys as there are entries, and this many more.
 _SLACK = 64
 
 
@@ -45,8 +51,8 @@ _SLACK = 64
 class CacheStatistics:
     """What a cache has done since it was made.
 
-    `hits` were answered without a fetch of their own, `misses` had to fetch, `refreshes` were fetched
-    ahead of expiry, `evictions` made room for others. `size` is the number of entries now.
+    `hits` needed no fetch of their own, `misses` started a fetch, `refreshes` started one ahead of expiry,
+    `evictions` made room for other keys. `size` is the number of entries now.
     """
 
     hits: int = 0
@@ -62,14 +68,18 @@ class _Entry(Generic[V]):
     created: float
     expires: float
     owner: object
-    # After a refresh that failed: when to try again.
+    # When to try again after a failed refresh.
     retry: float = -math.inf
 
 
 @attrs.define(eq=False)
 class _Flight(Generic[V]):
-    """A fetch under way."""
+    """A fetch under way. Its loop reads and writes it; `aclose` of the same loop sets `error` to end it.
 
+    Whoever fetches or waits reads `value` and `error` after `task.ended` is set.
+    """
+
+    loop: _Loop[V]
     key: Hashable
     ttl: float
     usable: Callable[[V], bool] | None
@@ -91,7 +101,7 @@ class _Flight(Generic[V]):
 
 @attrs.define(eq=False)
 class _Loop(Generic[V]):
-    """What belongs to one event loop: fetches that can be joined, all that run, and a timer."""
+    """What a cache keeps for one event loop: fetches to join, all running fetches, and a timer."""
 
     joinable: dict[tuple[Hashable, object], _Flight[V]] = attrs.field(factory=dict)
     running: set[_Flight[V]] = attrs.field(factory=set)
@@ -99,10 +109,18 @@ class _Loop(Generic[V]):
     stop_timer: Call = attrs.field(default=lambda: None)
 
 
-class AsyncCache(Generic[V]):
-    """A cache of at most `capacity` values. Reuse it as you like; `aclose` empties it.
+@attrs.define(eq=False)
+class _Waiter:
+    """A call that waits for a fetch. A closing marks it, so that it does not fetch again."""
 
-    `clock` gives monotonic seconds. `async with` closes it at the end.
+    owner: object
+    closed: bool = False
+
+
+class AsyncCache(Generic[V]):
+    """Keep at most `capacity` values. `aclose` empties the cache, which may be used again.
+
+    `clock` returns monotonic seconds. `async with` closes the cache at the end.
     """
 
     def __init__(self, *, capacity: int = 1000, clock: Callable[[], float] = time.monotonic) -> None:
@@ -112,12 +130,13 @@ class AsyncCache(Generic[V]):
             raise ValueError(f"capacity is {capacity}; it must be 0 or more")
         self._capacity = capacity
         self._clock = clock
-        self._lock = Lock()
+        self._lock = ThreadLock(forget=self._forget)
         self._entries: OrderedDict[Hashable, _Entry[V]] = OrderedDict()
-        # A heap of when which key expires; keys that were dropped stay in it for a while.
+        # A heap of expiry times and their keys. Dropped keys stay in it for a while.
         self._expiries: list[tuple[float, int, Hashable]] = []
         self._number = count()
-        self._loops: WeakKeyDictionary[object, _Loop[V]] = WeakKeyDictionary()
+        self._loops: LoopLocal[_Loop[V]] = LoopLocal(_Loop)
+        self._waiters: set[_Waiter] = set()
         self._hits = self._misses = self._refreshes = self._evictions = 0
 
     def __repr__(self) -> str:
@@ -153,56 +172,53 @@ class AsyncCache(Generic[V]):
         owner: object = None,
         observed_as: str | None = None,
     ) -> tuple[V, bool]:
-        """Return the value for a key, and whether it is there without a fetch of this call's own.
+        """Return the value for a key, and whether this call got it without a fetch of its own.
 
-        A value is kept for `ttl` seconds. All who miss wait for one `fetch`; it goes on when they are
-        cancelled, all of them too, and what it raises is raised to each and not kept. In the last
-        `refresh_ahead` seconds of its life a value is returned at once and fetched anew in the
-        background; where that fails, it is tried again after half of the time that is left.
+        A value lives for `ttl` seconds. Calls of one `owner` that miss share one `fetch`. The fetch
+        continues when the calls are cancelled, and its error is raised to each of them and not kept. In the
+        last `refresh_ahead` seconds of its life a value is returned at once and fetched again in the
+        background. After a failed refresh, half of the remaining time passes before the next.
 
-        `usable` is called once for each value that is about to be returned, with the cache locked, so
-        that it may check and count at once; a value that it refuses is fetched anew, but what this
-        call fetched itself is returned whatever it says. Calls of one `owner` wait for one fetch;
-        several owners share what is kept, but neither fetches nor errors. Observers are told of the answer
-        under the name `observed_as`.
+        `usable` is called once for each value that is about to be returned, while the cache is locked, so
+        it may check and count in one step. A value that it refuses is fetched again; a value that this call
+        fetched is returned anyway. Owners share values, but neither fetches nor errors. Observers see the
+        answer under the name `observed_as`.
         """
-        while True:
-            with self._lock:
-                loop = self._here()
-                entry, fresh = self._find(key, ttl, refresh_ahead, usable)
-                if entry is not None and fresh:
-                    self._hits += 1
-                    value = entry.value
-                    break
-                flight = loop.joinable.get((key, owner))
-                mine = flight is None or flight.task.ended.is_set()
-                if flight is None or mine:
-                    flight = _Flight(key, ttl, None if entry else usable, owner)
-                    loop.joinable[key, owner] = flight
-                    loop.running.add(flight)
-                self._hits += entry is not None
-                self._misses += mine and entry is None
-                self._refreshes += mine and entry is not None
-            if mine:
-                flight.task.start(partial(self._fly, loop, flight, fetch))
-            if entry is not None:
-                cache_answered("refresh" if mine else "hit", observed_as)
-                return entry.value, True
-            if mine:
-                cache_answered("miss", observed_as)
-            await flight.task.ended.wait()
-            value = flight.outcome()
-            if mine:
-                return value, False
-            with self._lock:
-                if usable is None or usable(value):
-                    self._hits += 1
-                    break
+        waiter: _Waiter | None = None
+        try:
+            while True:
+                with self._lock:
+                    if waiter is not None and waiter.closed:
+                        raise ProviderClosedError(_CLOSED)
+                    entry, flight, mine = self._look_up(key, ttl, refresh_ahead, usable, owner)
+                    if entry is None and waiter is None:
+                        waiter = _Waiter(owner)
+                        self._waiters.add(waiter)
+                if flight is not None and mine:
+                    flight.task.start(partial(self._fly, flight, fetch))
+                if entry is not None:
+                    cache_answered("refresh" if mine else "hit", observed_as)
+                    return entry.value, True
+                assert flight is not None
+                if mine:
+                    cache_answered("miss", observed_as)
+                await flight.task.ended.wait()
+                value = flight.outcome()
+                if mine:
+                    return value, False
+                with self._lock:
+                    if usable is None or usable(value):
+                        self._hits += 1
+                        break
+        finally:
+            if waiter is not None:
+                with self._lock:
+                    self._waiters.discard(waiter)
         cache_answered("hit", observed_as)
         return value, True
 
     def drop(self, key: Hashable) -> None:
-        """Forget a key. A fetch for it that is under way goes to those who wait, and is not kept."""
+        """Forget a key. Callers that wait for it get the value of the running fetch, which is not kept."""
         with self._lock:
             self._entries.pop(key, None)
             self._part(lambda flight: flight.key == key)
@@ -214,15 +230,18 @@ class AsyncCache(Generic[V]):
             self._part(lambda flight: True)
 
     async def aclose(self, owner: object = None) -> None:
-        """Forget all keys and end the fetches of this loop; who waits for one gets `ProviderClosedError`.
+        """Forget all keys and end the fetches of this loop: their callers get `ProviderClosedError`.
 
-        With an `owner`, only what its calls fetched. The cache may be used again.
+        With an `owner`, only what its calls fetched. Fetches of other loops end by themselves, and are not
+        kept.
         """
         with self._lock:
             own = [key for key, entry in self._entries.items() if owner is None or entry.owner is owner]
             for key in own:
                 del self._entries[key]
             self._part(lambda flight: owner is None or flight.owner is owner)
+            for waiter in self._waiters:
+                waiter.closed = waiter.closed or owner is None or waiter.owner is owner
             loop = self._here()
             ending = [flight for flight in loop.running if owner is None or flight.owner is owner]
             if not self._entries:
@@ -230,63 +249,91 @@ class AsyncCache(Generic[V]):
                 loop.stop_timer()
                 loop.timer = math.inf
         for flight in ending:
-            flight.error = ProviderClosedError("closed while a key was being fetched")
+            flight.error = ProviderClosedError(_CLOSED)
             flight.task.cancel()
-        for flight in ending:
-            await wait_shielded(flight.task.ended)
+        await wait_shielded(*(flight.task.ended for flight in ending))
 
-    async def _fly(self, loop: _Loop[V], flight: _Flight[V], fetch: Callable[[], Awaitable[V]]) -> None:
+    async def _fly(self, flight: _Flight[V], fetch: Callable[[], Awaitable[V]]) -> None:
         try:
             value = await fetch()
             with self._lock:
-                self._land(loop, flight, value)
+                self._land(flight, value)
         except get_cancelled_exc_class():
             raise
-        except BaseException as error:  # for those who wait
+        except BaseException as error:  # raised to the callers that wait
             if flight.error is None:
                 flight.error, flight.traceback = error, error.__traceback__
         finally:
             with self._lock:
-                self._leave(loop, flight)
+                self._leave(flight)
 
-    # What follows is called with the lock held.
+    def _forget(self) -> None:
+        """Start anew in a forked child that lost the lock while another thread was changing the cache."""
+        self._entries = OrderedDict()
+        self._expiries = []
+        self._loops = LoopLocal(_Loop)
+        self._waiters = set()
+
+    # The lock is held in all methods below, except `_expire`, which takes it.
 
     def _here(self) -> _Loop[V]:
-        """Return the state of the running loop, and see to its timer."""
-        running = running_loop()
-        loop = self._loops.get(running)
-        if loop is None:
-            loop = self._loops[running] = _Loop()
+        """Return the state of the running loop, and set its timer."""
+        loop = self._loops.get()
         self._set_timer(loop)
         return loop
+
+    def _look_up(
+        self,
+        key: Hashable,
+        ttl: float,
+        refresh_ahead: float,
+        usable: Callable[[V], bool] | None,
+        owner: object,
+    ) -> tuple[_Entry[V] | None, _Flight[V] | None, bool]:
+        """Return a usable entry, the fetch for a missing or old one, and whether the caller must start it."""
+        loop = self._here()
+        entry, fresh = self._find(key, ttl, refresh_ahead, usable)
+        self._hits += entry is not None
+        if entry is not None and fresh:
+            return entry, None, False
+        flight = loop.joinable.get((key, owner))
+        mine = flight is None or flight.task.ended.is_set()
+        if flight is None or mine:
+            flight = _Flight(loop, key, ttl, None if entry else usable, owner)
+            loop.joinable[key, owner] = flight
+            loop.running.add(flight)
+        self._misses += mine and entry is None
+        self._refreshes += mine and entry is not None
+        return entry, flight, mine
 
     def _find(
         self, key: Hashable, ttl: float, refresh_ahead: float, usable: Callable[[V], bool] | None
     ) -> tuple[_Entry[V] | None, bool]:
-        """Return an entry that may be used, and whether there is no need yet to refresh it."""
+        """Return an entry that may be used, and whether it needs no refresh yet."""
         now = self._clock()
         self._sweep(now)
         entry = self._entries.get(key)
         if entry is None:
             return None, False
-        # Whoever shares an entry may want younger ones than the caller that fetched it.
+        # The caller may accept less age than the caller that fetched the entry.
         expires = min(entry.expires, entry.created + ttl)
         if now >= expires or (usable is not None and not usable(entry.value)):
             return None, False
         self._entries.move_to_end(key)
         return entry, now < max(expires - refresh_ahead, entry.retry)
 
-    def _land(self, loop: _Loop[V], flight: _Flight[V], value: V) -> None:
-        """Keep what was fetched, unless it was dropped meanwhile."""
+    def _land(self, flight: _Flight[V], value: V) -> None:
+        """Keep a fetched value, unless its key was dropped in the meantime."""
         if flight.usable is not None:
             flight.usable(value)
         flight.landed, flight.value = True, value
-        if loop.joinable.get((flight.key, flight.owner)) is flight:
+        if flight.loop.joinable.get((flight.key, flight.owner)) is flight:
             self._keep(flight, value)
-            self._set_timer(loop)
+            self._set_timer(flight.loop)
 
-    def _leave(self, loop: _Loop[V], flight: _Flight[V]) -> None:
-        """Take a flight off, and see when an entry that it was to refresh gets the next one."""
+    def _leave(self, flight: _Flight[V]) -> None:
+        """Take a flight off its loop. If a refresh failed, set the time of the next one."""
+        loop = flight.loop
         loop.running.discard(flight)
         if loop.joinable.get((flight.key, flight.owner)) is flight:
             del loop.joinable[flight.key, flight.owner]
@@ -296,8 +343,8 @@ class AsyncCache(Generic[V]):
             entry.retry = (self._clock() + entry.expires) / 2
 
     def _part(self, which: Callable[[_Flight[V]], bool]) -> None:
-        """Let nobody join these flights any more, in no loop."""
-        for loop in list(self._loops.values()):
+        """Let no caller join these flights any more, in any loop."""
+        for loop in self._loops.all():
             for key, flight in list(loop.joinable.items()):
                 if which(flight):
                     del loop.joinable[key]
@@ -316,14 +363,14 @@ class AsyncCache(Generic[V]):
             heapify(self._expiries)
 
     def _sweep(self, now: float) -> None:
-        """Drop what has expired."""
+        """Drop expired entries."""
         while self._expiries and self._expiries[0][0] <= now:
             key = heappop(self._expiries)[2]
             if (entry := self._entries.get(key)) and entry.expires <= now:
                 del self._entries[key]
 
     def _set_timer(self, loop: _Loop[V]) -> None:
-        """Make the loop drop the next entry that expires, whether or not the cache is used then."""
+        """Make the loop drop the next entry that expires, even if nobody uses the cache then."""
         earliest = self._expiries[0][0] if self._expiries else math.inf
         if earliest >= loop.timer:
             return
@@ -346,7 +393,7 @@ class AsyncCache(Generic[V]):
 
 
 def _own(error: BaseException) -> BaseException:
-    """Return an error for one of several callers, who might all raise it at the same time."""
+    """Return a copy of an error for one of several callers: each raises it, and adds to its traceback."""
     if not isinstance(error, EncryptionError):
         return error
     twin = copy.copy(error)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from threading import Lock
 from time import perf_counter
 from typing import Any, Generic, Literal, Protocol, TypeVar
 
@@ -19,6 +18,7 @@ import attrs
 from aioencrypt.errors import ServiceError
 from aioencrypt.format import AlgorithmSuite, MessageHeader
 from aioencrypt.materials import Provenance
+from aioencrypt.runtime.threads import ThreadLock
 
 T = TypeVar("T")
 E = TypeVar("E")
@@ -159,13 +159,18 @@ class Observer(Protocol):
 
 
 _observers: tuple[Observer, ...] = ()
-_changing = Lock()
+_changing = ThreadLock()
 
 
 def observe(observer: Observer) -> Callable[[], None]:
-    """Tell an observer of all that begins from now on, in all threads; returns what ends that."""
+    """Tell an observer of everything that begins from now on, in all threads.
+
+    Returns a function that ends this. Raises `ValueError` if an equal observer is told already.
+    """
     global _observers
     with _changing:
+        if observer in _observers:
+            raise ValueError("an equal observer is told already; end that one first")
         _observers = (*_observers, observer)
 
     def stop() -> None:

@@ -37,8 +37,9 @@ from aioencrypt.managers.base import CryptographicMaterialsManager
 from aioencrypt.managers.default import check_decrypt_policy
 from aioencrypt.materials import DecryptionMaterials, DecryptionMaterialsRequest, Provenance, await_checked
 from aioencrypt.policies import Limits, Offload, Release, SignaturePolicy
+from aioencrypt.runtime.digests import DigestQueue
 from aioencrypt.runtime.observation import MessageWatch, Tally, watch_message
-from aioencrypt.runtime.offload import LONG, DigestQueue, batch_cost, run_work
+from aioencrypt.runtime.offload import LONG, batch_cost, run_work
 from aioencrypt.streams.reading import ByteStream
 from aioencrypt.streams.sources import Reader
 from aioencrypt.streams.spool import Spool

@@ -19,8 +19,9 @@ from aioencrypt.managers.base import CryptographicMaterialsManager
 from aioencrypt.managers.default import check_encrypt_policy
 from aioencrypt.materials import EncryptionMaterials, EncryptionMaterialsRequest, Provenance, await_checked
 from aioencrypt.policies import Offload
+from aioencrypt.runtime.digests import DigestQueue
 from aioencrypt.runtime.observation import MessageWatch, Tally, watch_message
-from aioencrypt.runtime.offload import DigestQueue, batch_cost, run_work
+from aioencrypt.runtime.offload import batch_cost, run_work
 from aioencrypt.streams.reading import ByteStream
 from aioencrypt.streams.sources import Reader
 

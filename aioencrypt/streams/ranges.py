@@ -7,7 +7,6 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
-from threading import Lock
 from typing import IO, Protocol, runtime_checkable
 
 import anyio
@@ -15,6 +14,7 @@ import anyio
 from aioencrypt.errors import MalformedMessageError, TruncatedMessageError
 from aioencrypt.format.wire import flat_view
 from aioencrypt.runtime.offload import in_file_thread
+from aioencrypt.runtime.threads import ThreadLock
 from aioencrypt.streams.files import PathLike
 from aioencrypt.streams.sources import as_bytes
 
@@ -83,7 +83,7 @@ class FileRangeSource:
     def __init__(self, path: PathLike) -> None:
         self._path = path
         self._file: IO[bytes] | None = None
-        self._seeking = Lock()
+        self._seeking = ThreadLock()
 
     async def size(self) -> int:
         return await in_file_thread(self._open)

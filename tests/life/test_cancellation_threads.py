@@ -21,9 +21,9 @@ from aioencrypt import (
     encrypt,
     encrypt_stream,
 )
-from aioencrypt.runtime import offload as offload_module
+from aioencrypt.runtime.digests import digest_budgets
 from aioencrypt.runtime.event_loops import loop_caller
-from aioencrypt.runtime.offload import DigestQueue
+from aioencrypt.runtime.offload import WORKERS, submit
 from tests.support.cancelling import (
     Stream,
     Way,
@@ -32,6 +32,7 @@ from tests.support.cancelling import (
     assert_left_with_error,
     each_way,
     read_all,
+    settle,
     write_all,
 )
 from tests.support.streaming import KEY, Feed, plaintext_of, sealed, threads_at_work
@@ -144,15 +145,17 @@ async def test_while_digests_are_pending(way: Way, length: int) -> None:
     plaintext = LONG_PLAINTEXT[:length]
     message = await sealed(plaintext)
     encrypting, decrypting = encrypt_stream(plaintext, KEY), decrypt_stream(message, KEY)
-    for _ in range(offload_module._WORKERS["digests"]):
-        offload_module._workers("digests").submit(go.wait)
+    budget = digest_budgets.get()
+    for _ in range(WORKERS["digests"]):
+        submit("digests", go.wait)
 
-    async def cancel_while_it_waits(stream: Stream, queue: Callable[[], DigestQueue]) -> None:
+    async def cancel_while_it_waits(stream: Stream) -> None:
         waiting = anyio.Event()
 
         async def watch() -> None:
-            while not queue()._wake:
+            while not budget.used:
                 await checkpoint()
+            await settle()
             waiting.set()
 
         async with stream, anyio.create_task_group() as group:
@@ -160,11 +163,11 @@ async def test_while_digests_are_pending(way: Way, length: int) -> None:
             await way.when(waiting, stream.read)
             stream.abandon()
         await assert_failed(stream)
-        assert not queue()._pending
+        assert not budget.used
 
     try:
-        await cancel_while_it_waits(encrypting, lambda: encrypting._open_sealer._digests)
-        await cancel_while_it_waits(decrypting, lambda: decrypting._digests)
+        await cancel_while_it_waits(encrypting)
+        await cancel_while_it_waits(decrypting)
     finally:
         go.set()
     await assert_fine()

@@ -13,7 +13,7 @@ import concurrent.futures.thread, sys, threading, time
 import anyio
 import aioencrypt
 from aioencrypt import RawAESMasterKey, decrypt, encrypt
-from aioencrypt.runtime.offload import DigestQueue
+from aioencrypt.runtime.digests import DigestQueue
 
 key = RawAESMasterKey("tests", "life", wrapping_key=bytes(32))
 started = threading.Event()

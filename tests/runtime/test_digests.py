@@ -15,7 +15,7 @@ from anyio.lowlevel import checkpoint
 from hypothesis import example, given, settings, strategies as st
 
 from aioencrypt import decrypt, decrypt_stream
-from aioencrypt.runtime.offload import DigestQueue
+from aioencrypt.runtime.digests import DigestQueue
 from tests.support.cancelling import Way, assert_fine, each_way, settle
 from tests.support.message_writer import build_message, example_signing_key, public_key_pair
 from tests.support.streaming import SIGNED, Feed, assert_idle, on_asyncio, plaintext_of

@@ -8,7 +8,7 @@ from functools import partial
 import anyio
 import pytest
 
-from aioencrypt.runtime.offload import DigestQueue
+from aioencrypt.runtime.digests import DigestQueue
 from tests.support.cancelling import Way, assert_fine, each_way, settle
 
 pytestmark = pytest.mark.anyio
@@ -150,7 +150,7 @@ async def test_one_who_is_cancelled_after_he_was_woken_wakes_the_next() -> None:
             await settle()
             filled.gate.set()
             # Both happen before the loop turns: he is woken, and cancelled.
-            while filled.queues[0]._pending:
+            while filled.queues[0].pending:
                 threading.Event().wait(0.001)
             inner.cancel_scope.cancel()
         with anyio.fail_after(20):

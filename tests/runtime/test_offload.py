@@ -17,12 +17,14 @@ from anyio.lowlevel import checkpoint
 
 from aioencrypt import EncryptionClient, Offload
 from aioencrypt.format.batches import batch_frames, frame_cost
-from aioencrypt.runtime import offload as module
 from aioencrypt.runtime.offload import (
+    CORES,
     LANE_MICROSECONDS,
     LONG,
+    WORKERS,
     batch_cost,
     in_file_thread,
+    loop_states,
     read_in_thread,
     run_work,
 )
@@ -59,7 +61,7 @@ async def occupied_lane() -> AsyncIterator[anyio.abc.TaskGroup]:
     left = anyio.Event()
 
     async def hold() -> None:
-        async with module._state().lane._lock:
+        async with loop_states.get().lane.queue:
             await left.wait()
 
     async with anyio.create_task_group() as group:
@@ -98,7 +100,7 @@ async def test_cost_decides_between_lane_and_pool(cost: float, offload: Offload,
 
 
 async def test_auto_takes_the_pool_while_others_wait_and_a_core_is_free() -> None:
-    lane = module._state().lane
+    lane = loop_states.get().lane
     idents: dict[str, int] = {}
 
     async def use(name: str, offload: Offload, cost: float) -> None:
@@ -115,7 +117,7 @@ async def test_auto_takes_the_pool_while_others_wait_and_a_core_is_free() -> Non
         await settle()
     here = threading.get_ident()
     # More workers than free cores would make everything slower.
-    assert (idents.pop("auto") != here) is (module._CORES > 2)
+    assert (idents.pop("auto") != here) is (CORES > 2)
     assert idents == {"waiting": here, "short": here, "inline": here}
     assert not lane.busy
 
@@ -193,7 +195,7 @@ async def test_a_turn_takes_what_was_spent_into_account() -> None:
 async def test_work_within_the_budget_does_not_wait() -> None:
     turns = Turns()
     async with turns.counted():
-        module._state().lane._spent = 0
+        loop_states.get().lane.spent = 0
         before = turns.count
         for _ in range(10):
             await run_work(lambda: None, 1)
@@ -221,8 +223,8 @@ async def test_cancelled_while_waiting_for_the_lane(way: Way) -> None:
 
 
 async def test_work_that_fails_is_paid_for_too() -> None:
-    lane = module._state().lane
-    lane._spent = 0
+    lane = loop_states.get().lane
+    lane.spent = 0
 
     def fail() -> None:
         spin(50)
@@ -230,7 +232,7 @@ async def test_work_that_fails_is_paid_for_too() -> None:
 
     with pytest.raises(ZeroDivisionError):
         await run_work(fail, 1)
-    assert lane._spent >= 50
+    assert lane.spent >= 50
 
 
 # The pool
@@ -241,7 +243,7 @@ async def test_work_that_fails_is_paid_for_too() -> None:
 )
 async def test_no_more_threads_than_workers(kind: str, hop: Callable[..., Coroutine[Any, Any, None]]) -> None:
     """For cryptography one less than there are cores: the loop needs one."""
-    workers = module._WORKERS[kind]
+    workers = WORKERS[kind]
     all_run = threading.Barrier(workers + 1)
     running: list[int] = []
 
@@ -257,7 +259,7 @@ async def test_no_more_threads_than_workers(kind: str, hop: Callable[..., Corout
                 await checkpoint()
             assert len(running) == started
             all_run.wait(20)
-    assert module._WORKERS["cryptography"] == max(1, module._CORES - 1)
+    assert WORKERS["cryptography"] == max(1, CORES - 1)
     assert_idle()
 
 
@@ -265,12 +267,12 @@ async def test_files_do_not_wait_for_cryptography() -> None:
     go = threading.Event()
     async with anyio.create_task_group() as group:
         try:
-            for _ in range(module._WORKERS["cryptography"] + 1):
+            for _ in range(WORKERS["cryptography"] + 1):
                 group.start_soon(run_work, go.wait, LONG)
             await settle()
             assert await in_file_thread(lambda: "file") == "file"
             assert await read_in_thread(lambda: "read") == "read"
-            assert threads_at_work() == module._WORKERS["cryptography"] + 1
+            assert threads_at_work() == WORKERS["cryptography"] + 1
         finally:
             go.set()
     assert_idle()
@@ -301,14 +303,14 @@ async def test_an_idle_worker_does_not_keep_the_work_alive(offload: Offload) -> 
 )
 def test_state_belongs_to_a_loop_and_goes_with_it(backend: str, options: dict[str, object]) -> None:
     gc.collect()
-    before, threads = len(module._states), set(threading.enumerate())
+    before, threads = len(loop_states), set(threading.enumerate())
     states: list[object] = []
 
     async def main() -> None:
         await run_work(lambda: None, LONG)
         await read_in_thread(lambda: None)
-        assert module._state() is module._state()
-        states.append(module._state())
+        assert loop_states.get() is loop_states.get()
+        states.append(loop_states.get())
 
     for _ in range(3):
         anyio.run(main, backend=backend, backend_options=options)
@@ -319,7 +321,7 @@ def test_state_belongs_to_a_loop_and_goes_with_it(backend: str, options: dict[st
         thread.join(10)
         del thread
     gc.collect()
-    assert len(module._states) <= before
+    assert len(loop_states) <= before
 
 
 def test_several_loops_share_the_pool() -> None:

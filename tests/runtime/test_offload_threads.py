@@ -13,9 +13,16 @@ import anyio
 import pytest
 from anyio.lowlevel import checkpoint
 
-from aioencrypt.runtime import offload as module
 from aioencrypt.runtime.event_loops import loop_caller
-from aioencrypt.runtime.offload import LONG, in_file_thread, read_in_thread, run_work, wait_shielded
+from aioencrypt.runtime.offload import (
+    LONG,
+    WORKERS,
+    in_file_thread,
+    read_in_thread,
+    run_work,
+    submit,
+    wait_shielded,
+)
 from tests.support.cancelling import Way, assert_fine, each_way, settle
 from tests.support.streaming import assert_idle, on_asyncio_and_uvloop, tasks_left, threads_at_work
 from tests.support.watching import watched
@@ -127,8 +134,8 @@ async def test_a_hop_that_is_cancelled_at_once_still_runs_to_its_end(way: Way) -
 async def test_a_hop_that_is_cancelled_while_all_workers_are_taken_still_runs(way: Way) -> None:
     """Closing a file must not be dropped."""
     go, ran = threading.Event(), []
-    for _ in range(module._WORKERS["files"]):
-        module._workers("files").submit(go.wait)
+    for _ in range(WORKERS["files"]):
+        submit("files", go.wait)
     waiting = anyio.Event()
 
     async def use() -> None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from typing import Any, NoReturn
+from typing import Any
 
 import pytest
 
 from aioencrypt import decrypt_stream, encrypt_stream
-from aioencrypt.runtime import offload
+from aioencrypt.runtime.offload import loop_states
 from tests.support.streaming import KEY, UNSIGNED, plaintext_of
 
 pytestmark = pytest.mark.anyio
@@ -27,18 +27,14 @@ async def all_of(stream: Any) -> list[bytes]:
 
 @pytest.mark.parametrize("length", [16_384, 65_536, 262_144, 350_000, 500_000, 700_000, 2**20])
 @pytest.mark.parametrize("frame_length", [1024, 4096, 65_536])
-async def test_batches_stay_in_the_loop(
-    monkeypatch: pytest.MonkeyPatch, frame_length: int, length: int
-) -> None:
-    async def no_hop(*_: object) -> NoReturn:
-        raise AssertionError("a batch went to a thread")
-
-    monkeypatch.setattr(offload, "_hop", no_hop)
+async def test_batches_stay_in_the_loop(frame_length: int, length: int) -> None:
+    before = loop_states.get().hops_begun
     source = ready(PLAINTEXT, length)
     sealed = await all_of(encrypt_stream(source, KEY, algorithm_suite=UNSIGNED, frame_length=frame_length))
     message = b"".join(sealed)
     opened = await all_of(decrypt_stream(ready(message, length), KEY))
     assert b"".join(opened) == PLAINTEXT
+    assert loop_states.get().hops_begun == before
 
 
 async def test_pieces_are_gathered() -> None:

@@ -9,7 +9,7 @@ import anyio
 import pytest
 
 from aioencrypt import MultiMasterKeyProvider, RawAESMasterKey, open_seekable
-from aioencrypt.runtime.offload import _state
+from aioencrypt.runtime.offload import loop_states
 from aioencrypt.streams.seekable import FrameCache, FrameRun
 from tests.support.messages import build_message, example_data_key, example_signing_key, public_key_pair
 from tests.support.ranges import Recorded
@@ -156,7 +156,7 @@ async def test_no_more_is_fetched_than_can_be_opened() -> None:
     source = await source_of()
     async with open_seekable(source, KEY, concurrency=2) as stream:
         source.reads.clear()
-        async with anyio.create_task_group() as group, _state().lane._lock:
+        async with anyio.create_task_group() as group, loop_states.get().lane.queue:
             for index in range(20):
                 group.start_soon(stream.read_at, index * FRAME, FRAME)
             await anyio.wait_all_tasks_blocked()

@@ -20,7 +20,7 @@ from aioencrypt import (
     RawAESMasterKey,
     Source,
 )
-from aioencrypt.runtime import offload as offload_module
+from aioencrypt.runtime.offload import loop_states
 
 SIGNED = AlgorithmSuite.ALG_AES_256_GCM_HKDF_SHA512_COMMIT_KEY_ECDSA_P384
 UNSIGNED = AlgorithmSuite.ALG_AES_256_GCM_HKDF_SHA512_COMMIT_KEY
@@ -104,7 +104,7 @@ class Stalling:
 
 def threads_at_work() -> int:
     """Count the worker threads that this library keeps busy for this loop."""
-    state = offload_module._state()
+    state = loop_states.get()
     return int(state.hops + state.reads.borrowed_tokens)
 
 
@@ -121,7 +121,7 @@ def tasks_left() -> list[str]:
 def assert_idle() -> None:
     """Assert that nothing of this library goes on in this loop."""
     assert threads_at_work() == 0
-    assert not offload_module._state().lane._lock.locked()
+    assert not loop_states.get().lane.queue.locked()
     assert tasks_left() == []
 
 

@@ -7,7 +7,6 @@ import sys
 import warnings
 from contextlib import suppress
 from functools import partial
-from threading import Lock
 from types import TracebackType
 from typing import Any
 
@@ -16,6 +15,7 @@ from fsspec.asyn import sync
 from aioencrypt.integrations.fsspec.provider import leave_to_loop
 from aioencrypt.integrations.fsspec.target import TargetWriter
 from aioencrypt.integrations.fsspec.types import AsyncFile, BufferedFile, Cache
+from aioencrypt.runtime.threads import ThreadLock
 from aioencrypt.streams.seekable import SeekableDecryptStream
 
 READ_BLOCK_LENGTH = 64 * 1024
@@ -69,7 +69,7 @@ class ReadFile(BufferedFile):
         cache_options: dict[str, Any] | None,
     ) -> None:
         self._stream = stream
-        self._reading = Lock()
+        self._reading = ThreadLock()
         own = cache_type in (None, FrameCache.name)
         super().__init__(
             fs,
@@ -214,7 +214,7 @@ class AsyncWriteFile(AsyncFile):
             warnings.warn(f"{self!r} was not closed, and stays unfinished", ResourceWarning, 2, self)
 
 
-def _fetch(fs: Any, stream: SeekableDecryptStream, reading: Lock, start: int, end: int) -> bytes:
+def _fetch(fs: Any, stream: SeekableDecryptStream, reading: ThreadLock, start: int, end: int) -> bytes:
     with reading:  # some caches fetch ahead in a thread of their own
         data: bytes = sync(fs.loop, read_range, stream, start, end)
         return data

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import uuid
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
@@ -11,6 +10,7 @@ from typing import Any
 import anyio
 import attrs
 
+from aioencrypt.runtime.threads import ThreadLock
 from aioencrypt.testing.dynamodb.client import InMemoryDynamoDBClient
 from aioencrypt.testing.dynamodb.tables import OPERATIONS, PERMISSIONS, Cancelled, Tables
 from aioencrypt.testing.kms.errors import Refusal
@@ -86,7 +86,7 @@ class InMemoryDynamoDB:
         latency: float = 0.0,
         creating: int = 0,
     ) -> None:
-        self._lock = threading.RLock()
+        self._lock = ThreadLock()
         self._tables = Tables(account, partition)
         self._faults = Faults("DynamoDB")
         self._cancellations: list[tuple[str, ...]] = []

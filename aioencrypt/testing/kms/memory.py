@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -15,6 +14,7 @@ import attrs
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 
+from aioencrypt.runtime.threads import ThreadLock
 from aioencrypt.testing.kms.asymmetric import KEY_SPECS, KeySpec
 from aioencrypt.testing.kms.client import InMemoryKMSClient
 from aioencrypt.testing.kms.errors import InMemoryKMSError, Refusal, service_error
@@ -75,7 +75,7 @@ class InMemoryKMS:
         latency: float = 0.0,
         clock: Callable[[], float] | None = None,
     ) -> None:
-        self._lock = threading.RLock()
+        self._lock = ThreadLock()
         self._store = KeyStore(account=account, partition=partition, clock=clock or time.time)
         self._faults = Faults()
         self._calls: list[KMSCall] = []
