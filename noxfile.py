@@ -52,6 +52,14 @@ def tests(session: nox.Session) -> None:
     session.run("pytest", *processes, "--cov", *part, *session.posargs)
 
 
+@nox.session(name="interop-old")
+def interop_old(session: nox.Session) -> None:
+    """Exchange messages with the last aws-encryption-sdk that refuses full final frames."""
+    install(session, extras="")
+    session.install("aws-encryption-sdk==3.3.1", "hypothesis", "pytest", "pytest-asyncio")
+    session.run("pytest", "tests/interop_old", *session.posargs)
+
+
 @nox.session
 def browser(session: nox.Session) -> None:
     """Try the pages of the examples in Debian's Chromium, which root gets installed: nox -s browser."""

@@ -67,8 +67,8 @@ async def test_the_plaintext_length_follows_from_the_length_of_the_message(
     assert (await inspect_message(message)).plaintext_length == length
 
 
-async def test_an_empty_final_frame_is_no_difference() -> None:
-    message = build_message(UNSIGNED, PLAINTEXT[:3000], frame_length=1000, empty_final_frame=True)
+async def test_a_full_final_frame_is_no_difference() -> None:
+    message = build_message(UNSIGNED, PLAINTEXT[:3000], frame_length=1000, full_final_frame=True)
     assert (await inspect_message(message.data)).plaintext_length == 3000
 
 

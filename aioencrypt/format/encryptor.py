@@ -86,7 +86,7 @@ class MessageEncryptor:
         self._pending = ByteQueue()
         self._batch_cost = batch_cost
         self._length = 0
-        self._most = MAX_FRAMES * frame_length
+        self._most = MAX_FRAMES * frame_length - 1
         self._sequence = 1
         self._unsettled: deque[SealWork] = deque()
         self._ended = False
@@ -131,19 +131,16 @@ class MessageEncryptor:
         self._length = length
         self._pending.append(plaintext)
 
-    def _complete_frames(self, pending: int) -> int:
-        return max(0, pending - 1) // self.header.frame_length
-
     def seal(self, plaintext: bytes | memoryview = b"", last: bool = False) -> SealWork:
         """Take plaintext and return the work for every frame that is complete now.
 
-        A full frame waits for the next byte or the end, because the last frame of a message is the
-        final frame also when it is full. Raises `PlaintextLengthError`, or `LimitError` for the bound
-        and `PolicyError` for too many frames, before any of this plaintext is sealed. Errors are sticky.
+        A full frame never waits for more: where nothing follows the last one, the final frame is empty.
+        Raises `PlaintextLengthError`, or `LimitError` for the bound and `PolicyError` for too many
+        frames, before any of this plaintext is sealed. Errors are sticky.
         """
         self._receive(plaintext, last)
         frame_length = self.header.frame_length
-        count = self._complete_frames(len(self._pending))
+        count = len(self._pending) // frame_length
         final_length = len(self._pending) - count * frame_length if last else None
         undigested: tuple[bytes, ...] = ()
         if count or last:  # work without a result need not be digested, so the header waits

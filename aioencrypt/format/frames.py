@@ -36,12 +36,16 @@ _NON_FRAMED_OVERHEAD = NON_FRAMED_HEADER_LENGTH + TAG_LENGTH
 
 
 def frame_count(plaintext_length: int, frame_length: int) -> int:
-    """Return the number of frames of a message; the last one is full where the lengths divide."""
-    return max(1, -(-plaintext_length // frame_length))
+    """Return the number of frames of a message that we write: full regular ones, then a shorter final one.
+
+    The final frame is empty where the lengths divide. A full one would be 32 bytes shorter and is allowed,
+    but the SDK for Python refuses it in versions 2.4.0 to 3.3.1.
+    """
+    return plaintext_length // frame_length + 1
 
 
 def body_length(plaintext_length: int, frame_length: int) -> int:
-    """Return the length of the body in bytes."""
+    """Return the length of the body that we write, in bytes."""
     regular = frame_count(plaintext_length, frame_length) - 1
     return plaintext_length + regular * FRAME_OVERHEAD + FINAL_OVERHEAD
 

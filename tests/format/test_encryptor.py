@@ -138,30 +138,29 @@ def test_plaintext_may_be_received_piece_by_piece_and_sealed_at_once(
 @pytest.mark.spec("client-apis/encrypt.md#construct-the-body", "data-format/message-body.md#final-frame")
 @pytest.mark.parametrize("frames", [1, 2, 3, 10])
 @pytest.mark.parametrize("frame_length", [1, 16, 4096])
-def test_the_last_full_frame_is_the_final_one(frames: int, frame_length: int) -> None:
+def test_an_empty_final_frame_follows_the_last_full_one(frames: int, frame_length: int) -> None:
     plaintext = plaintext_of(frames * frame_length)
     message = message_of(UNSIGNED, len(plaintext), frame_length)
     data = drive_encryptor(encryptor_of(message), plaintext)
-    final = data[-(40 + frame_length) :]
-    assert final[:8] == b"\xff" * 4 + frames.to_bytes(4, "big")
-    assert final[20:24] == frame_length.to_bytes(4, "big")
-    assert len(data) == message.header_length + (frames - 1) * (frame_length + 32) + frame_length + 40
+    final = data[-40:]
+    assert final[:8] == b"\xff" * 4 + (frames + 1).to_bytes(4, "big")
+    assert final[20:24] == bytes(4)
+    assert len(data) == message.header_length + frames * (frame_length + 32) + 40
 
 
 @pytest.mark.spec("client-apis/encrypt.md#construct-the-body")
-def test_a_full_frame_waits_for_the_next_byte_or_the_end() -> None:
-    message = message_of(UNSIGNED, 33, 16)
-    machine = encryptor_of(message)
-    steps = [(15, False, 0), (1, False, 0), (0, False, 0), (1, False, 1), (15, False, 0), (0, True, 1)]
+def test_a_full_frame_leaves_at_once() -> None:
+    machine = encryptor_of(message_of(UNSIGNED, 49, 16))
+    steps = [(15, False, 0), (1, False, 1), (0, False, 0), (1, False, 0), (31, False, 2), (0, True, 0)]
     sequence = 1
-    for length, last, frames in steps:
+    for length, last, regular in steps:
         work = machine.seal(plaintext_of(length), last)
-        assert (work.sequence, work.regular_count) == (sequence, frames - last)
-        assert work.final_length == (16 if last else None)
+        assert (work.sequence, work.regular_count) == (sequence, regular)
+        assert work.final_length == (0 if last else None)
         sealed = done(machine, work)
-        assert len(sealed) == work.output_length == frames * 48 + 8 * last
-        assert bool(work.cost) is bool(frames)
-        sequence += frames
+        assert len(sealed) == work.output_length == regular * 48 + 40 * last
+        assert bool(work.cost) is bool(regular or last)
+        sequence += regular
 
 
 @pytest.mark.spec("client-apis/encrypt.md#construct-the-body", "data-format/message-body.md#final-frame")
@@ -178,9 +177,9 @@ def test_no_plaintext_is_an_empty_final_frame() -> None:
     ("length", "frame_length", "body"),
     [
         (0, 1, 40),
-        (LAST, 1, LAST + 32 * (LAST - 1) + 40),
-        (LAST, LAST, LAST + 40),
-        (LAST * LAST, LAST, LAST * LAST + 32 * (LAST - 1) + 40),
+        (LAST - 1, 1, LAST - 1 + 32 * (LAST - 1) + 40),
+        (LAST, LAST, LAST + 32 + 40),
+        (LAST * LAST - 1, LAST, LAST * LAST - 1 + 32 * (LAST - 1) + 40),
     ],
 )
 def test_the_length_of_the_longest_messages(

@@ -189,7 +189,7 @@ def test_after_an_error_there_is_no_message(
 
 @pytest.mark.parametrize("frame_length", [1, 4096, LAST])
 def test_too_many_frames_are_refused_at_once_where_the_length_is_known(frame_length: int) -> None:
-    most = LAST * frame_length
+    most = LAST * frame_length - 1
     length = encryptor(frame_length=frame_length, plaintext_length=most).ciphertext_length
     assert length
     assert length > most
@@ -206,11 +206,11 @@ CHUNK = bytes(1 << 24)
 
 
 def nearly_full(rest: int) -> MessageEncryptor:
-    """Return a machine that took plaintext for all but `rest` frames; nothing of it is sealed."""
+    """Return a machine that took plaintext for all but `rest` regular frames; nothing of it is sealed."""
     machine = encryptor(frame_length=1)
-    taken = 0
-    while taken < LAST - rest:
-        piece = memoryview(CHUNK)[: LAST - rest - taken]
+    taken, most = 0, LAST - 1  # the final frame is empty
+    while taken < most - rest:
+        piece = memoryview(CHUNK)[: most - rest - taken]
         machine.settle(machine.seal(piece))
         taken += len(piece)
     return machine
@@ -222,10 +222,9 @@ def test_the_last_frame_that_there_can_be() -> None:
     work = machine.seal(b"last ones", last=True)
     assert work.sequence + work.regular_count == LAST
     writer = MessageWriter(UNSIGNED, example_data_key(UNSIGNED), frame_length=1)
-    plaintext = b"\0last ones"  # a byte was held back
-    for number, byte in enumerate(plaintext[:-1], LAST - 9):
+    for number, byte in enumerate(b"last ones", LAST - 9):
         writer.regular_frame(number, bytes([byte]))
-    writer.final_frame(LAST, plaintext[-1:])
+    writer.final_frame(LAST, b"")
     assert done(machine, work) == writer.data
     assert machine.finish() == b""
 

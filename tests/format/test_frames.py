@@ -59,13 +59,13 @@ def test_the_layout_is_that_of_the_message(suite: AlgorithmSuite, frame_length: 
 
 @suites
 @pytest.mark.parametrize("frame_length", [1, 32, 50])
-def test_an_empty_final_frame_is_found(suite: AlgorithmSuite, frame_length: int) -> None:
+def test_empty_and_full_final_frames_are_found(suite: AlgorithmSuite, frame_length: int) -> None:
     plaintext = plaintext_of(3 * frame_length)
-    message = build_message(suite, plaintext, frame_length=frame_length, empty_final_frame=True)
-    layout = layout_of(message)
-    assert (layout.regular_count, layout.final_length) == (3, 0)
-    assert layout.plaintext_length == len(plaintext)
-    assert layout_of(build_message(suite, plaintext, frame_length=frame_length)).regular_count == 2
+    for full, expected in ((False, (3, 0)), (True, (2, frame_length))):
+        message = build_message(suite, plaintext, frame_length=frame_length, full_final_frame=full)
+        layout = layout_of(message)
+        assert (layout.regular_count, layout.final_length) == expected
+        assert layout.plaintext_length == len(plaintext)
 
 
 @suites

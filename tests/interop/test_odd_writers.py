@@ -241,19 +241,20 @@ async def test_a_cut_provider_id_under_another_wrapping_key_is_a_failed_attempt(
 
 
 @suites
-@pytest.mark.parametrize("length", [0, 64, 192])
-async def test_empty_final_frames_are_read(suite: AlgorithmSuite, length: int) -> None:
+@pytest.mark.parametrize("length", [64, 192])
+async def test_full_final_frames_are_read(suite: AlgorithmSuite, length: int) -> None:
     context = context_for(suite, {"a": "1"})
     message = build_message(
-        suite, plaintext_of(length), encryption_context=context, frame_length=64, empty_final_frame=True
+        suite, plaintext_of(length), encryption_context=context, frame_length=64, full_final_frame=True
     )
-    assert message[f"frame.{length // 64 + 1}.content"] == b""
+    assert len(message[f"frame.{length // 64}.length"]) == 4
+    assert len(message[f"frame.{length // 64}.content"]) == 64
     assert (await opened(message)).plaintext == plaintext_of(length)
 
 
 @some_suites
 @pytest.mark.parametrize("frame_length", [128, 4096, 65536])
-async def test_empty_final_frames_of_long_messages_are_read(suite: AlgorithmSuite, frame_length: int) -> None:
+async def test_full_final_frames_of_long_messages_are_read(suite: AlgorithmSuite, frame_length: int) -> None:
     """Long enough for the digest of a signed message to run beside the frames."""
     plaintext = plaintext_of(4 * 65536)
     message = build_message(
@@ -261,7 +262,7 @@ async def test_empty_final_frames_of_long_messages_are_read(suite: AlgorithmSuit
         plaintext,
         encryption_context=context_for(suite, {}),
         frame_length=frame_length,
-        empty_final_frame=True,
+        full_final_frame=True,
     )
     client, key = client_for(suite), StaticDataKey(message.data_key)
     assert (await client.decrypt(message.data, key)).plaintext == plaintext

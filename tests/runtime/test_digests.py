@@ -320,7 +320,6 @@ async def test_a_signed_message_with_an_empty_final_frame(frame_length: int) -> 
         SIGNED,
         plaintext,
         frame_length=frame_length,
-        empty_final_frame=True,
         encryption_context=public_key_pair(key),
     ).data
     for _ in range(5):

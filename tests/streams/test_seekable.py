@@ -159,9 +159,9 @@ async def test_a_non_framed_message_is_read_whole_on_entry(length: int) -> None:
 
 
 @pytest.mark.parametrize("frames", [0, 1, 3])
-async def test_an_empty_final_frame_is_read(frames: int) -> None:
+async def test_a_full_final_frame_is_read(frames: int) -> None:
     plaintext = PLAINTEXT[: frames * 1000]
-    message = build_message(UNSIGNED, plaintext, frame_length=1000, empty_final_frame=True).data
+    message = build_message(UNSIGNED, plaintext, frame_length=1000, full_final_frame=True).data
     async with open_seekable(message, StaticDataKey(example_data_key(UNSIGNED))) as stream:
         assert stream.length == len(plaintext)
         assert await stream.read() == plaintext

@@ -2,7 +2,7 @@
 
 It follows the specification (data-format/) on its own, with primitives of `cryptography` and
 nothing of `aioencrypt.format` but its values, so that the machines are compared with something that
-they did not make. It also writes what the machines never write: non-framed bodies, empty final
+they did not make. It also writes what the machines never write: non-framed bodies, full final
 frames, random IVs, encryption contexts in any order, frames out of order.
 """
 
@@ -272,10 +272,10 @@ class MessageWriter:
         self.add(f"{name}.content", sealed)
         self.add(f"{name}.tag", tag)
 
-    def frames(self, plaintext: bytes, *, empty_final_frame: bool = False) -> None:
+    def frames(self, plaintext: bytes, *, full_final_frame: bool = False) -> None:
         length = self.frame_length
         assert length
-        count = len(plaintext) // length if empty_final_frame else max(0, len(plaintext) - 1) // length
+        count = max(0, len(plaintext) - 1) // length if full_final_frame else len(plaintext) // length
         for i in range(count):
             self.regular_frame(i + 1, plaintext[i * length : (i + 1) * length])
         self.final_frame(count + 1, plaintext[count * length :])
@@ -322,7 +322,7 @@ def build_message(
     encryption_context: Mapping[str, str] | bytes | None = None,
     encrypted_data_keys: Sequence[EncryptedDataKey] = DEFAULT_KEYS,
     frame_length: int | None = 4096,
-    empty_final_frame: bool = False,
+    full_final_frame: bool = False,
     random_ivs: bool = False,
     authenticated_context: bytes = b"",
     signing_key: ec.EllipticCurvePrivateKey | None = None,
@@ -331,8 +331,9 @@ def build_message(
 
     What is not given is the same every time, the signature apart. An `encryption_context` of pairs is
     sorted; one of bytes is taken as it is. A reader that is to find the verification key in the header
-    needs `public_key_pair` in the context. `empty_final_frame`: plaintext of whole frames ends with an
-    empty final frame. `random_ivs`: of the header (version 1), the frames and a non-framed body.
+    needs `public_key_pair` in the context. `full_final_frame`: plaintext of whole frames ends with a
+    full final frame, not an empty one. `random_ivs`: of the header (version 1), the frames and a
+    non-framed body.
     """
     writer = MessageWriter(
         suite,
@@ -351,6 +352,6 @@ def build_message(
     if frame_length is None:
         writer.non_framed_body(plaintext)
     else:
-        writer.frames(plaintext, empty_final_frame=empty_final_frame)
+        writer.frames(plaintext, full_final_frame=full_final_frame)
     writer.footer()
     return writer.message(plaintext)
