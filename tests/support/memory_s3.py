@@ -141,7 +141,7 @@ class MemoryS3:
         def work() -> Mapping[str, Any]:
             check_digests(arguments)
             self._check_conditions(arguments)
-            return await_checked(self.put(arguments.pop("Body"), **arguments))
+            return answer_for(self.put(arguments.pop("Body"), **arguments))
 
         return await self._call("put", arguments, work)
 
@@ -206,7 +206,7 @@ class MemoryS3:
             del self.uploads[arguments["UploadId"]]
             data = b"".join(whole)
             etag = f'"{hashlib.md5(data).hexdigest()}-{len(parts)}"'
-            return await_checked(self._store(data, etag, upload.arguments))
+            return answer_for(self._store(data, etag, upload.arguments))
 
         return await self._call("complete", arguments, work)
 
@@ -226,7 +226,7 @@ class MemoryS3:
             size = len(found.data)
             start, end = self._range(arguments, size)
             cut = self.cuts.pop(0) if self.cuts else None
-            answer = {**found.arguments, **await_checked(found), "ContentLength": end - start}
+            answer = {**found.arguments, **answer_for(found), "ContentLength": end - start}
             if "Range" in arguments and self.knows_ranges:
                 answer["ContentRange"] = f"bytes {start}-{end - 1}/{size}"
             return {**answer, "Body": (found.data[start:end], cut)}
@@ -267,7 +267,7 @@ class MemoryS3:
         return await self._call("tagging", arguments, work)
 
 
-def await_checked(stored: Object) -> dict[str, Any]:
+def answer_for(stored: Object) -> dict[str, Any]:
     version = {"VersionId": stored.version_id} if stored.version_id else {}
     return {"ETag": stored.etag, **version}
 

@@ -1,9 +1,15 @@
-"""Reading an object: from a position on, in spite of lost connections, and never two objects as one."""
+"""Reading an object: in bounded ranges, over lost connections, and always one version of it.
+
+No reader holds a connection while its caller does something else: a range is read to its end first. So a
+program may read and write with one client whose pool has a single connection.
+"""
 
 from __future__ import annotations
 
 import re
+from collections import deque
 from collections.abc import Mapping
+from contextlib import AsyncExitStack
 from functools import partial
 from inspect import isawaitable
 from typing import Any
@@ -11,12 +17,19 @@ from typing import Any
 import anyio
 
 from aioencrypt.aws.errors import service_error
-from aioencrypt.errors import ServiceError
+from aioencrypt.errors import ServiceError, StreamError
 from aioencrypt.integrations.s3.client import S3Client, call_s3
+from aioencrypt.runtime.event_loops import BackgroundTask
+from aioencrypt.runtime.offload import wait_shielded
 
 _READ_LENGTH = 256 * 1024
 # What is read of the header of a message at first, so that it comes with the size.
 _START_LENGTH = 8 * 1024
+# A whole object is read in ranges that double up to a limit, so that small objects take one request and long
+# ones few. `_RANGES_AHEAD` of them are fetched in the background, which hides the latency of a request.
+_FIRST_RANGE = 1024 * 1024
+_LONGEST_RANGE = 4 * 1024 * 1024
+_RANGES_AHEAD = 2
 # Connections that may be lost in a row without a byte in between, and the pause before the second of them.
 _LOST_CONNECTIONS = 4
 _PAUSE = 0.05
@@ -53,6 +66,7 @@ class StoredObject:
         self.timeout: float | None = timeout
         self.answer: Mapping[str, Any] = {}
         self.size: int = 0
+        self.knows_ranges: bool = False
 
     @property
     def etag(self) -> str | None:
@@ -81,6 +95,7 @@ class StoredObject:
             raise ServiceError("the answer of S3 is not the range that was asked for")
         if not self.answer:
             self.answer = {name: value for name, value in answer.items() if name != "Body"}
+            self.knows_ranges = found is not None
             self.size = int(found[3]) if found else int(answer["ContentLength"])
         elif answer.get("ETag") != self.answer.get("ETag"):
             # A store that does not know IfMatch.
@@ -98,13 +113,13 @@ async def close_body(body: Any) -> None:
             await closing
 
 
-class ObjectReader:
-    """The bytes of an object from `start` up to `end`: a `Reader`.
+class _RangeReader:
+    """Read the bytes from `start` up to `end` over one connection.
 
-    A connection that is lost on the way is replaced, and reading goes on behind the last byte.
+    A lost connection is replaced; reading continues after the last byte received.
     """
 
-    def __init__(self, stored: StoredObject, start: int = 0, end: int | None = None) -> None:
+    def __init__(self, stored: StoredObject, start: int, end: int | None) -> None:
         self._stored = stored
         self._position = start
         self._end = end
@@ -156,8 +171,12 @@ class ObjectReader:
         if self._lost > 1:
             await anyio.sleep(_PAUSE * 2**self._lost)
 
+    def read_on(self) -> None:
+        """Read up to the end of the object, over the same connection."""
+        self._end = None
+
     async def aclose(self) -> None:
-        """Let the connection go."""
+        """Close the connection."""
         body, self._body = self._body, None
         if body is not None:
             await close_body(body)
@@ -168,8 +187,123 @@ def _is_lost(error: Exception) -> bool:
     return isinstance(error, OSError) or not names.isdisjoint(_LOST)
 
 
+async def _read_range(stored: StoredObject, start: int, end: int) -> deque[bytes]:
+    """Read a range to its end and close the connection; returns the pieces as they came."""
+    reader = _RangeReader(stored, start, end)
+    try:
+        return await _pieces(reader)
+    finally:
+        await reader.aclose()
+
+
+async def _pieces(reader: _RangeReader) -> deque[bytes]:
+    pieces: deque[bytes] = deque()
+    while piece := await reader.read():
+        pieces.append(piece)
+    return pieces
+
+
+class _Fetch:
+    """A range that is read in the background."""
+
+    def __init__(self, stored: StoredObject, start: int, end: int) -> None:
+        self._range = (stored, start, end)
+        self._task = BackgroundTask()
+        self._read: deque[bytes] | None = None
+        self._failure: Exception | None = None
+        self._task.start(self._run)
+
+    async def _run(self) -> None:
+        try:
+            self._read = await _read_range(*self._range)
+        except Exception as error:
+            self._failure = error
+
+    async def pieces(self) -> deque[bytes]:
+        """Wait for the range; raises what reading it raised."""
+        await self._task.ended.wait()
+        failure, self._failure = self._failure, None
+        if failure:
+            raise failure
+        if self._read is None:
+            raise StreamError("a range read was cancelled, and not by its caller")
+        return self._read
+
+    async def aclose(self) -> None:
+        """Cancel the read and wait until its connection is closed."""
+        self._task.cancel()
+        await wait_shielded(self._task.ended)
+
+
+class ObjectReader:
+    """Read a whole object from start to end: a `Reader`.
+
+    At most `_RANGES_AHEAD` ranges wait in memory beside the one that is handed out.
+    """
+
+    def __init__(self, stored: StoredObject) -> None:
+        self._stored = stored
+        self._pieces: deque[bytes] = deque()
+        self._fetches: deque[_Fetch] = deque()
+        self._asked = 0
+        self._length = _FIRST_RANGE
+        self._streamed: _RangeReader | None = None
+
+    async def read(self) -> bytes:
+        """Return the next bytes, and ``b""`` at the end; raises `ServiceError`."""
+        if self._streamed:
+            return await self._streamed.read()
+        if not self._asked:
+            self._pieces = await self._read_first()
+        else:
+            self._fetch_ahead()
+            if not self._pieces and self._fetches:
+                self._pieces = await self._fetches[0].pieces()
+                self._fetches.popleft()
+        return self._pieces.popleft() if self._pieces else b""
+
+    async def _read_first(self) -> deque[bytes]:
+        reader = _RangeReader(self._stored, 0, self._take_range())
+        try:
+            pieces = deque([await reader.read()])
+            if self._stored.size > self._asked and not self._stored.knows_ranges:
+                # The store ignores ranges, so the object has to come over this one connection.
+                reader.read_on()
+                self._streamed = reader
+                return pieces
+            return pieces + await _pieces(reader)
+        except ServiceError as error:
+            if error.code != "InvalidRange":  # an empty object
+                raise
+            return deque()
+        finally:
+            if self._streamed is None:
+                await reader.aclose()
+
+    def _take_range(self) -> int:
+        """Return where the next range ends."""
+        self._asked += self._length
+        self._length = min(2 * self._length, _LONGEST_RANGE)
+        return self._asked
+
+    def _fetch_ahead(self) -> None:
+        while self._asked < self._stored.size and len(self._fetches) < _RANGES_AHEAD:
+            start = self._asked
+            self._fetches.append(_Fetch(self._stored, start, min(self._take_range(), self._stored.size)))
+
+    async def aclose(self) -> None:
+        """Cancel what is fetched ahead and close the connections."""
+        self._pieces.clear()
+        # Each of these ends, and then raises, when this task is cancelled.
+        async with AsyncExitStack() as stack:
+            if self._streamed:
+                stack.push_async_callback(self._streamed.aclose)
+            while self._fetches:
+                stack.push_async_callback(self._fetches.pop().aclose)
+
+
 class ObjectRanges:
-    """Ranges of an object: a `RangeSource`. The first one comes with the size, and waits here."""
+    """Ranges of an object: a `RangeSource`. The first range brings the size, and waits here."""
 
     def __init__(self, stored: StoredObject) -> None:
         self._stored = stored
@@ -179,7 +313,7 @@ class ObjectRanges:
         try:
             self._start = await self._read(0, _START_LENGTH)
         except ServiceError as error:
-            if error.code != "InvalidRange":  # of an empty object
+            if error.code != "InvalidRange":  # an empty object
                 raise
         return self._stored.size
 
@@ -187,14 +321,7 @@ class ObjectRanges:
         return self._start[start:end] if end <= len(self._start) else await self._read(start, end)
 
     async def _read(self, start: int, end: int) -> bytes:
-        reader = ObjectReader(self._stored, start, end)
-        parts = []
-        try:
-            while chunk := await reader.read():
-                parts.append(chunk)
-        finally:
-            await reader.aclose()
-        return b"".join(parts)
+        return b"".join(await _read_range(self._stored, start, end))
 
     async def aclose(self) -> None:
-        """Do nothing: nothing is open between two reads."""
+        """Do nothing: no connection stays open between two reads."""

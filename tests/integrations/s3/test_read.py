@@ -52,7 +52,7 @@ async def test_one_request_reads_the_whole_object(suite: Any) -> None:
         assert stream.header.algorithm_suite is suite
         assert b"".join([chunk async for chunk in stream]) == PLAINTEXT
         assert stream.verified
-    assert client.called("get") == [{"Bucket": BUCKET, "Key": KEY_NAME}]
+    assert client.called("get") == [{"Bucket": BUCKET, "Key": KEY_NAME, "Range": "bytes=0-1048575"}]
     assert client.open_bodies == 0
 
 
