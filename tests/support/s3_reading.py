@@ -11,7 +11,7 @@ from aioencrypt import (
     DecryptStream,
     SeekableDecryptStream,
 )
-from aioencrypt.integrations.s3 import open_encrypted, open_seekable_encrypted
+from aioencrypt.integrations.s3 import open_encrypted, open_seekable_encrypted, ranges as s3_ranges
 from tests.support.memory_s3 import BUCKET, KEY_NAME, MemoryS3
 from tests.support.streaming import KEY, UNSIGNED, plaintext_of, sealed
 
@@ -42,6 +42,13 @@ async def read(client: MemoryS3, **options: Any) -> bytes:
 async def read_seekable(client: MemoryS3, **options: Any) -> bytes:
     async with seekable(client, **options) as stream:
         return await stream.read()
+
+
+@pytest.fixture
+def short_ranges(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Read the object in many ranges: of 20,000, 40,000, 40,000, ... bytes."""
+    monkeypatch.setattr(s3_ranges, "_FIRST_RANGE", 2 * FRAME)
+    monkeypatch.setattr(s3_ranges, "_LONGEST_RANGE", 4 * FRAME)
 
 
 def ranges(client: MemoryS3) -> list[str | None]:

@@ -53,6 +53,7 @@ __all__ = [
     "RewrapObjectResult",
     "S3Call",
     "S3Client",
+    "S3RangeSource",
     "open_encrypted",
     "open_seekable_encrypted",
     "put_encrypted",
@@ -113,6 +114,7 @@ async def put_encrypted(
     extra: PutArguments | None = None,
     checksum: Checksum | None = "CRC32",
     part_length: int = DEFAULT_PART_LENGTH,
+    equal_parts: bool = False,
     concurrency: int = DEFAULT_CONCURRENCY,
     timeout: float | None = DEFAULT_TIMEOUT,
     encryption_client: EncryptionClient | None = None,
@@ -121,7 +123,9 @@ async def put_encrypted(
 
     What fits into one part is written by one request, everything else by a multipart upload, which is
     aborted on any error and cancellation. `part_length`: bytes of a part, 5 MiB to 5 GiB; parts grow
-    where there would be more than 10,000. `concurrency`: how many parts are in memory, and on their
+    where there would be more than 10,000. `equal_parts`: all parts but the last have one length, as
+    Cloudflare R2 demands; without a known length the object then has at most 10,000 times `part_length`
+    bytes, and a longer one raises `StreamError`. `concurrency`: how many parts are in memory, and on their
     way. `metadata`, `tagging`, `content_type` and what else is in `extra` are stored beside the object,
     in the clear. `checksum`: what S3 checks each request with; None leaves that to the client.
     `timeout`: seconds for each call of S3, with all retries of the client.
@@ -148,7 +152,7 @@ async def put_encrypted(
         plaintext_length_bound=plaintext_length_bound,
     )
     async with stream:
-        lengths = part_lengths(part_length, stream.ciphertext_length)
+        lengths = part_lengths(part_length, stream.ciphertext_length, equal=equal_parts)
         written = await upload(target, stream, lengths=lengths, concurrency=concurrency)
     return PutResult(
         header=stream.header,
@@ -202,8 +206,9 @@ def open_encrypted(
 ) -> DecryptStream:
     """Return a stream of the plaintext of an object; enter it with `async with`.
 
-    One `GetObject` reads it. When its connection is lost, another one goes on behind the last byte;
-    of an object that was changed meanwhile it is refused: `ServiceError` with the code
+    It reads ranges of 1 to 4 MiB and fetches two of them ahead: at most 12 MiB in memory. No connection stays
+    open between two reads, so a pool of one is enough to read one object and write another. A lost connection
+    is replaced. If the object changed in the meantime, reading fails with `ServiceError` and the code
     ``"PreconditionFailed"``. `timeout`: seconds for each call of S3, and for each read of its answer.
 
     Raises `ServiceError` on entry and from reads. Other arguments and errors: `decrypt_stream`.
@@ -220,6 +225,30 @@ def open_encrypted(
         provider, encryption_context, signature_policy, limits, release
     )
     return DecryptStream(ObjectReader(stored), options)
+
+
+class S3RangeSource(ObjectRanges):
+    """A `RangeSource` of one version of an object, for everything that reads parts of a message.
+
+    Give it to `aioencrypt.open_seekable`, `inspect_message`, or a `DecryptedResponse` that answers `Range`
+    requests. The first answer pins the ETag; if the object changes after that, reads fail with `ServiceError`
+    and the code ``"PreconditionFailed"``. Lost connections are replaced. Arguments: `open_encrypted`.
+    """
+
+    def __init__(
+        self,
+        client: S3Client,
+        bucket: str,
+        key: str,
+        *,
+        version_id: str | None = None,
+        extra: GetArguments | None = None,
+        timeout: float | None = DEFAULT_TIMEOUT,
+    ) -> None:
+        arguments = check_extra("extra", extra, GetArguments)
+        super().__init__(
+            StoredObject(client, bucket, key, version_id=version_id, arguments=arguments, timeout=timeout)
+        )
 
 
 def open_seekable_encrypted(
@@ -245,16 +274,9 @@ def open_seekable_encrypted(
 
     Raises `ServiceError` on entry and from reads. Other arguments and errors: `open_seekable`.
     """
-    stored = StoredObject(
-        client,
-        bucket,
-        key,
-        version_id=version_id,
-        arguments=check_extra("extra", extra, GetArguments),
-        timeout=timeout,
-    )
+    source = S3RangeSource(client, bucket, key, version_id=version_id, extra=extra, timeout=timeout)
     return (encryption_client or EncryptionClient()).open_seekable(
-        ObjectRanges(stored),
+        source,
         provider,
         encryption_context=encryption_context,
         accept_unverified_signature=accept_unverified_signature,
@@ -280,16 +302,17 @@ async def rewrap_encrypted(
     extra: PutArguments | None = None,
     checksum: Checksum | None = "CRC32",
     part_length: int = DEFAULT_PART_LENGTH,
+    equal_parts: bool = False,
     concurrency: int = DEFAULT_CONCURRENCY,
     timeout: float | None = DEFAULT_TIMEOUT,
     encryption_client: EncryptionClient | None = None,
 ) -> RewrapObjectResult:
     """Put an object under other master keys, in its own place.
 
-    Where a new header is enough and the object is longer than `part_length`, S3 copies all but its
-    first 5 MiB; otherwise it is read, and written anew, once. Metadata, tags, storage class and the
-    encryption by S3 stay, unless `extra` says otherwise; access control lists and locks do not.
-    An object that was changed since it was opened is not replaced: `ServiceError` with the code
+    Where a new header is enough and the object is longer than `part_length`, S3 copies all but the first
+    5 MiB (all but the first part with `equal_parts`). Otherwise the object is read and written once.
+    Metadata, tags, storage class and the encryption by S3 stay, unless `extra` says otherwise; access control
+    lists and locks do not. An object that changed since it was opened is not replaced: `ServiceError` with the code
     ``"PreconditionFailed"``. A `version_id` is read, and written as the newest version.
 
     Other arguments and errors: `rewrap_stream` and `put_encrypted`.
@@ -321,7 +344,13 @@ async def rewrap_encrypted(
             timeout=timeout,
         )
         written, copied = await write_rewrapped(
-            target, stream, original, copy=not verify, part_length=part_length, concurrency=concurrency
+            target,
+            stream,
+            original,
+            copy=not verify,
+            part_length=part_length,
+            equal_parts=equal_parts,
+            concurrency=concurrency,
         )
     return RewrapObjectResult(
         header=stream.header,

@@ -126,11 +126,15 @@ class _RangeReader:
         self._body: Any = None
         self._lost = 0
 
+    async def open(self) -> None:
+        """Ask for the bytes from the current position; raises `ServiceError`."""
+        self._body = await self._stored.get(self._position, self._end)
+
     async def read(self) -> bytes:
         """Return the next bytes, and ``b""`` at the end; raises `ServiceError`."""
         while not self._is_done:
             if self._body is None:
-                self._body = await self._stored.get(self._position, self._end)
+                await self.open()
             try:
                 chunk = await self._read_some()
             except Exception as error:
@@ -265,13 +269,13 @@ class ObjectReader:
     async def _read_first(self) -> deque[bytes]:
         reader = _RangeReader(self._stored, 0, self._take_range())
         try:
-            pieces = deque([await reader.read()])
+            await reader.open()
             if self._stored.size > self._asked and not self._stored.knows_ranges:
                 # The store ignores ranges, so the object has to come over this one connection.
                 reader.read_on()
                 self._streamed = reader
-                return pieces
-            return pieces + await _pieces(reader)
+                return deque([await reader.read()])
+            return await _pieces(reader)
         except ServiceError as error:
             if error.code != "InvalidRange":  # an empty object
                 raise

@@ -89,21 +89,28 @@ class Original:
 
 @attrs.frozen(kw_only=True)
 class CopyPlan:
-    """A new header by copying: `first_length` bytes are uploaded, the old ones from `start` on are copied."""
+    """A new header by copying: upload `first_length` bytes, copy the old ones from `start` on."""
 
     first_length: int
+    copy_length: int
     start: int
     size: int
 
 
-def plan_copy(rewrapped: RewrappedHeader, size: int, part_length: int) -> CopyPlan | None:
+def plan_copy(
+    rewrapped: RewrappedHeader, size: int, part_length: int, *, equal_parts: bool
+) -> CopyPlan | None:
     """Return the plan for an object of this size; None where it is as well written as a whole."""
     new_length = len(rewrapped.serialized)
-    first_length = max(MIN_PART_LENGTH, new_length)
+    if equal_parts:
+        first_length = copy_length = next(part_lengths(max(part_length, new_length), size))
+    else:
+        first_length = max(MIN_PART_LENGTH, new_length)
+        copy_length = next(part_lengths(_COPY_LENGTH, size))
     start = rewrapped.old_length + first_length - new_length
     if size <= part_length or start >= size:
         return None
-    return CopyPlan(first_length=first_length, start=start, size=size)
+    return CopyPlan(first_length=first_length, copy_length=copy_length, start=start, size=size)
 
 
 async def write_rewrapped(
@@ -113,6 +120,7 @@ async def write_rewrapped(
     *,
     copy: bool,
     part_length: int,
+    equal_parts: bool,
     concurrency: int,
 ) -> tuple[Written, int]:
     """Write an object under its new header; returns, too, how many bytes of it S3 copied itself.
@@ -120,10 +128,10 @@ async def write_rewrapped(
     Raises what the stream raises, and `ServiceError`.
     """
     new, size = stream.rewrapped, original.stored.size
-    plan = plan_copy(new, size, part_length) if new and copy else None
+    plan = plan_copy(new, size, part_length, equal_parts=equal_parts) if new and copy else None
     if plan is None:
         total = size - new.old_length + len(new.serialized) if new else None
-        lengths = part_lengths(part_length, total)
+        lengths = part_lengths(part_length, total, equal=equal_parts)
         return await upload(target, stream, lengths=lengths, concurrency=concurrency), 0
     first = await PartCutter(stream).cut(plan.first_length, BytesIO())
     stream.abandon()
@@ -138,10 +146,6 @@ async def _jobs(
     target: UploadTarget, first: BytesIO, plan: CopyPlan, source: Mapping[str, Any]
 ) -> AsyncGenerator[Job, None]:
     yield partial(target.upload_part, first)
-    start = plan.start
-    for length in part_lengths(_COPY_LENGTH, plan.size - plan.start):
-        end = min(start + length, plan.size)
+    for start in range(plan.start, plan.size, plan.copy_length):
+        end = min(start + plan.copy_length, plan.size)
         yield partial(target.copy_part, {**source, "CopySourceRange": f"bytes={start}-{end - 1}"})
-        start = end
-        if start == plan.size:
-            return

@@ -51,11 +51,14 @@ class Written:
         )
 
 
-def part_lengths(first: int, total: int | None) -> Iterator[int]:
+def part_lengths(first: int, total: int | None, *, equal: bool = False) -> Iterator[int]:
     """Yield the lengths of parts: equal ones for a known total, otherwise they double every 1,000.
 
-    Either way 10,000 of them are enough for the longest object that S3 stores.
+    Either way 10,000 of them are enough for the longest object that S3 stores. `equal` parts never grow, so
+    a stream of unknown length may need more than 10,000: the iterator ends there.
     """
+    if total is None and equal:
+        return repeat(first, _MAX_PARTS)
     if total is None:
         return (min(first << number // _PARTS_OF_A_LENGTH, MAX_PART_LENGTH) for number in count())
     return repeat(max(first, -(-total // (_MAX_PARTS - 1))))  # one may come before them
@@ -115,7 +118,13 @@ async def _jobs(
 
     yield partial(job, first)
     while not cutter.ended:
-        yield partial(job, await cutter.cut(next(lengths), free.pop() if free else BytesIO()))
+        length = next(lengths, None)
+        if length is None:
+            raise StreamError(
+                f"the object needs more than {_MAX_PARTS} equal parts, the most that S3 takes: "
+                "pass a longer part_length=, or plaintext_length="
+            )
+        yield partial(job, await cutter.cut(length, free.pop() if free else BytesIO()))
 
 
 class MultipartUpload:

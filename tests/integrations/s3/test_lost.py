@@ -26,9 +26,12 @@ from tests.support.s3_reading import (
     read,
     reset,
     seekable,
+    short_ranges,
     stored,
 )
 from tests.support.streaming import UNSIGNED, sealed
+
+__all__ = ["short_ranges"]
 
 pytestmark = pytest.mark.anyio
 
@@ -146,11 +149,12 @@ async def read_while(client: MemoryS3, change: Callable[[], object]) -> bytes:
         return await stream.read()
 
 
+@pytest.mark.usefixtures("short_ranges")
 @pytest.mark.parametrize("knows_conditions", [True, False], ids=["IfMatch", "ETag only"])
 async def test_an_object_that_changes_while_a_connection_is_lost_is_an_error(knows_conditions: bool) -> None:
     client = await stored()
     client.knows_conditions = knows_conditions
-    client.cuts = [(30_000, reset())]
+    client.cuts = [(2 * FRAME, None), (10_000, reset())]
     other = await sealed(OTHER, UNSIGNED, frame_length=FRAME)
     with pytest.raises(ServiceError, match="open it again") as caught:
         await read_while(client, lambda: client.put(other))
@@ -171,10 +175,11 @@ async def test_an_object_that_changes_between_two_ranges_is_an_error(knows_condi
     assert client.open_bodies == 0
 
 
+@pytest.mark.usefixtures("short_ranges")
 async def test_an_object_that_changes_where_nobody_can_tell_fails_authentication() -> None:
     client = await stored()
     client.stored.etag = ""
-    client.cuts = [(30_000, reset())]
+    client.cuts = [(2 * FRAME, None), (10_000, reset())]
     other = await sealed(OTHER, UNSIGNED, frame_length=FRAME)
 
     def change() -> None:

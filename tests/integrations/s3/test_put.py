@@ -20,9 +20,10 @@ from aioencrypt import (
     EncryptionClient,
     LimitError,
     ServiceError,
+    StreamError,
     decrypt,
 )
-from aioencrypt.integrations.s3 import PutArguments, PutResult, objects, put_encrypted
+from aioencrypt.integrations.s3 import PutArguments, PutResult, objects, put_encrypted, upload as s3_upload
 from aioencrypt.integrations.s3.upload import part_lengths
 from tests.support.memory_s3 import BUCKET, KEY_NAME, MemoryS3, crc32_of
 from tests.support.streaming import KEY, SIGNED, UNSIGNED, in_chunks, plaintext_of
@@ -174,6 +175,21 @@ def test_10_000_parts_are_enough_for_5_tib() -> None:
 def test_a_known_length_has_equal_parts_which_are_no_longer_than_they_must(total: int, length: int) -> None:
     assert set(islice(part_lengths(8 * MIB, total), 10_000)) == {length}
     assert length * 10_000 >= total
+
+
+async def test_equal_parts_do_not_grow_and_end_with_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(s3_upload, "_PARTS_OF_A_LENGTH", 2)
+    monkeypatch.setattr(s3_upload, "_MAX_PARTS", 5)
+    client = memory_s3()
+    await put(client, in_chunks(PLAINTEXT[: 3 * PART], 100), equal_parts=True)
+    lengths = [len(call["Body"]) for call in client.called("part")]
+    assert set(lengths[:-1]) == {PART}
+    with pytest.raises(StreamError, match="needs more than 5 equal parts") as caught:
+        await put(client, in_chunks(PLAINTEXT * 2, 100), equal_parts=True)
+    assert "pass a longer part_length=" in str(caught.value)
+    assert client.uploads == {}
+    result = await put(client, PLAINTEXT * 2, equal_parts=True)  # of a known length
+    assert result.parts <= 5
 
 
 # What is said to S3

@@ -29,15 +29,19 @@ from tests.support.s3_reading import (
     PLAINTEXT,
     Read,
     each_kind,
+    named,
     opened,
     ranges,
     read,
     read_seekable,
     reset,
     seekable,
+    short_ranges,
     stored,
 )
 from tests.support.streaming import SIGNED, UNSIGNED, assert_idle, client_for, plaintext_of
+
+__all__ = ["short_ranges"]
 
 pytestmark = pytest.mark.anyio
 
@@ -56,12 +60,12 @@ async def test_one_request_reads_the_whole_object(suite: Any) -> None:
     assert client.open_bodies == 0
 
 
-async def test_leaving_early_closes_the_body() -> None:
+async def test_no_connection_is_open_while_nothing_is_read() -> None:
     client = await stored()
     stream = opened(client)
     await stream.__aenter__()
     assert await stream.read(10) == PLAINTEXT[:10]
-    assert client.open_bodies == 1
+    assert client.open_bodies == 0
     with pytest.raises(UnverifiedStreamError):
         await stream.__aexit__(None, None, None)
     assert client.open_bodies == 0
@@ -133,6 +137,63 @@ async def test_objects_of_any_length(read_all: Read, length: int) -> None:
     assert await read_all(await stored(PLAINTEXT[:length])) == PLAINTEXT[:length]
 
 
+@pytest.mark.usefixtures("short_ranges")
+@pytest.mark.parametrize("length", [2 * FRAME - 200, 2 * FRAME, 4 * FRAME, len(PLAINTEXT)])
+async def test_a_long_object_is_read_in_ranges_without_a_gap(length: int) -> None:
+    client = await stored(PLAINTEXT[:length])
+    size = len(client.stored.data)
+    assert await read(client) == PLAINTEXT[:length]
+    spans = sorted([int(bound) for bound in bounds(text)] for text in ranges(client))
+    assert [start for start, _ in spans] == [0, *[last + 1 for _, last in spans[:-1]]]
+    assert spans[-1][1] + 1 >= size
+    assert spans[-1][0] < size
+    assert client.most_running["get"] <= 2
+    assert client.open_bodies == 0
+
+
+@pytest.mark.usefixtures("short_ranges")
+async def test_a_failure_in_a_range_fetched_ahead_is_raised_in_its_place() -> None:
+    client = await stored()
+    wrong = named("FlexibleChecksumError")
+
+    async def fail(number: int, arguments: Any) -> None:
+        if arguments["Range"].startswith(f"bytes={6 * FRAME}-"):
+            raise wrong
+
+    client.faults["get"] = fail
+    received = bytearray()
+
+    async def read_into() -> None:
+        async with opened(client) as stream:
+            async for chunk in stream:
+                received.extend(chunk)
+
+    with pytest.raises(ServiceError, match="FlexibleChecksumError") as caught:
+        await read_into()
+    assert caught.value.__cause__ is wrong
+    assert received == PLAINTEXT[: len(received)]
+    assert len(received) >= 4 * FRAME
+    assert client.open_bodies == 0
+
+
+@each_way
+@pytest.mark.usefixtures("short_ranges")
+async def test_ranges_fetched_ahead_end_with_the_stream(way: Way) -> None:
+    client = await stored()
+    reached = anyio.Event()
+
+    async def third(number: int, arguments: Any) -> None:
+        if number == 3:
+            reached.set()
+            await anyio.sleep_forever()
+
+    client.faults["get"] = third
+    await way.when(reached, lambda: read(client))
+    assert client.open_bodies == 0
+    assert client.running["get"] == 0
+    assert_idle()
+
+
 # At random
 
 
@@ -183,6 +244,7 @@ async def test_a_signed_message_is_read_at_random_by_those_who_accept_that() -> 
     assert await read_seekable(client, accept_unverified_signature=True) == PLAINTEXT
 
 
+@pytest.mark.usefixtures("short_ranges")
 async def test_a_store_that_ignores_ranges_is_told_apart() -> None:
     client = await stored()
     client.knows_ranges = False
@@ -191,6 +253,7 @@ async def test_a_store_that_ignores_ranges_is_told_apart() -> None:
     small = await stored(PLAINTEXT[:100])
     small.knows_ranges = False
     assert await read_seekable(small) == PLAINTEXT[:100]
+    assert await read(client) == PLAINTEXT
     client.cuts = [(1000, reset())]
     with pytest.raises(ServiceError, match="is not the range that was asked for"):
         await read(client)

@@ -117,6 +117,21 @@ async def test_a_header_longer_than_the_first_part_is_all_of_it(monkeypatch: pyt
     assert await opens(NEW, client.stored.data, V1_UNSIGNED) == PLAINTEXT
 
 
+@pytest.mark.parametrize("part_length", [500, 700, 1000, 2900])
+@pytest.mark.parametrize("verify", [False, True], ids=["copied", "written"])
+async def test_parts_are_equal_for_stores_that_ask_for_it(part_length: int, verify: bool) -> None:
+    client = await stored()
+    result = await rewrap(client, part_length=part_length, equal_parts=True, verify=verify)
+    sent = [len(call["Body"]) for call in client.called("part")]
+    spans = [call["CopySourceRange"].removeprefix("bytes=").split("-") for call in client.called("copy")]
+    lengths = sent + [int(last) + 1 - int(first) for first, last in spans]
+    assert set(lengths[:-1]) == {part_length}
+    assert 0 < lengths[-1] <= part_length
+    assert sum(lengths) == result.ciphertext_length
+    assert bool(spans) is not verify
+    assert await opens(NEW, client.stored.data, V1_UNSIGNED) == PLAINTEXT
+
+
 @pytest.mark.parametrize("suite", [UNSIGNED, SIGNED, V1_SIGNED], ids=["v2", "v2 signed", "v1 signed"])
 async def test_what_must_be_encrypted_anew_is_read_and_written_once(suite: AlgorithmSuite) -> None:
     client = await stored(suite)
@@ -169,7 +184,7 @@ async def test_a_lost_connection_is_read_on() -> None:
     client = await stored(UNSIGNED)
     client.cuts = [(1200, ConnectionResetError())]
     await rewrap(client, UNSIGNED)
-    assert [call.get("Range") for call in client.called("get")] == [None, "bytes=1200-"]
+    assert [call.get("Range") for call in client.called("get")] == ["bytes=0-1048575", "bytes=1200-1048575"]
     assert await opens(NEW, client.stored.data, UNSIGNED) == PLAINTEXT
 
 
