@@ -312,8 +312,8 @@ async def rewrap_encrypted(
     Where a new header is enough and the object is longer than `part_length`, S3 copies all but the first
     5 MiB (all but the first part with `equal_parts`). Otherwise the object is read and written once.
     Metadata, tags, storage class and the encryption by S3 stay, unless `extra` says otherwise; access control
-    lists and locks do not. An object that changed since it was opened is not replaced: `ServiceError` with the code
-    ``"PreconditionFailed"``. A `version_id` is read, and written as the newest version.
+    lists and locks do not. An object that changed since it was opened is not replaced: `ServiceError` with
+    the code ``"PreconditionFailed"``. A `version_id` is read, and written as the newest version.
 
     Other arguments and errors: `rewrap_stream` and `put_encrypted`.
     """
