@@ -18,7 +18,6 @@ from aioencrypt.client import (
 )
 from aioencrypt.format import AlgorithmSuite, MessageHeader
 from aioencrypt.integrations.s3.client import (
-    READING,
     Checksum,
     GetArguments,
     PutArguments,
@@ -329,12 +328,8 @@ async def rewrap_encrypted(
         accept_iv_reuse=accept_iv_reuse,
         client=encryption_client,
     )
-    reading = {name: value for name, value in arguments.items() if name in READING}
-    stored = StoredObject(client, bucket, key, version_id=version_id, arguments=reading, timeout=timeout)
-    original = Original(
-        client=client, bucket=bucket, key=key, version_id=version_id, stored=stored, extra=arguments
-    )
-    async with RewrapStream(ObjectReader(stored), options, verify=verify) as stream:
+    original = Original.of(client, bucket, key, version_id=version_id, extra=arguments, timeout=timeout)
+    async with RewrapStream(ObjectReader(original.stored), options, verify=verify) as stream:
         target = UploadTarget(
             client=client,
             bucket=bucket,

@@ -49,6 +49,22 @@ class Original:
     stored: StoredObject
     extra: Mapping[str, Any] = attrs.field(repr=False)
 
+    @classmethod
+    def of(
+        cls,
+        client: S3Client,
+        bucket: str,
+        key: str,
+        *,
+        version_id: str | None,
+        extra: Mapping[str, Any],
+        timeout: float | None,
+    ) -> Original:
+        """Name an object that is read with those of the further arguments that reading takes."""
+        reading = {name: value for name, value in extra.items() if name in READING}
+        stored = StoredObject(client, bucket, key, version_id=version_id, arguments=reading, timeout=timeout)
+        return cls(client=client, bucket=bucket, key=key, version_id=version_id, stored=stored, extra=extra)
+
     async def arguments(self) -> dict[str, Any]:
         """Return the arguments that write its like, unless the caller says otherwise."""
         names: tuple[str, ...] = _KEPT
