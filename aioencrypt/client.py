@@ -15,8 +15,9 @@ from aioencrypt.policies import Limits, Offload, Release, SignaturePolicy, check
 from aioencrypt.providers.base import MasterKeyProvider
 from aioencrypt.streams.decrypt import DecryptOptions, DecryptStream, decrypt_whole
 from aioencrypt.streams.encrypt import EncryptOptions, EncryptStream, encrypt_whole
-from aioencrypt.streams.files import EncryptWriter, FileReader, MessageSink, PathLike
+from aioencrypt.streams.files import EncryptWriter, FileReader, MessageSink
 from aioencrypt.streams.ranges import SeekableSource, open_range_source
+from aioencrypt.streams.replaced_file import PathLike
 from aioencrypt.streams.seekable import SeekableDecryptStream
 from aioencrypt.streams.sources import Source, known_length, open_source
 

@@ -45,9 +45,10 @@ from aioencrypt.runtime.offload import in_file_thread, run_work
 from aioencrypt.streams.decrypt import DecryptOptions, DecryptStream
 from aioencrypt.streams.driver import HeaderStart, read_header, read_header_of
 from aioencrypt.streams.encrypt import EncryptStream
-from aioencrypt.streams.files import FileReader, PathLike, ReplacedFile
+from aioencrypt.streams.files import FileReader
 from aioencrypt.streams.ranges import SeekableSource
 from aioencrypt.streams.reading import ByteStream
+from aioencrypt.streams.replaced_file import PathLike, ReplacedFile
 from aioencrypt.streams.sources import Reader, Source, open_source
 
 _CHUNK_LENGTH = 1024 * 1024
@@ -503,14 +504,15 @@ async def rewrap_file(
     try:
         async with RewrapStream(FileReader(path), options, verify=verify) as stream:
             rewrapped = stream.rewrapped
-            if in_place and rewrapped and len(rewrapped.serialized) == rewrapped.old_length:
+            overwrites = in_place and rewrapped and len(rewrapped.serialized) == rewrapped.old_length
+            if rewrapped and overwrites:
                 await _overwrite(path, rewrapped.serialized, stream, verify=verify)
             else:
                 await in_file_thread(file.create)
                 async for chunk in stream:
                     await in_file_thread(partial(file.write, chunk))
-        # Windows does not replace a file that is still open for reading.
-        await in_file_thread(file.commit)
+        if not overwrites:  # outside, as Windows does not replace a file that is still open for reading
+            await in_file_thread(file.commit)
         return RewrapResult(header=stream.header, reencrypted=stream.reencrypted)
     finally:
         await in_file_thread(file.drop)

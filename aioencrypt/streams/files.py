@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import errno
-import os
-import secrets
-import shutil
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
-from pathlib import Path
+from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import IO, Protocol, Self, runtime_checkable
 
@@ -18,11 +13,10 @@ from aioencrypt.materials import Provenance
 from aioencrypt.runtime.observation import MessageWatch, current, watch_message
 from aioencrypt.runtime.offload import in_file_thread
 from aioencrypt.streams.encrypt import EncryptOptions, Sealer
+from aioencrypt.streams.replaced_file import PathLike, ReplacedFile
 from aioencrypt.streams.sources import as_bytes
 
 _READ_LENGTH = 1024 * 1024
-
-PathLike = str | os.PathLike[str]
 
 
 class FileReader:
@@ -69,71 +63,6 @@ class MessageSink(Protocol):
     def drop(self) -> None:
         """Let go of everything, and of the message unless it is in its place."""
         ...
-
-
-class ReplacedFile:
-    """A file that is written beside its place, and put there as a whole or not at all. Blocking."""
-
-    def __init__(self, path: PathLike) -> None:
-        self._path = Path(path)
-        self._file: IO[bytes] | None = None
-        self._temporary = Path()
-
-    @property
-    def writing(self) -> bool:
-        """Whether there is something to be put in its place, or dropped."""
-        return self._file is not None
-
-    def create(self) -> None:
-        """Make the temporary file, with mode and owner of the file that it replaces."""
-        self._path = self._path.resolve()
-        if self._path.exists() and not self._path.is_file():
-            # A rename would put a file in the place of a device or a pipe.
-            raise OSError(errno.EINVAL, "not a regular file", str(self._path))
-        # In the same folder, because a rename is atomic within one file system only.
-        self._temporary = self._path.with_name(f".aioencrypt-{secrets.token_hex(8)}.partial")
-        self._file = open(self._temporary, "xb")
-        if self._path.exists():
-            if hasattr(os, "fchown"):
-                status = self._path.stat()
-                with suppress(OSError):  # who is not root can hardly give a file away
-                    os.fchown(self._file.fileno(), status.st_uid, status.st_gid)
-            shutil.copymode(self._path, self._temporary)
-
-    def write(self, data: bytes) -> None:
-        """Write all of it."""
-        if self._file is not None:
-            self._file.write(data)
-
-    def commit(self) -> None:
-        """Put the file in its place."""
-        if self._file is None:
-            return
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._file.close()
-        os.replace(self._temporary, self._path)
-        self._file = None
-        _sync_folder(self._path.parent)
-
-    def drop(self) -> None:
-        """Remove the temporary file, unless it is in its place."""
-        file, self._file = self._file, None
-        if file is not None:
-            with suppress(OSError):  # a full disk refuses once more what is dropped anyway
-                file.close()
-            self._temporary.unlink(missing_ok=True)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Keep a new name over a power cut, where that can be: whoever rewraps may destroy the old key next."""
-    if hasattr(os, "O_DIRECTORY"):
-        with suppress(OSError):
-            descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
 
 
 class EncryptWriter:

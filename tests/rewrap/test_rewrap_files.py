@@ -228,9 +228,9 @@ async def test_the_old_file_is_not_open_any_more_when_it_is_replaced(
     await written(path, suite)
     replace, seen = os.replace, []
 
-    def watched(source: Any, target: Any) -> None:
+    def watched(source: Any, target: Any, **folders: Any) -> None:
         seen.append([file.path for file in psutil.Process().open_files()])
-        replace(source, target)
+        replace(source, target, **folders)
 
     monkeypatch.setattr(os, "replace", watched)
     await rewrap(path, suite)

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import anyio
 import pytest
@@ -19,6 +19,7 @@ from aioencrypt import (
     DecryptStream,
     EncryptWriter,
     LimitError,
+    MessageSink,
     PlaintextLengthError,
     StreamBusyError,
     StreamClosedError,
@@ -26,6 +27,7 @@ from aioencrypt import (
     StreamNotEnteredError,
     decrypt,
 )
+from aioencrypt.streams.replaced_file import ReplacedFile
 from tests.support.streaming import (
     KEY,
     SIGNED,
@@ -46,7 +48,7 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "report.aws"
 
 
-def writer_of(path: str | os.PathLike[str], **options: Any) -> EncryptWriter:
+def writer_of(path: str | os.PathLike[str] | MessageSink, **options: Any) -> EncryptWriter:
     return aioencrypt.open(path, "wb", provider=KEY, **options)
 
 
@@ -65,28 +67,25 @@ async def read_back(path: Path) -> bytes:
     return plaintext
 
 
-class SlowFile:
-    """The file of a writer, whose writes wait until they are let go on."""
+class SlowFile(ReplacedFile):
+    """A file whose writes can be held up."""
 
-    def __init__(self, writer: EncryptWriter) -> None:
-        inner: Any = cast(Any, writer)._file._file
-        self.inner = inner
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
         self.go_on = threading.Event()
-        self.fileno, self.flush, self.close = inner.fileno, inner.flush, inner.close
+        self.go_on.set()
 
-    def write(self, data: bytes) -> int:
+    def write(self, data: bytes) -> None:
         assert self.go_on.wait(30)
-        written: int = self.inner.write(data)
-        return written
+        super().write(data)
 
-
-@contextmanager
-def stalled_writes(writer: EncryptWriter) -> Iterator[None]:
-    cast(Any, writer)._file._file = file = SlowFile(writer)
-    try:
-        yield
-    finally:
-        file.go_on.set()
+    @contextmanager
+    def stalled(self) -> Iterator[None]:
+        self.go_on.clear()
+        try:
+            yield
+        finally:
+            self.go_on.set()
 
 
 # Round trips
@@ -327,8 +326,9 @@ USES: dict[str, Callable[[EncryptWriter], Awaitable[object]]] = {
 
 @pytest.mark.parametrize("name", USES)
 async def test_the_error_of_a_second_task_does_not_hurt_the_first(path: Path, name: str) -> None:
-    async with writer_of(path) as writer, anyio.create_task_group() as group:
-        with stalled_writes(writer):
+    file = SlowFile(path)
+    async with writer_of(file) as writer, anyio.create_task_group() as group:
+        with file.stalled():
             group.start_soon(writer.write, plaintext_of(10_000))
             await anyio.wait_all_tasks_blocked()
             with pytest.raises(StreamBusyError, match="another task is using this writer"):
@@ -341,8 +341,9 @@ async def test_leaving_with_an_error_while_another_task_writes(path: Path) -> No
     async with anyio.create_task_group() as group:
 
         async def use() -> None:
-            async with writer_of(path) as writer:
-                with stalled_writes(writer):
+            file = SlowFile(path)
+            async with writer_of(file) as writer:
+                with file.stalled():
                     group.start_soon(writer.write, plaintext_of(10_000))
                     await anyio.wait_all_tasks_blocked()
                 _ = 1 / 0

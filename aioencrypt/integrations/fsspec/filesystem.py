@@ -33,7 +33,8 @@ from aioencrypt.integrations.fsspec.target import TargetRanges, TargetReader, Ta
 from aioencrypt.rewrap import Keep, RewrapResult, rewrap_stream
 from aioencrypt.runtime.event_loops import running_loop
 from aioencrypt.runtime.offload import in_file_thread
-from aioencrypt.streams.files import FileReader, ReplacedFile
+from aioencrypt.streams.files import FileReader
+from aioencrypt.streams.replaced_file import ReplacedFile
 from aioencrypt.streams.seekable import SeekableDecryptStream
 
 _CHUNK_LENGTH = 4 * 1024 * 1024

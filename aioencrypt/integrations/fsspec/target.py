@@ -19,6 +19,7 @@ from aioencrypt.errors import StreamError
 from aioencrypt.integrations.fsspec.types import BufferedFile
 from aioencrypt.runtime.offload import in_file_thread
 from aioencrypt.streams.files import EncryptWriter, MessageSink
+from aioencrypt.streams.replaced_file import ReplacedFile
 
 T = TypeVar("T")
 
@@ -47,6 +48,8 @@ class TargetFileSystem:
 
     async def sink(self, path: str, *, streaming: bool) -> TargetSink:
         """Return where to write a message; `streaming` says that its pieces come one at a time."""
+        if (local := _local_path(self.fs, path)) is not None:
+            return LocalSink(self.fs, local)
         if not self.is_async:
             return RenameSink(self.fs, path)
         if streaming and not self.fs.asynchronous:
@@ -54,6 +57,13 @@ class TargetFileSystem:
             if _commits(file):
                 return TransactionSink(file)
         return UploadSink(self, path)
+
+
+def _local_path(fs: Any, path: str) -> str | None:
+    """Return the path of a local file, None in a file system that is not local."""
+    while isinstance(fs, DirFileSystem):
+        path, fs = f"{fs.path}/{path}", fs.fs
+    return path if isinstance(fs, LocalFileSystem) else None
 
 
 def _commits(file: Any) -> bool:
@@ -124,6 +134,32 @@ class TargetSink(MessageSink):
         """Let go of everything, and of the message unless it is in its place."""
 
 
+class LocalSink(TargetSink):
+    """A local file, replaced as `aioencrypt.open` does it."""
+
+    def __init__(self, fs: Any, path: str) -> None:
+        self._fs = fs
+        self._path = path
+        self._file = ReplacedFile(path)
+
+    def create(self) -> None:
+        if getattr(self._fs, "auto_mkdir", False):
+            os.makedirs(os.path.dirname(self._path), exist_ok=True)
+        self._file.create()
+
+    def write(self, data: bytes, /) -> None:
+        self._file.write(data)
+
+    def commit(self) -> None:
+        self._file.finish()
+
+    async def settle(self) -> None:
+        await in_file_thread(self._file.commit)
+
+    async def release(self) -> None:
+        await in_file_thread(self._file.drop)
+
+
 class RenameSink(TargetSink):
     """A file that is written beside its place, and moved there."""
 
@@ -149,10 +185,7 @@ class RenameSink(TargetSink):
         await in_file_thread(self._move)
 
     def _move(self) -> None:
-        if isinstance(self._fs, LocalFileSystem):
-            os.replace(self._temporary, self._path)
-        else:
-            self._fs.mv(self._temporary, self._path)
+        self._fs.mv(self._temporary, self._path)
         self._file = None
 
     async def release(self) -> None:

@@ -1,0 +1,271 @@
+"""The one way to replace a file: write beside it, and rename when everything is written."""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from threading import Lock
+from typing import NamedTuple, Self
+from weakref import finalize
+
+PathLike = str | os.PathLike[str]
+
+# Windows has none of these. It renames no folder while a file in it is open, so the path stays right.
+_DIR_FD = {os.open, os.rename, os.unlink} <= os.supports_dir_fd
+_BINARY = getattr(os, "O_BINARY", 0)
+# As the Linux kernel does.
+_MOST_LINKS = 40
+_ACL = "system.posix_acl_access"
+# The answers of file systems that cannot sync a folder, and of folders that may not be read.
+_CANNOT_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.EACCES)
+_NO_ACL = (errno.ENODATA, errno.ENOTSUP) if hasattr(errno, "ENODATA") else (errno.ENOTSUP,)
+
+
+class ReplacedFile:
+    """A file that is written beside its place and takes it whole, or not at all. Blocking.
+
+    The file is made in the folder to which the symbolic links of `path` lead, so the links stay. It gets the
+    mode, owner, group and access list of the file that it replaces. Every error names `path`.
+
+    Any thread may call `drop`. If another method is running, that method removes the file when it ends. The
+    garbage collector, and the exit of the program, remove a file that nobody dropped.
+    """
+
+    def __init__(self, path: PathLike) -> None:
+        self._path = os.fspath(path)
+        self._lock = Lock()
+        self._file: _TemporaryFile | None = None
+        self._dropped = False
+
+    def create(self) -> None:
+        """Make the temporary file. Raises what `open(path, "wb")` raises."""
+        with self._operation():
+            replaced = _Replaced.of(self._path)
+            self._file = _TemporaryFile(*_final_place(self._path), replaced)
+            finalize(self, self._file.remove)
+
+    def write(self, data: bytes) -> None:
+        """Write all of `data`."""
+        with self._operation() as file:
+            file.write(data)
+
+    def finish(self) -> None:
+        """Write everything to the disk. Only the rename is left for `commit`."""
+        with self._operation() as file:
+            file.finish()
+
+    def commit(self) -> None:
+        """Finish the file and put it in its place."""
+        with self._operation() as file:
+            file.finish()
+            file.rename()
+
+    def drop(self) -> None:
+        """Remove the temporary file, unless it is in its place."""
+        self._dropped = True
+        self._clean()
+
+    @contextmanager
+    def _operation(self) -> Iterator[_TemporaryFile]:
+        try:
+            with self._named_errors(), self._lock:
+                if self._dropped:
+                    raise OSError(errno.EBADF, "the file was dropped before everything was written")
+                yield self._file  # type: ignore[misc]  # None while `create` makes it
+        finally:
+            if self._dropped:
+                self._clean()
+
+    def _clean(self) -> None:
+        # The method that holds the lock reads `_dropped` after it has released the lock.
+        if self._lock.acquire(blocking=False):
+            try:
+                if self._file is not None:
+                    with self._named_errors():
+                        self._file.remove()
+            finally:
+                self._lock.release()
+
+    @contextmanager
+    def _named_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            error.filename = self._path
+            del error.filename2
+            raise
+
+
+class _Replaced(NamedTuple):
+    """What a new file keeps of the one that it replaces."""
+
+    status: os.stat_result
+    acl: bytes | None
+
+    @classmethod
+    def of(cls, path: str) -> Self | None:
+        """Look at a file. Opens it for writing, to be refused where `open(path, "wb")` would be refused."""
+        try:
+            mode = os.stat(path).st_mode
+            if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+                raise OSError(errno.EINVAL, "not a regular file, so it cannot be replaced")
+            descriptor = os.open(path, os.O_WRONLY | _BINARY)
+        except FileNotFoundError:
+            return None
+        try:
+            acl = None
+            if hasattr(os, "getxattr"):
+                with _ignored(*_NO_ACL):
+                    acl = os.getxattr(descriptor, _ACL)
+            return cls(os.fstat(descriptor), acl)
+        finally:
+            os.close(descriptor)
+
+    def give_owner(self, descriptor: int) -> None:
+        """Give a new file the owner and the group, or the group alone where only root may give files away."""
+        for owner in (self.status.st_uid, -1):
+            with suppress(OSError):  # `give_mode` looks at the outcome
+                os.fchown(descriptor, owner, self.status.st_gid)
+                return
+
+    def give_mode(self, descriptor: int) -> None:
+        """Give a new file the mode, without the rights of a group or owner that it could not get."""
+        mode = stat.S_IMODE(self.status.st_mode)
+        new = os.fstat(descriptor)
+        if new.st_uid != self.status.st_uid:
+            mode &= ~stat.S_ISUID
+        if new.st_gid != self.status.st_gid:
+            mode &= ~(stat.S_ISGID | stat.S_IRWXG)
+        if hasattr(os, "setxattr"):
+            with _ignored(*_NO_ACL):
+                if self.acl is None:
+                    os.removexattr(descriptor, _ACL)  # that of the folder's default
+                else:
+                    os.setxattr(descriptor, _ACL, self.acl)
+        # With an access list, the bits of the group are its mask: cleared, the list gives nobody anything.
+        if stat.S_IMODE(os.fstat(descriptor).st_mode) != mode:
+            os.fchmod(descriptor, mode)
+
+
+class _TemporaryFile:
+    """A file that does not have its final name yet, in a folder that may be renamed meanwhile."""
+
+    def __init__(self, folder: str, name: str, replaced: _Replaced | None) -> None:
+        self._final = name
+        self._replaced = replaced
+        self._process = os.getpid()
+        self._descriptor: int | None = None
+        self._named = False
+        self._name = f".aioencrypt-{secrets.token_hex(8)}.partial"
+        self._folder: int | str = os.path.abspath(folder)
+        if _DIR_FD:
+            # O_PATH needs no permission to list the folder.
+            self._folder = os.open(folder or ".", getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY)
+        try:
+            if replaced is not None:
+                # The links of /dev/fd may lead to a file without a name, which nothing can replace.
+                os.stat(self._at(name), dir_fd=self._dir_fd)
+            # Nobody else reads what replaces a file until it has the mode of that file.
+            mode = 0o666 if replaced is None else 0o600
+            self._descriptor = os.open(
+                self._at(self._name),
+                os.O_WRONLY | os.O_CREAT | os.O_EXCL | _BINARY,
+                mode,
+                dir_fd=self._dir_fd,
+            )
+            self._named = True
+            if replaced is not None and hasattr(os, "fchown"):
+                replaced.give_owner(self._descriptor)
+        except BaseException:
+            self.remove()
+            raise
+
+    @property
+    def _dir_fd(self) -> int | None:
+        return self._folder if isinstance(self._folder, int) else None
+
+    def _at(self, name: str) -> str:
+        return name if isinstance(self._folder, int) else os.path.join(self._folder, name)
+
+    def write(self, data: bytes) -> None:
+        rest = memoryview(data)
+        while rest and self._descriptor is not None:
+            rest = rest[os.write(self._descriptor, rest) :]
+
+    def finish(self) -> None:
+        if self._descriptor is None:
+            return
+        if self._replaced is not None and hasattr(os, "fchmod"):
+            self._replaced.give_mode(self._descriptor)  # last, because a write clears setuid and setgid
+        os.fsync(self._descriptor)
+        self._close_file()  # Windows renames no open file
+
+    def rename(self) -> None:
+        if not self._named:
+            return
+        os.replace(
+            self._at(self._name), self._at(self._final), src_dir_fd=self._dir_fd, dst_dir_fd=self._dir_fd
+        )
+        self._named = False
+        try:
+            self._sync_folder()
+        finally:
+            self.remove()
+
+    def _sync_folder(self) -> None:
+        """Make the new name survive a power cut: whoever rewraps may destroy the old key next."""
+        if self._dir_fd is None:
+            return
+        with _ignored(*_CANNOT_SYNC):
+            descriptor = os.open(".", os.O_RDONLY | os.O_DIRECTORY, dir_fd=self._dir_fd)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+
+    def _close_file(self) -> None:
+        descriptor, self._descriptor = self._descriptor, None
+        if descriptor is not None:
+            os.close(descriptor)
+
+    def remove(self) -> None:
+        """Close everything and remove the name. Does nothing the second time."""
+        path, dir_fd = self._at(self._name), self._dir_fd
+        named, self._named = self._named, False
+        self._folder = ""
+        try:
+            with suppress(OSError):  # a full disk refuses once more what is dropped anyway
+                self._close_file()
+            # A forked child has copies of the descriptors, but the file is its parent's.
+            if named and self._process == os.getpid():
+                with suppress(FileNotFoundError):
+                    os.unlink(path, dir_fd=dir_fd)
+        finally:
+            if dir_fd is not None:
+                os.close(dir_fd)
+
+
+def _final_place(path: str) -> tuple[str, str]:
+    """Follow the symbolic links at the end of a path; returns folder and name of the file."""
+    for _ in range(_MOST_LINKS):
+        folder, name = os.path.split(path)
+        try:
+            path = os.path.join(folder, os.readlink(path))
+        except OSError:  # not a link, or nothing is there
+            if not name:
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR)) from None
+            return folder, name
+    raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+
+
+@contextmanager
+def _ignored(*errnos: int) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in errnos:
+            raise
