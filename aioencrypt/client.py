@@ -13,6 +13,7 @@ from aioencrypt.managers.default import as_manager, check_encrypt_policy
 from aioencrypt.materials import Provenance
 from aioencrypt.policies import Limits, Offload, Release, SignaturePolicy, checked_limits
 from aioencrypt.providers.base import MasterKeyProvider
+from aioencrypt.runtime.arguments import check_choice, check_int, check_limit, check_type
 from aioencrypt.streams.decrypt import DecryptOptions, DecryptStream, decrypt_whole
 from aioencrypt.streams.encrypt import EncryptOptions, EncryptStream, encrypt_whole
 from aioencrypt.streams.files import EncryptWriter, FileReader, MessageSink
@@ -105,18 +106,12 @@ class EncryptionClient:
         net_v4_0_0_retry: bool = True,
         frame_length: int = DEFAULT_FRAME_LENGTH,
     ) -> None:
-        if max_encrypted_data_keys is not None and max_encrypted_data_keys < 1:
-            raise ValueError(
-                f"max_encrypted_data_keys is {max_encrypted_data_keys}; it must be 1 or more, or None"
-            )
-        self._commitment_policy = CommitmentPolicy(commitment_policy)
-        self._max_encrypted_data_keys = max_encrypted_data_keys
+        self._commitment_policy = check_choice("commitment_policy", commitment_policy, CommitmentPolicy)
+        self._max_encrypted_data_keys = check_limit("max_encrypted_data_keys", max_encrypted_data_keys, 1)
         self._limits = checked_limits(limits)
-        self._offload = Offload(offload)
-        self._frame_length = _checked_frame_length(frame_length)
-        if not isinstance(net_v4_0_0_retry, bool):
-            raise TypeError(f"net_v4_0_0_retry is a bool, not {type(net_v4_0_0_retry).__name__}")
-        self._net_v4_0_0_retry = net_v4_0_0_retry
+        self._offload = check_choice("offload", offload, Offload)
+        self._frame_length = check_int("frame_length", frame_length, 1, MAX_FRAME_LENGTH)
+        self._net_v4_0_0_retry = check_type("net_v4_0_0_retry", net_v4_0_0_retry, bool)
 
     def __repr__(self) -> str:
         return (
@@ -324,15 +319,17 @@ class EncryptionClient:
         Raises `ValueError` and `TypeError` for wrong arguments here; `MessageError`, `PolicyError`,
         `ProviderError` and what the source raises on entry. Other arguments: `decrypt_stream`.
         """
-        _check_number("cache_length", cache_length, 0)
-        _check_number("concurrency", concurrency, 1)
+        check_int("cache_length", cache_length, 0)
+        check_int("concurrency", concurrency, 1)
         options = self._decrypt_options(
             provider, encryption_context, SignaturePolicy.ALLOW, limits, Release.STREAM
         )
         return SeekableDecryptStream(
             open_range_source(source),
             options,
-            accept_unverified_signature=accept_unverified_signature,
+            accept_unverified_signature=check_type(
+                "accept_unverified_signature", accept_unverified_signature, bool
+            ),
             cache_length=cache_length,
             concurrency=concurrency,
         )
@@ -346,13 +343,15 @@ class EncryptionClient:
         plaintext_length: int | None,
         plaintext_length_bound: int | None,
     ) -> EncryptOptions:
+        if frame_length is None:
+            frame_length = self._frame_length
+        check_int("frame_length", frame_length, 1, MAX_FRAME_LENGTH)
         if plaintext_length is not None:
-            _check_number("plaintext_length", plaintext_length, 0)
+            check_int("plaintext_length", plaintext_length, 0)
         if plaintext_length_bound is not None:
-            _check_number("plaintext_length_bound", plaintext_length_bound, 0)
+            check_int("plaintext_length_bound", plaintext_length_bound, 0)
         if algorithm_suite is not None:
-            if not isinstance(algorithm_suite, AlgorithmSuite):
-                raise TypeError(f"algorithm_suite is an AlgorithmSuite, not {type(algorithm_suite).__name__}")
+            algorithm_suite = check_choice("algorithm_suite", algorithm_suite, AlgorithmSuite)
             check_encrypt_policy(self._commitment_policy, algorithm_suite)
         return EncryptOptions(
             cmm=as_manager(provider),
@@ -360,7 +359,7 @@ class EncryptionClient:
             max_encrypted_data_keys=self._max_encrypted_data_keys,
             encryption_context=validate_context(encryption_context or {}),
             algorithm_suite=algorithm_suite,
-            frame_length=self._frame_length if frame_length is None else _checked_frame_length(frame_length),
+            frame_length=frame_length,
             plaintext_length=plaintext_length,
             plaintext_length_bound=plaintext_length_bound,
             offload=self._offload,
@@ -380,25 +379,12 @@ class EncryptionClient:
             max_encrypted_data_keys=self._max_encrypted_data_keys,
             # The context of a header may be handed back as it is, with the reserved pairs in it.
             encryption_context=validate_context(encryption_context or {}, reserved=True),
-            signature_policy=SignaturePolicy(signature_policy),
-            release=Release(release),
+            signature_policy=check_choice("signature_policy", signature_policy, SignaturePolicy),
+            release=check_choice("release", release, Release),
             limits=self._limits if limits is None else checked_limits(limits),
             offload=self._offload,
             net_v4_0_0_retry=self._net_v4_0_0_retry,
         )
-
-
-def _checked_frame_length(frame_length: int) -> int:
-    _check_number("frame_length", frame_length, 1, MAX_FRAME_LENGTH)
-    return frame_length
-
-
-def _check_number(name: str, value: int, lowest: int, highest: int | None = None) -> None:
-    if not isinstance(value, int):
-        raise TypeError(f"{name} is an int, not {type(value).__name__}")
-    if value < lowest or (highest is not None and value > highest):
-        expected = f"{lowest} or more" if highest is None else f"{lowest} to {highest}"
-        raise ValueError(f"{name} is {value}; it must be {expected}")
 
 
 _default = EncryptionClient()

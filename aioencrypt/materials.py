@@ -6,22 +6,18 @@ Specification: framework/structures.md, framework/cmm-interface.md.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Mapping, Sequence
+from functools import cached_property
 from typing import Any, TypeVar
 
 import attrs
 
 from aioencrypt.errors import Operation, ProviderError
 from aioencrypt.format import AlgorithmSuite, CommitmentPolicy, EncryptedDataKey
-from aioencrypt.format.context import read_only
+from aioencrypt.format.context import odd_serializations, read_only, serialize_context
 from aioencrypt.format.signing import Signer
 
 T = TypeVar("T")
-
-
-def describe_type(given: object) -> str:
-    """Return what a wrong argument is, for an error, which must not show a value: it may be a key."""
-    return f"the class {given.__name__}" if isinstance(given, type) else type(given).__name__
 
 
 async def await_checked(owner: object, method: str, answer: Awaitable[T], kind: type) -> T:
@@ -78,18 +74,17 @@ class DataKeyRequest:
     algorithm_suite: AlgorithmSuite
     encryption_context: Mapping[str, str] = _context(factory=dict)
     encrypted_data_keys: tuple[EncryptedDataKey, ...] = ()
-    _made: dict[Callable[..., Any], Any] = attrs.field(init=False, factory=dict, eq=False, repr=False)
 
-    def once(self, make: Callable[[Mapping[str, str]], T]) -> T:
-        """Return what a function, such as a serialization, makes of the encryption context.
+    # Strangers may send thousands of encrypted data keys, and a context of thousands of pairs with them.
+    @cached_property
+    def serialized_context(self) -> bytes:
+        """The canonical bytes of the encryption context, computed once for all encrypted data keys."""
+        return serialize_context(self.encryption_context)
 
-        It is called once and not for each encrypted data key: strangers may send thousands, and a
-        context of thousands of pairs with them.
-        """
-        if make not in self._made:
-            self._made[make] = make(self.encryption_context)
-        made: T = self._made[make]
-        return made
+    @cached_property
+    def odd_serialized_contexts(self) -> Sequence[bytes]:
+        """What older SDKs authenticated in place of `serialized_context`."""
+        return odd_serializations(self.encryption_context)
 
 
 @attrs.frozen

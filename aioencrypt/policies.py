@@ -6,6 +6,8 @@ import enum
 
 import attrs
 
+from aioencrypt.runtime.arguments import check_limit, check_type
+
 
 class SignaturePolicy(enum.Enum):
     """What to do with the signature of a message on decrypt.
@@ -59,12 +61,9 @@ class Limits:
 
     def __attrs_post_init__(self) -> None:
         for name, value in attrs.asdict(self).items():
-            if value is not None and value < 0:
-                raise ValueError(f"{name} is {value}; it must be 0 or more, or None for no limit")
+            check_limit(name, value)
 
 
 def checked_limits(limits: Limits) -> Limits:
     """Return limits as they are; raises `TypeError` for anything else."""
-    if not isinstance(limits, Limits):
-        raise TypeError(f"limits is a Limits, not {type(limits).__name__}: write Limits(...)")
-    return limits
+    return check_type("limits", limits, Limits, ": write Limits(...)")

@@ -40,6 +40,7 @@ from aioencrypt.materials import (
 )
 from aioencrypt.policies import Release, SignaturePolicy
 from aioencrypt.providers.base import MasterKeyProvider, wrap_data_key
+from aioencrypt.runtime.arguments import check_type
 from aioencrypt.runtime.observation import Tally, watch_message
 from aioencrypt.runtime.offload import in_file_thread, run_work
 from aioencrypt.streams.decrypt import DecryptOptions, DecryptStream
@@ -228,8 +229,8 @@ def rewrap_options(
         ),
         new_provider=new_provider,
         keep=keep,
-        reencrypt=reencrypt,
-        accept_iv_reuse=accept_iv_reuse,
+        reencrypt=check_type("reencrypt", reencrypt, bool),
+        accept_iv_reuse=check_type("accept_iv_reuse", accept_iv_reuse, bool),
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import attrs
@@ -22,7 +22,7 @@ from aioencrypt import (
     EncryptionMaterials,
     EncryptionMaterialsRequest,
 )
-from aioencrypt.format.context import read_only
+from aioencrypt.format.context import read_only, serialize_context
 from tests.support.providers import OwnKey
 
 SUITE = AlgorithmSuite.ALG_AES_256_GCM_HKDF_SHA512_COMMIT_KEY
@@ -178,18 +178,12 @@ def test_what_materials_leave_out() -> None:
     assert (reading.verification_key, reading.required_encryption_context_keys) == (None, frozenset())
 
 
-def test_what_is_made_of_a_context_is_made_once() -> None:
-    calls = []
-
-    def length(context: Mapping[str, str]) -> int:
-        calls.append(dict(context))
-        return len(context)
-
+def test_a_context_is_serialized_once() -> None:
     request = DataKeyRequest(algorithm_suite=SUITE, encryption_context={"secret": "42"})
     other = DataKeyRequest(algorithm_suite=SUITE, encryption_context={"secret": "42"})
-    assert (request.once(length), request.once(length), request.once(tuple)) == (1, 1, ("secret",))
-    assert calls == [{"secret": "42"}]
+    assert request.serialized_context == serialize_context({"secret": "42"})
+    assert request.serialized_context is request.serialized_context
+    assert request.odd_serialized_contexts is request.odd_serialized_contexts
     assert request == other
     assert repr(request) == repr(other)
-    changed = attrs.evolve(request, encryption_context={})
-    assert changed.once(length) == 0
+    assert attrs.evolve(request, encryption_context={}).serialized_context == b""

@@ -14,6 +14,8 @@ RESERVED_PREFIX = "aws-crypto-"
 PUBLIC_KEY_NAME = "aws-crypto-public-key"
 
 _MAX_LENGTH = 0xFFFF
+# Printable ASCII as JavaScript's localeCompare has it, letters of both cases at one place.
+_LOCALE_ORDER = " _-,;:!?.'\"()[]{}@*/\\&#%`^+<=>|~$0123456789abcdefghijklmnopqrstuvwxyz"
 
 
 def read_only(context: Mapping[str, str]) -> Mapping[str, str]:
@@ -66,6 +68,21 @@ def serialize_context(context: Mapping[str, str], order: Iterable[str] | None = 
             f"above the {_MAX_LENGTH} of the message format"
         )
     return serialized
+
+
+def odd_serializations(context: Mapping[str, str]) -> list[bytes]:
+    """Return what else writers authenticated for a context than what the specification says.
+
+    The raw AES keys of JavaScript SDKs sort by locale: before 4.2.1 so did their headers, whose order
+    the context of a request keeps; since then the order of ASCII keys can be made again.
+    """
+    orders = (
+        [*context],
+        sorted(context, key=lambda key: ([*map(_LOCALE_ORDER.find, key.lower())], key.swapcase())),
+    )
+    odd = dict.fromkeys(serialize_context(context, order) for order in orders)
+    odd.pop(serialize_context(context), None)
+    return [*odd]
 
 
 def _encode(text: str, key: str) -> bytes:

@@ -6,7 +6,6 @@ Specification: framework/caching-cmm.md.
 from __future__ import annotations
 
 import hashlib
-import math
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Sequence
 from contextlib import AbstractAsyncContextManager, suppress
@@ -30,6 +29,7 @@ from aioencrypt.materials import (
     await_checked,
 )
 from aioencrypt.providers.base import MasterKeyProvider, checkpoint_every
+from aioencrypt.runtime.arguments import check_age, check_int, check_type
 from aioencrypt.runtime.cache import AsyncCache, CacheStatistics
 
 M = TypeVar("M", bound=EncryptionMaterials | DecryptionMaterials)
@@ -99,27 +99,17 @@ class CachingCMM:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._manager = as_manager(provider)
-        _check_seconds("max_age", max_age)
-        _check_seconds("refresh_ahead", refresh_ahead)
-        if not 0 < max_age < math.inf:
-            raise ValueError(f"max_age is {max_age} seconds; it must be more than 0, and finite")
-        if not 0 <= refresh_ahead < max_age:
-            raise ValueError(
-                f"refresh_ahead is {refresh_ahead} seconds; it must be 0 or more, "
-                f"and less than max_age={max_age}"
-            )
-        _check_limit("max_messages", max_messages, 1, _MAX_MESSAGES)
-        _check_limit("max_bytes", max_bytes, 0, _MAX_BYTES)
-        if cache is not None and not isinstance(cache, AsyncCache):
-            raise TypeError(f"cache is an AsyncCache, not {type(cache).__name__}")
-        if cache is not None and (capacity != _CAPACITY or clock is not time.monotonic):
-            raise ValueError("capacity and clock are those of the cache that is given: leave them out here")
+        check_age("max_age", max_age, refresh_ahead)
         self._max_age = max_age
         self._refresh_ahead = refresh_ahead
-        self._max_messages = max_messages
-        self._max_bytes = max_bytes
+        self._max_messages = check_int("max_messages", max_messages, 1, _MAX_MESSAGES)
+        self._max_bytes = check_int("max_bytes", max_bytes, 0, _MAX_BYTES)
+        if cache is None:
+            cache = AsyncCache(capacity=capacity, clock=clock)
+        elif capacity != _CAPACITY or clock is not time.monotonic:
+            raise ValueError("capacity and clock are those of the cache that is given: leave them out here")
         self._partition = _checked_partition(partition)
-        self._cache: AsyncCache[Any] = AsyncCache(capacity=capacity, clock=clock) if cache is None else cache
+        self._cache: AsyncCache[Any] = check_type("cache", cache, AsyncCache)
         self._entered = 0
 
     def __repr__(self) -> str:
@@ -275,23 +265,10 @@ def _for_one_message(suite: AlgorithmSuite) -> bool:
     return suite.kdf_hash is None
 
 
-def _check_seconds(name: str, value: float) -> None:
-    if not isinstance(value, int | float):
-        raise TypeError(f"{name} is a number of seconds, not {type(value).__name__}")
-
-
-def _check_limit(name: str, value: int, lowest: int, highest: int) -> None:
-    if not isinstance(value, int):
-        raise TypeError(f"{name} is an int, not {type(value).__name__}")
-    if not lowest <= value <= highest:
-        raise ValueError(f"{name} is {value}; it must be {lowest} to {highest}")
-
-
 def _checked_partition(partition: str | None) -> str:
     if partition is None:
         return str(uuid4())
-    if not isinstance(partition, str):
-        raise TypeError(f"partition is a str, not {type(partition).__name__}")
+    check_type("partition", partition, str)
     # A NUL separates the parts of an identifier.
     if not partition or "\0" in partition:
         raise ValueError("partition is a name without NUL characters; leave it out to share nothing")

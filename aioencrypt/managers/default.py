@@ -27,9 +27,9 @@ from aioencrypt.materials import (
     EncryptionMaterials,
     EncryptionMaterialsRequest,
     await_checked,
-    describe_type,
 )
 from aioencrypt.providers.base import DecryptedDataKey, MasterKeyProvider, make_data_key
+from aioencrypt.runtime.arguments import describe_type
 from aioencrypt.runtime.offload import run_work
 
 # Microseconds for a P-384 key pair and its compressed point.

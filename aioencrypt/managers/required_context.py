@@ -24,6 +24,7 @@ from aioencrypt.materials import (
     await_checked,
 )
 from aioencrypt.providers.base import MasterKeyProvider
+from aioencrypt.runtime.arguments import check_type
 
 
 class RequiredEncryptionContextCMM:
@@ -44,9 +45,7 @@ class RequiredEncryptionContextCMM:
         if not self._required:
             raise ValueError("required_keys is empty; without any, leave this CMM out")
         for key in self._required:
-            if not isinstance(key, str):
-                raise TypeError(f"a required key is a str, not {type(key).__name__}")
-            if key.startswith(RESERVED_PREFIX):
+            if check_type("a required key", key, str).startswith(RESERVED_PREFIX):
                 raise ValueError(f"the required key {key!r} starts with the reserved {RESERVED_PREFIX!r}")
 
     def __repr__(self) -> str:

@@ -24,7 +24,6 @@ from cryptography.hazmat.primitives.serialization import (
 
 from aioencrypt.errors import ProviderError
 from aioencrypt.format import EncryptedDataKey
-from aioencrypt.format.context import serialize_context
 from aioencrypt.format.suites import IV_LENGTH, TAG_LENGTH
 from aioencrypt.materials import DataKey, DataKeyRequest
 
@@ -188,7 +187,7 @@ def _fixed_info(parties: Parties, request: DataKeyRequest) -> bytes:
             b"HMAC_SHA384",
             parties.sender + parties.recipient,
             _VERSION,
-            request.once(serialize_context),
+            request.serialized_context,
         )
     )
 

@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from aioencrypt.errors import Attempt, ProviderClosedError, ProviderError
-from aioencrypt.materials import DataKeyRequest, await_checked, describe_type
+from aioencrypt.materials import DataKeyRequest, await_checked
 from aioencrypt.providers.base import (
     DecryptedDataKey,
     MasterKey,
@@ -19,6 +19,7 @@ from aioencrypt.providers.base import (
     given_keys,
     no_data_key,
 )
+from aioencrypt.runtime.arguments import describe_type
 
 
 class MultiMasterKeyProvider(MasterKeyProvider):

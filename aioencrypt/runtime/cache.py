@@ -31,6 +31,7 @@ import attrs
 from anyio import get_cancelled_exc_class
 
 from aioencrypt.errors import EncryptionError, ProviderClosedError, ProviderError
+from aioencrypt.runtime.arguments import check_int
 from aioencrypt.runtime.event_loops import BackgroundTask, Call, LoopLocal, call_later
 from aioencrypt.runtime.observation import cache_answered
 from aioencrypt.runtime.offload import wait_shielded
@@ -124,11 +125,7 @@ class AsyncCache(Generic[V]):
     """
 
     def __init__(self, *, capacity: int = 1000, clock: Callable[[], float] = time.monotonic) -> None:
-        if not isinstance(capacity, int):
-            raise TypeError(f"capacity is an int, not {type(capacity).__name__}")
-        if capacity < 0:
-            raise ValueError(f"capacity is {capacity}; it must be 0 or more")
-        self._capacity = capacity
+        self._capacity = check_int("capacity", capacity, 0)
         self._clock = clock
         self._lock = ThreadLock(forget=self._forget)
         self._entries: OrderedDict[Hashable, _Entry[V]] = OrderedDict()

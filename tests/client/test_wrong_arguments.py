@@ -33,6 +33,7 @@ from aioencrypt import (
     open_seekable,
     rewrap_stream,
 )
+from aioencrypt.runtime.arguments import describe_type
 from tests.support.providers import OwnKey
 from tests.support.streaming import in_chunks
 
@@ -106,7 +107,7 @@ async def test_arguments_that_changed_places(provider: Any, text: str) -> None:
 
 @pytest.mark.parametrize("wrong", [{"max_plaintext_length": 5}, 5, Limits])
 async def test_limits_of_another_type(wrong: Any) -> None:
-    text = rf"^limits is a Limits, not {type(wrong).__name__}: write Limits\(...\)$"
+    text = rf"^limits is a Limits, not {describe_type(wrong)}: write Limits\(...\)$"
     with pytest.raises(TypeError, match=text):
         EncryptionClient(limits=wrong)
     with pytest.raises(TypeError, match=text):

@@ -69,8 +69,8 @@ async def test_a_context_is_serialized_once_for_all_data_keys_of_a_header(
         calls.append(context)
         return serialize_context(context, order)
 
-    for module in ("raw.names", "raw.aes", "branch_keys.hierarchical", "key_agreement"):
-        monkeypatch.setattr(f"aioencrypt.providers.{module}.serialize_context", counting)
+    monkeypatch.setattr("aioencrypt.format.context.serialize_context", counting)
+    monkeypatch.setattr("aioencrypt.materials.serialize_context", counting)
     key, encrypted = make()
     with pytest.raises(ProviderError) as caught:
         await key.decrypt_data_key(asking(*[encrypted] * 100))

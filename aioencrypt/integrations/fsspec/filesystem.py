@@ -31,6 +31,7 @@ from aioencrypt.integrations.fsspec.paths import PathsFileSystem
 from aioencrypt.integrations.fsspec.provider import GivenProvider, OpenProviders, Option, leave_to_loop
 from aioencrypt.integrations.fsspec.target import TargetRanges, TargetReader, TargetWriter, in_order
 from aioencrypt.rewrap import Keep, RewrapResult, rewrap_stream
+from aioencrypt.runtime.arguments import check_choice
 from aioencrypt.runtime.event_loops import running_loop
 from aioencrypt.runtime.offload import in_file_thread
 from aioencrypt.streams.files import FileReader
@@ -374,7 +375,11 @@ def _check_mode(mode: str) -> None:
 
 
 def _suite(given: AlgorithmSuite | int) -> AlgorithmSuite:
-    return given if isinstance(given, AlgorithmSuite) else AlgorithmSuite(given)
+    return (
+        AlgorithmSuite(given)
+        if isinstance(given, int)
+        else check_choice("algorithm_suite", given, AlgorithmSuite)
+    )
 
 
 def _unwrapped(option: Any) -> Any:

@@ -10,6 +10,8 @@ from collections.abc import Iterable, Mapping
 
 import attrs
 
+from aioencrypt.runtime.arguments import check_limit
+
 # One range. A list of several is answered with everything, as section 14.2 allows.
 _RANGE = re.compile(r"bytes=[ \t]*(?:([0-9]{1,30})-([0-9]{0,30})|-([0-9]{1,30}))[ \t]*", re.IGNORECASE)
 _ETAG = re.compile(r'(?:W/)?"[^"]*"')
@@ -138,9 +140,7 @@ class BodyMeter:
     """
 
     def __init__(self, fields: Mapping[str, str], max_length: int | None) -> None:
-        if max_length is not None and max_length < 0:
-            raise ValueError(f"max_length is {max_length}; it must be 0 or more, or None for no limit")
-        self._max_length = max_length
+        self._max_length = check_limit("max_length", max_length)
         self.received: int = 0
         encoded = fields.get("content-encoding", "identity").strip().lower() != "identity"
         announced = fields.get("content-length", "")

@@ -14,6 +14,7 @@ from aioencrypt.format import MessageHeader
 from aioencrypt.inspection import inspect_message
 from aioencrypt.integrations.http.conditions import RequestHead
 from aioencrypt.policies import Limits, Release, SignaturePolicy
+from aioencrypt.runtime.arguments import check_choice
 from aioencrypt.runtime.event_loops import BackgroundTask, call_later
 from aioencrypt.runtime.offload import wait_shielded
 from aioencrypt.streams.decrypt import DecryptStream
@@ -84,7 +85,7 @@ class Download:
         self._source: Any = source
         self._provider = provider
         self._context = encryption_context
-        self._policy = SignaturePolicy(signature_policy)
+        self._policy = check_choice("signature_policy", signature_policy, SignaturePolicy)
         self._accept = accept_unverified_signature and self._policy is SignaturePolicy.ALLOW
         self._limits = limits
         self._length = plaintext_length

@@ -40,6 +40,7 @@ from aioencrypt.materials import Provenance
 from aioencrypt.policies import Limits, Release, SignaturePolicy
 from aioencrypt.providers.base import MasterKeyProvider
 from aioencrypt.rewrap import Keep, RewrapStream, rewrap_options
+from aioencrypt.runtime.arguments import check_int, check_type
 from aioencrypt.streams.decrypt import DecryptStream
 from aioencrypt.streams.seekable import SeekableDecryptStream
 from aioencrypt.streams.sources import Source
@@ -180,12 +181,11 @@ def _put_arguments(
 
 
 def _check_upload(part_length: int, concurrency: int) -> None:
-    if not MIN_PART_LENGTH <= part_length <= MAX_PART_LENGTH:
+    if not MIN_PART_LENGTH <= check_type("part_length", part_length, int) <= MAX_PART_LENGTH:
         raise ValueError(
             f"part_length is {part_length}; S3 takes parts of {MIN_PART_LENGTH} to {MAX_PART_LENGTH} bytes"
         )
-    if concurrency < 1:
-        raise ValueError(f"concurrency is {concurrency}; it must be 1 or more")
+    check_int("concurrency", concurrency, 1)
 
 
 def open_encrypted(

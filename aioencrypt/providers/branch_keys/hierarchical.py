@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-import math
 import os
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
@@ -23,12 +22,12 @@ from cryptography.hazmat.primitives.kdf.kbkdf import KBKDFHMAC, CounterLocation,
 
 from aioencrypt.errors import ProviderError
 from aioencrypt.format import EncryptedDataKey
-from aioencrypt.format.context import serialize_context
 from aioencrypt.format.suites import IV_LENGTH, TAG_LENGTH
 from aioencrypt.materials import DataKey, DataKeyRequest
 from aioencrypt.providers.base import DecryptedDataKey, MasterKey, checkpoint_every, no_data_key
 from aioencrypt.providers.branch_keys.items import KEY_LENGTH, BranchKeyMaterials
 from aioencrypt.providers.raw.names import not_copied, random_data_key
+from aioencrypt.runtime.arguments import check_age, check_seconds, check_type, describe_type
 from aioencrypt.runtime.cache import AsyncCache
 
 _PROVIDER_ID = "aws-kms-hierarchy"
@@ -88,7 +87,7 @@ class _BranchKey:
         return AESGCM(kdf.derive(self.key))
 
     def _aad(self, request: DataKeyRequest) -> bytes:
-        return _LABEL + self.branch_key_id + self.version + request.once(serialize_context)
+        return _LABEL + self.branch_key_id + self.version + request.serialized_context
 
     def wrap(self, data_key: DataKey, request: DataKeyRequest) -> bytes:
         salt, iv = os.urandom(_SALT_LENGTH), os.urandom(IV_LENGTH)
@@ -134,25 +133,26 @@ class HierarchicalMasterKey(MasterKey):
         refresh_ahead: float | None = None,
     ) -> None:
         if isinstance(key_store, type) or not isinstance(key_store, BranchKeyReader):
-            kind = (
-                f"the class {key_store.__name__}" if isinstance(key_store, type) else type(key_store).__name__
-            )
-            raise TypeError(f"key_store is a BranchKeyStore, or like one, not {kind}")
+            raise TypeError(f"key_store is a BranchKeyStore, or like one, not {describe_type(key_store)}")
         if (branch_key_id is None) == (branch_key_id_supplier is None):
             raise ValueError("give either branch_key_id or branch_key_id_supplier")
         if branch_key_id is not None:
             _check_branch_key_id(branch_key_id)
         elif not callable(branch_key_id_supplier):
-            kind = type(branch_key_id_supplier).__name__
+            kind = describe_type(branch_key_id_supplier)
             raise TypeError(f"branch_key_id_supplier is an async function, not {kind}")
-        if cache is not None and not isinstance(cache, AsyncCache):
-            raise TypeError(f"cache is an AsyncCache, not {type(cache).__name__}")
+        if refresh_ahead is None:
+            refresh_ahead = min(_REFRESH_AHEAD, check_seconds("ttl", ttl) / 10)
+        check_age("ttl", ttl, refresh_ahead)
         self._key_store = key_store
         self._branch_key_id = branch_key_id
         self._supplier = branch_key_id_supplier
-        self._ttl, self._refresh_ahead = _check_times(ttl, refresh_ahead)
+        self._ttl = ttl
+        self._refresh_ahead = refresh_ahead
         self._own_cache = cache is None
-        self._cache = cache if cache is not None else AsyncCache(capacity=1000)
+        self._cache: AsyncCache[Any] = check_type(
+            "cache", AsyncCache() if cache is None else cache, AsyncCache
+        )
         self._partition = uuid4() if partition is None else partition
         self._shared_by = _shared_by(self._partition, key_store.logical_name)
         self._entries = 0
@@ -316,9 +316,7 @@ def _checked(materials: BranchKeyMaterials, branch_key_id: str, version: str | N
 def _shared_by(partition: str | UUID, logical_name: str) -> bytes:
     """Return the part of a cache identifier that keys have in common when they share branch keys."""
     for name, value in (("partition", partition), ("the logical name of the key store", logical_name)):
-        if not isinstance(value, str) and not isinstance(value, UUID):
-            raise TypeError(f"{name} is a str, not {type(value).__name__}")
-        if not value:
+        if not isinstance(value, UUID) and not check_type(name, value, str):
             raise ValueError(f"{name} is empty")
         if "\0" in str(value):
             raise ValueError(f"{name} has a null character, which separates the fields of an identifier")
@@ -327,24 +325,9 @@ def _shared_by(partition: str | UUID, logical_name: str) -> bytes:
 
 
 def _check_branch_key_id(branch_key_id: object) -> None:
-    if not isinstance(branch_key_id, str):
-        raise TypeError(f"a branch key id is a str, not {type(branch_key_id).__name__}")
     try:
-        length = len(branch_key_id.encode())
+        length = len(check_type("a branch key id", branch_key_id, str).encode())
     except UnicodeEncodeError as error:
         raise ValueError("the branch key id is not valid Unicode text") from error
     if not 0 < length <= _MAX_LENGTH:
         raise ValueError(f"the branch key id has {length} bytes; it may have 1 to {_MAX_LENGTH}")
-
-
-def _check_times(ttl: float, refresh_ahead: float | None) -> tuple[float, float]:
-    for name, value in (("ttl", ttl), ("refresh_ahead", 0 if refresh_ahead is None else refresh_ahead)):
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise TypeError(f"{name} is a number of seconds, not {type(value).__name__}")
-    if not 0 < ttl < math.inf:
-        raise ValueError(f"ttl is {ttl}; it must be above 0 seconds, and finite")
-    if refresh_ahead is None:
-        return ttl, min(_REFRESH_AHEAD, ttl / 10)
-    if not 0 <= refresh_ahead < ttl:
-        raise ValueError(f"refresh_ahead is {refresh_ahead}; it must be at least 0 and below ttl={ttl}")
-    return ttl, refresh_ahead

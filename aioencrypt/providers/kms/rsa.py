@@ -19,13 +19,13 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from aioencrypt.aws.protocols import ClientSupplier, KMSClient
 from aioencrypt.errors import ProviderError
 from aioencrypt.format import AlgorithmSuite, EncryptedDataKey
-from aioencrypt.format.context import serialize_context
 from aioencrypt.materials import DataKey, DataKeyRequest
 from aioencrypt.providers.base import DecryptedDataKey, MasterKey, checkpoint_every
 from aioencrypt.providers.kms.arn import KeyArn, matches_for_decrypt, parse_key_arn
 from aioencrypt.providers.kms.service import KMSService, bytes_of, text_of
 from aioencrypt.providers.raw.names import random_data_key
 from aioencrypt.providers.raw.rsa import ENCRYPT_COST, RSAPadding, load_public_key, padding_scheme
+from aioencrypt.runtime.arguments import check_choice
 from aioencrypt.runtime.offload import run_work
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ class KMSRSAMasterKey(MasterKey):
     ) -> None:
         self._region = _parse(key_id).region
         self._key_id = key_id
-        self._algorithm = KMSEncryptionAlgorithm(encryption_algorithm)
+        self._algorithm = check_choice("encryption_algorithm", encryption_algorithm, KMSEncryptionAlgorithm)
         self._public_key = None if public_key is None else _load(public_key)
         self._service = KMSService(
             session=session,
@@ -126,7 +126,7 @@ class KMSRSAMasterKey(MasterKey):
         if self._public_key is None:
             raise ProviderError("this RSA key of KMS has no public_key, so it cannot encrypt")
         scheme = padding_scheme(_PADDINGS[self._algorithm])
-        plaintext = request.once(_context_digest) + data_key.plaintext
+        plaintext = _context_digest(request) + data_key.plaintext
         ciphertext = await run_work(partial(self._public_key.encrypt, plaintext, scheme), ENCRYPT_COST)
         return EncryptedDataKey(_PROVIDER_ID, self._key_id.encode(), ciphertext)
 
@@ -153,7 +153,7 @@ class KMSRSAMasterKey(MasterKey):
         if text_of(answer, "KeyId") != self._key_id:
             raise ProviderError(f"KMS answered for the key {answer['KeyId']!r}, not for {self._key_id!r}")
         plaintext = bytes_of(answer, "Plaintext")
-        if not compare_digest(plaintext[:_DIGEST_LENGTH], request.once(_context_digest)):
+        if not compare_digest(plaintext[:_DIGEST_LENGTH], _context_digest(request)):
             raise ProviderError("the data key was encrypted under another encryption context")
         return DataKey(plaintext[_DIGEST_LENGTH:])
 
@@ -193,8 +193,8 @@ def _stored_arn(encrypted_data_key: EncryptedDataKey) -> KeyArn | None:
     return parse_key_arn(encrypted_data_key.provider_info.decode("utf-8", "replace"))
 
 
-def _context_digest(context: Mapping[str, str]) -> bytes:
-    return hashlib.sha384(serialize_context(context)).digest()
+def _context_digest(request: DataKeyRequest) -> bytes:
+    return hashlib.sha384(request.serialized_context).digest()
 
 
 def _refuse_signed(suite: AlgorithmSuite) -> None:

@@ -35,6 +35,7 @@ from aioencrypt.providers.kms.arn import (
 )
 from aioencrypt.providers.kms.service import KMSService, bytes_of, text_of
 from aioencrypt.providers.raw.names import KMS_PROVIDER_ID
+from aioencrypt.runtime.arguments import check_choice
 
 if TYPE_CHECKING:
     from aiobotocore.config import AioConfig
@@ -288,7 +289,7 @@ class KMSMasterKeyProvider(_KMSProvider):
             ),
             preferred_region,
         )
-        self._multi_region = MultiRegion(multi_region)
+        self._multi_region = check_choice("multi_region", multi_region, MultiRegion)
         self._keys = tuple(self._master_key(key_id, self._multi_region) for key_id in key_ids)
         if self._multi_region is MultiRegion.MATCH:
             check_unrelated([key.key_id for key in self._keys])

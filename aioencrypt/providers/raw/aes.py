@@ -14,7 +14,6 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from aioencrypt.errors import ProviderError
 from aioencrypt.format import EncryptedDataKey
-from aioencrypt.format.context import serialize_context
 from aioencrypt.format.suites import IV_LENGTH, TAG_LENGTH
 from aioencrypt.materials import DataKey, DataKeyRequest
 from aioencrypt.providers.base import MasterKey
@@ -22,7 +21,6 @@ from aioencrypt.providers.raw.names import (
     check_names,
     namespaces_in_messages,
     not_copied,
-    odd_serializations,
     random_data_key,
 )
 
@@ -81,16 +79,16 @@ class RawAESMasterKey(MasterKey):
 
     async def encrypt_data_key(self, data_key: DataKey, request: DataKeyRequest) -> EncryptedDataKey:
         iv = os.urandom(IV_LENGTH)
-        ciphertext = self._aead.encrypt(iv, data_key.plaintext, request.once(serialize_context))
+        ciphertext = self._aead.encrypt(iv, data_key.plaintext, request.serialized_context)
         return EncryptedDataKey(self._namespace, self._info_start + iv, ciphertext)
 
     async def unwrap_data_key(self, encrypted_data_key: EncryptedDataKey, request: DataKeyRequest) -> DataKey:
         iv, sealed = encrypted_data_key.provider_info[-IV_LENGTH:], encrypted_data_key.ciphertext
         try:
-            return DataKey(self._aead.decrypt(iv, sealed, request.once(serialize_context)))
+            return DataKey(self._aead.decrypt(iv, sealed, request.serialized_context))
         except InvalidTag as error:
             failure = error
-        for aad in request.once(odd_serializations):
+        for aad in request.odd_serialized_contexts:
             with suppress(InvalidTag):
                 return DataKey(self._aead.decrypt(iv, sealed, aad))
         raise ProviderError(

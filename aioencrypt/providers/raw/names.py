@@ -6,16 +6,12 @@ Specification: framework/keyring-interface.md#key-namespace.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 
 from aioencrypt.format import AlgorithmSuite
-from aioencrypt.format.context import serialize_context
 from aioencrypt.materials import DataKey
+from aioencrypt.runtime.arguments import check_type
 
 KMS_PROVIDER_ID = "aws-kms"
-
-# Printable ASCII as JavaScript's localeCompare has it, letters of both cases at one place.
-_LOCALE_ORDER = " _-,;:!?.'\"()[]{}@*/\\&#%`^+<=>|~$0123456789abcdefghijklmnopqrstuvwxyz"
 
 
 def check_names(key_namespace: str, key_name: str) -> None:
@@ -24,9 +20,7 @@ def check_names(key_namespace: str, key_name: str) -> None:
     A namespace of KMS would make readers call KMS with what never came from there.
     """
     for what, value in (("key_namespace", key_namespace), ("key_name", key_name)):
-        if not isinstance(value, str):
-            raise TypeError(f"{what} is a str, not {type(value).__name__}")
-        if len(value.encode()) > 0xFFFF - 20:
+        if len(check_type(what, value, str).encode()) > 0xFFFF - 20:
             raise ValueError(f"{what} is too long for the message format")
     if key_namespace.startswith(KMS_PROVIDER_ID):
         raise ValueError(
@@ -42,21 +36,6 @@ def namespaces_in_messages(key_namespace: str) -> frozenset[str]:
     """
     cut = key_namespace.encode()[: len(key_namespace)]
     return frozenset((key_namespace, cut.decode("utf-8", "surrogateescape")))
-
-
-def odd_serializations(context: Mapping[str, str]) -> list[bytes]:
-    """Return what else writers authenticated for a context than what the specification says.
-
-    The raw AES keys of JavaScript SDKs sort by locale: before 4.2.1 so did their headers, whose order
-    the context of a request keeps; since then the order of ASCII keys can be made again.
-    """
-    orders = (
-        [*context],
-        sorted(context, key=lambda key: ([*map(_LOCALE_ORDER.find, key.lower())], key.swapcase())),
-    )
-    odd = dict.fromkeys(serialize_context(context, order) for order in orders)
-    odd.pop(serialize_context(context), None)
-    return [*odd]
 
 
 def random_data_key(suite: AlgorithmSuite) -> DataKey:

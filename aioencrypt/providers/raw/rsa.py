@@ -29,6 +29,7 @@ from aioencrypt.providers.raw.names import (
     not_copied,
     random_data_key,
 )
+from aioencrypt.runtime.arguments import check_choice
 from aioencrypt.runtime.offload import run_work
 
 # Microseconds for a key of 4096 bits: the private operation goes to a thread, the public one does not.
@@ -122,7 +123,7 @@ class RawRSAMasterKey(MasterKey):
         self._namespace = key_namespace
         self._provider_ids = namespaces_in_messages(key_namespace)
         self._name = key_name
-        self._padding = RSAPadding(padding)
+        self._padding = check_choice("padding", padding, RSAPadding)
         self._scheme = padding_scheme(self._padding)
         self._public_key = None if public_key is None else load_public_key(public_key)
         self._private_key = None if private_key is None else _load_private(private_key)

@@ -116,7 +116,7 @@ def test_arguments_that_are_refused(
 
 
 def test_multi_region_that_is_refused() -> None:
-    with pytest.raises(ValueError, match="'all' is not a valid MultiRegion"):
+    with pytest.raises(ValueError, match="multi_region is 'all'; it must be one of 'match', 'exact'"):
         strict(clients={}, multi_region="all")
 
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 import pytest
 
 from aioencrypt import AlgorithmSuite, RawAESMasterKey
-from aioencrypt.format.context import serialize_context
+from aioencrypt.format.context import odd_serializations, serialize_context
 from aioencrypt.providers.raw.names import (
     KMS_PROVIDER_ID,
     check_names,
     namespaces_in_messages,
     not_copied,
-    odd_serializations,
     random_data_key,
 )
 from tests.support.messages import context_bytes

@@ -148,7 +148,7 @@ def test_encrypted_pem() -> None:
 )
 @pytest.mark.parametrize("wrong", ["pkcs", None, padding.PKCS1v15(), 1])
 def test_paddings_that_do_not_exist(wrong: Any) -> None:
-    with pytest.raises(ValueError, match="is not a valid RSAPadding"):
+    with pytest.raises((TypeError, ValueError), match=r"^padding is "):
         made(wrong)
 
 

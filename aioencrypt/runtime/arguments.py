@@ -1,0 +1,74 @@
+"""Checks of arguments: one rule and one text for each kind of mistake.
+
+`name` is the caller's name for the argument. A `TypeError` shows the type of a value and never the value,
+which may be a key.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+from typing import TypeVar
+
+T = TypeVar("T")
+E = TypeVar("E", bound=enum.Enum)
+
+
+def describe_type(given: object) -> str:
+    """Return the type of a wrong argument, for an error that must not show its value."""
+    return f"the class {given.__name__}" if isinstance(given, type) else type(given).__name__
+
+
+def check_type(name: str, value: object, kind: type[T], advice: str = "") -> T:
+    """Return a value of this type; raises `TypeError`, with `advice` at its end. A bool is no int."""
+    if isinstance(value, kind) and not (isinstance(value, bool) and kind is int):
+        return value
+    article = "an" if kind.__name__[0] in "AEIOUaeiou" else "a"
+    raise TypeError(f"{name} is {article} {kind.__name__}, not {describe_type(value)}{advice}")
+
+
+def check_int(name: str, value: int, lowest: int, highest: int | None = None) -> int:
+    """Return an int within limits; raises `TypeError` and `ValueError`."""
+    check_type(name, value, int)
+    if value < lowest or (highest is not None and value > highest):
+        expected = f"{lowest} or more" if highest is None else f"{lowest} to {highest}"
+        raise ValueError(f"{name} is {value}; it must be {expected}")
+    return value
+
+
+def check_limit(name: str, value: int | None, lowest: int = 0) -> int | None:
+    """Return an upper limit, or None for no limit; raises `TypeError` and `ValueError`."""
+    if value is not None and check_type(name, value, int, ": give None for no limit") < lowest:
+        raise ValueError(f"{name} is {value}; it must be {lowest} or more, or None for no limit")
+    return value
+
+
+def check_seconds(name: str, value: float) -> float:
+    """Return a number of seconds; raises `TypeError`."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{name} is a number of seconds, not {describe_type(value)}")
+    return value
+
+
+def check_age(name: str, age: float, refresh_ahead: float) -> None:
+    """Check how long a value is cached, and how long before its end it is refreshed."""
+    if not 0 < check_seconds(name, age) < math.inf:
+        raise ValueError(f"{name} is {age}; it must be above 0 seconds, and finite")
+    if not 0 <= check_seconds("refresh_ahead", refresh_ahead) < age:
+        raise ValueError(f"refresh_ahead is {refresh_ahead}; it must be at least 0 and below {name}={age}")
+
+
+def check_choice(name: str, value: object, kind: type[E]) -> E:
+    """Return a member of an enum, also for its name or its value as text.
+
+    Raises `TypeError` for what is neither, and `ValueError` with the values for another text.
+    """
+    if not isinstance(value, str):
+        return check_type(name, value, kind)
+    if isinstance(value, kind):
+        return value
+    for member in kind:
+        if value in (member.name, member.value):
+            return member
+    choices = [member.value if isinstance(member.value, str) else member.name for member in kind]
+    raise ValueError(f"{name} is {value!r}; it must be one of {', '.join(map(repr, choices))}")

@@ -1,0 +1,208 @@
+"""Options of every call: one rule and one text for each kind of mistake, wherever they are taken."""
+
+from __future__ import annotations
+
+import ast
+import enum
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric import rsa
+
+import aioencrypt
+from aioencrypt import (
+    AlgorithmSuite,
+    AsyncCache,
+    CachingCMM,
+    CommitmentPolicy,
+    EncryptionClient,
+    KMSMasterKeyProvider,
+    KMSRSAMasterKey,
+    Limits,
+    MultiRegion,
+    Offload,
+    RawRSAMasterKey,
+    Release,
+    RSAPadding,
+    SignaturePolicy,
+)
+from aioencrypt.integrations.http.conditions import BodyMeter
+from aioencrypt.providers.kms.rsa import KMSEncryptionAlgorithm
+from aioencrypt.runtime.arguments import describe_type
+from tests.support.providers import OwnKey
+
+KEY = OwnKey("a")
+CLIENT = EncryptionClient(commitment_policy=CommitmentPolicy.FORBID_ENCRYPT_ALLOW_DECRYPT)
+RSA_KEY = rsa.generate_private_key(public_exponent=65537, key_size=2048).public_key()
+RSA_ARN = "arn:aws:kms:us-east-1:123456789012:key/0e7b7a4e-4f27-4c5a-9f5b-2f0f6d3a1c11"
+
+CHOICES: list[tuple[str, type[enum.Enum], Callable[[Any], object]]] = [
+    ("commitment_policy", CommitmentPolicy, lambda value: EncryptionClient(commitment_policy=value)),
+    ("offload", Offload, lambda value: EncryptionClient(offload=value)),
+    ("algorithm_suite", AlgorithmSuite, lambda value: _allowed(value)),
+    (
+        "signature_policy",
+        SignaturePolicy,
+        lambda value: aioencrypt.decrypt_stream(b"", KEY, signature_policy=value),
+    ),
+    ("release", Release, lambda value: aioencrypt.decrypt_stream(b"", KEY, release=value)),
+    ("release", Release, lambda value: aioencrypt.open(Path("none"), "rb", provider=KEY, release=value)),
+    (
+        "padding",
+        RSAPadding,
+        lambda value: RawRSAMasterKey("space", "name", padding=value, public_key=RSA_KEY),
+    ),
+    (
+        "encryption_algorithm",
+        KMSEncryptionAlgorithm,
+        lambda value: KMSRSAMasterKey(RSA_ARN, public_key=RSA_KEY, encryption_algorithm=value),
+    ),
+    (
+        "multi_region",
+        MultiRegion,
+        lambda value: KMSMasterKeyProvider(["alias/a"], multi_region=value),
+    ),
+]
+each_choice = pytest.mark.parametrize(("name", "kind", "call"), CHOICES, ids=[row[0] for row in CHOICES])
+
+
+def _allowed(suite: Any) -> object:
+    """Take a suite with a policy that may write it: which one is not what is tested."""
+    policy = next(
+        policy
+        for policy in CommitmentPolicy
+        if not isinstance(suite, AlgorithmSuite) or policy.allows_encrypt(suite)
+    )
+    if isinstance(suite, str) and suite in AlgorithmSuite.__members__:
+        return _allowed_text(suite)
+    return EncryptionClient(commitment_policy=policy).encrypt_stream(b"", KEY, algorithm_suite=suite)
+
+
+def _allowed_text(name: str) -> object:
+    policy = next(policy for policy in CommitmentPolicy if policy.allows_encrypt(AlgorithmSuite[name]))
+    suite: Any = name
+    return EncryptionClient(commitment_policy=policy).encrypt_stream(b"", KEY, algorithm_suite=suite)
+
+
+@each_choice
+def test_members_and_their_documented_texts_are_taken(
+    name: str, kind: type[enum.Enum], call: Callable[[Any], object]
+) -> None:
+    for member in kind:
+        call(member)
+        call(member.name)
+        if isinstance(member.value, str):
+            call(member.value)
+
+
+@each_choice
+def test_another_text_is_refused_with_the_values(
+    name: str, kind: type[enum.Enum], call: Callable[[Any], object]
+) -> None:
+    for text in ("", "nothing", next(iter(kind)).name.lower() + " "):
+        with pytest.raises(ValueError, match=f"^{name} is ") as caught:
+            call(text)
+        for member in kind:
+            assert repr(member.value if isinstance(member.value, str) else member.name) in str(caught.value)
+
+
+@each_choice
+@pytest.mark.parametrize("wrong", [b"secret", 1.5, [], object(), enum.Enum], ids=describe_type)
+def test_another_type_is_refused_without_its_value(
+    name: str, kind: type[enum.Enum], call: Callable[[Any], object], wrong: Any
+) -> None:
+    with pytest.raises(TypeError, match=rf"^{name} is an? {kind.__name__}, not ") as caught:
+        call(wrong)
+    assert "secret" not in str(caught.value)
+
+
+def test_every_option_that_is_an_enum_is_in_the_table() -> None:
+    """An option that is a new enum must follow the rule."""
+    enums = re.compile(rf"\b({'|'.join({kind.__name__ for _, kind, _ in CHOICES})})\b")
+    package = Path(aioencrypt.__file__).parent
+    options = {
+        argument.arg
+        for path in ("client.py", "rewrap.py", "inspection.py")
+        for call in ast.walk(ast.parse((package / path).read_text()))
+        if isinstance(call, ast.FunctionDef | ast.AsyncFunctionDef)
+        for argument in call.args.kwonlyargs
+        if argument.annotation and enums.search(ast.unparse(argument.annotation))
+    }
+    assert options == {"commitment_policy", "offload", "algorithm_suite", "signature_policy", "release"}
+    defined = {
+        node.name
+        for path in package.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ClassDef) and any("Enum" in ast.unparse(base) for base in node.bases)
+    }
+    # These two are read from messages and given by no caller.
+    assert defined & set(aioencrypt.__all__) - {"ContentType"} == {kind.__name__ for _, kind, _ in CHOICES}
+
+
+INTS: list[tuple[str, int, bool, Callable[[Any], object]]] = [
+    ("frame_length", 1, True, lambda value: CLIENT.encrypt_stream(b"", KEY, frame_length=value)),
+    ("plaintext_length", 0, True, lambda value: CLIENT.encrypt_stream(b"", KEY, plaintext_length=value)),
+    (
+        "plaintext_length_bound",
+        0,
+        True,
+        lambda value: CLIENT.encrypt_stream(b"", KEY, plaintext_length_bound=value),
+    ),
+    ("cache_length", 0, False, lambda value: CLIENT.open_seekable(b"", KEY, cache_length=value)),
+    ("concurrency", 1, False, lambda value: CLIENT.open_seekable(b"", KEY, concurrency=value)),
+    ("max_encrypted_data_keys", 1, True, lambda value: EncryptionClient(max_encrypted_data_keys=value)),
+    ("frame_length", 1, False, lambda value: EncryptionClient(frame_length=value)),
+    ("max_header_length", 0, True, lambda value: Limits(max_header_length=value)),
+    ("max_frame_length", 0, True, lambda value: Limits(max_frame_length=value)),
+    ("max_plaintext_length", 0, True, lambda value: Limits(max_plaintext_length=value)),
+    ("max_messages", 1, False, lambda value: CachingCMM(KEY, max_age=1, max_messages=value)),
+    ("max_bytes", 0, False, lambda value: CachingCMM(KEY, max_age=1, max_bytes=value)),
+    ("capacity", 0, False, lambda value: CachingCMM(KEY, max_age=1, capacity=value)),
+    ("capacity", 0, False, lambda value: AsyncCache(capacity=value)),
+    ("max_length", 0, True, lambda value: BodyMeter({}, value)),
+]
+
+
+@pytest.mark.parametrize(("name", "lowest", "optional", "call"), INTS, ids=[row[0] for row in INTS])
+def test_numbers(name: str, lowest: int, optional: bool, call: Callable[[Any], object]) -> None:
+    call(lowest)
+    wrongs: list[Any] = [1.5, "3", b"3", True, [], *([] if optional else [None])]
+    for wrong in wrongs:
+        with pytest.raises(TypeError, match=f"^{name} is an int, not {type(wrong).__name__}"):
+            call(wrong)
+    with pytest.raises(ValueError, match=f"^{name} is {lowest - 1}; it must be {lowest} "):
+        call(lowest - 1)
+    if optional:
+        call(None)
+
+
+@pytest.mark.parametrize("wrong", ["1", b"1", None, True, [1]], ids=repr)
+@pytest.mark.parametrize("name", ["max_age", "refresh_ahead"])
+def test_seconds(name: str, wrong: Any) -> None:
+    with pytest.raises(TypeError, match=f"^{name} is a number of seconds, not {type(wrong).__name__}$"):
+        CachingCMM(KEY, **{"max_age": 60, name: wrong})
+
+
+@pytest.mark.parametrize("wrong", ["false", 0, 1, None], ids=repr)
+@pytest.mark.parametrize(
+    ("name", "call"),
+    [
+        ("net_v4_0_0_retry", lambda value: EncryptionClient(net_v4_0_0_retry=value)),
+        (
+            "accept_unverified_signature",
+            lambda value: CLIENT.open_seekable(b"", KEY, accept_unverified_signature=value),
+        ),
+        (
+            "accept_iv_reuse",
+            lambda value: aioencrypt.rewrap_stream(b"", KEY, new_provider=KEY, accept_iv_reuse=value),
+        ),
+        ("reencrypt", lambda value: aioencrypt.rewrap_stream(b"", KEY, new_provider=KEY, reencrypt=value)),
+    ],
+)
+def test_what_weakens_a_check_is_a_bool(name: str, call: Callable[[Any], object], wrong: Any) -> None:
+    """The text 'false' of a configuration file would be true."""
+    with pytest.raises(TypeError, match=f"^{name} is a bool, not {type(wrong).__name__}$"):
+        call(wrong)
