@@ -67,7 +67,7 @@ class DataKey:
         raise TypeError("a data key cannot be pickled or copied: decrypt it where it is needed")
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, slots=False)
 class DataKeyRequest:
     """What a master key gets to know. `encrypted_data_keys` is empty when encrypting."""
 

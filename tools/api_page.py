@@ -13,6 +13,7 @@ import textwrap
 import types
 import typing
 from collections.abc import Iterator
+from functools import cached_property
 from types import ModuleType
 
 import attr
@@ -344,7 +345,9 @@ def members(cls: type) -> Iterator[tuple[str, object]]:
     for source in [cls, *private_bases]:
         for name, member in vars(source).items():
             shown = not name.startswith("_") or name in ("__aenter__", "__aiter__", "__call__")
-            if shown and (inspect.isfunction(member) or isinstance(member, property | classmethod)):
+            if shown and (
+                inspect.isfunction(member) or isinstance(member, property | cached_property | classmethod)
+            ):
                 own.setdefault(name, member)
     public_bases = [base for base in cls.__mro__[1:] if base.__name__ in public]
     for name, member in own.items():
@@ -373,6 +376,8 @@ def method_lines(name: str, member: typing.Any) -> Iterator[str]:
         yield "@classmethod"
         yield from function_lines(name, member.__func__)
         return
+    if isinstance(member, cached_property):
+        member = property(member.func)
     if isinstance(member, property):
         yield "@property"
         yield from function_lines(name, member.fget)
