@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from datetime import datetime
 
 import anyio
 
 try:
     from aiohttp import BodyPartReader, Payload, web
     from aiohttp.abc import AbstractStreamWriter
+    from aiohttp.http_exceptions import HttpProcessingError
 except ImportError as _error:
     raise ImportError(
         "aioencrypt.integrations.aiohttp needs aiohttp: pip install 'aioencrypt[aiohttp]'"
@@ -24,20 +26,35 @@ from aioencrypt.errors import StreamClosedError, StreamError
 from aioencrypt.format import AlgorithmSuite
 from aioencrypt.integrations.http.conditions import (
     BodyMeter,
-    Plan,
     Refusal,
     RequestHead,
+    check_status,
+    descriptive_headers,
     fields_of,
-    plan_response,
 )
-from aioencrypt.integrations.http.download import Download, OpenMessage, etag_of
-from aioencrypt.policies import Limits, SignaturePolicy
+from aioencrypt.integrations.http.download import Answer, Download
+from aioencrypt.policies import Limits, Release, SignaturePolicy
+from aioencrypt.providers.base import MasterKeyProvider
 from aioencrypt.runtime.offload import wait_shielded
 from aioencrypt.streams.encrypt import EncryptStream
 from aioencrypt.streams.ranges import SeekableSource
 from aioencrypt.streams.sources import Source
 
+__all__ = [
+    "EncryptedPayload",
+    "UploadReader",
+    "connection_broken",
+    "decrypted_response",
+    "encrypt_upload",
+    "encrypted_payload",
+    "form_part",
+    "get_provider",
+    "open_provider",
+]
+
 _READ_LENGTH = 256 * 1024
+# What aiohttp raises while it parses a body, and parts of a form that are forms themselves.
+_MALFORMED = (web.RequestPayloadError, HttpProcessingError, ValueError, RuntimeError)
 _PLAIN_ENCODINGS = ("", "7bit", "8bit", "binary", "identity")
 
 
@@ -46,14 +63,25 @@ class UploadReader:
 
     Longer bodies are refused with 413: at once where `Content-Length` says it, otherwise when they
     exceed `max_length` bytes. Malformed ones, and those that are not as long as they say, are refused
-    with 400. A client that hangs up raises what aiohttp raises.
+    with 400, and those with a `Content-Encoding` with 415: aiohttp does not notice when a compressed
+    body is cut off. `accept_content_encoding` takes them all the same, as aiohttp unpacks them. A client
+    that hangs up raises what aiohttp raises.
     """
 
-    def __init__(self, upload: web.BaseRequest | BodyPartReader, *, max_length: int | None) -> None:
+    def __init__(
+        self,
+        upload: web.BaseRequest | BodyPartReader,
+        *,
+        max_length: int | None,
+        accept_content_encoding: bool = False,
+    ) -> None:
         self._upload = upload
-        # What a part of a form says about its length, browsers do not, and nobody enforces.
         of_a_part = isinstance(upload, BodyPartReader)
-        self._meter = BodyMeter({} if of_a_part else fields_of(upload.headers.items()), max_length)
+        fields = fields_of(upload.headers.items())
+        if of_a_part:
+            # What a part of a form says about its length, browsers do not, and nobody enforces.
+            fields.pop("content-length", None)
+        self._meter = BodyMeter(fields, max_length, accept_content_encoding=accept_content_encoding)
         self._max_length = max_length
         self._check(self._meter.start())
         if of_a_part and upload.headers.get("Content-Transfer-Encoding", "").lower() not in _PLAIN_ENCODINGS:
@@ -81,7 +109,7 @@ class UploadReader:
             chunk = await self._upload.read_chunk(_READ_LENGTH)
             if not chunk and not self._upload.at_eof():
                 raise ValueError("the body ended before the part did")
-        except (web.RequestPayloadError, ValueError) as error:
+        except _MALFORMED as error:
             raise web.HTTPBadRequest(text="the body is malformed") from error
         return bytes(chunk)
 
@@ -90,8 +118,27 @@ class UploadReader:
             raise web.HTTPRequestEntityTooLarge(
                 max_size=self._max_length or 0, actual_size=self._meter.received, text=refusal.text
             )
+        if refusal and refusal.status == 415:
+            raise web.HTTPUnsupportedMediaType(text=refusal.text, headers=refusal.headers)
         if refusal:
             raise web.HTTPBadRequest(text=refusal.text)
+
+
+async def form_part(request: web.BaseRequest, name: str) -> BodyPartReader:
+    """Return the part of a multipart form that has a name, to be read at once; skips those before it.
+
+    Raises `HTTPBadRequest` where the body is no form, is malformed, or has no such part.
+    """
+    if not request.content_type.startswith("multipart/"):
+        raise web.HTTPBadRequest(text="the body is not a form: send multipart/form-data")
+    try:
+        async for part in await request.multipart():
+            # Parts that are forms themselves have no name.
+            if isinstance(part, BodyPartReader) and part.name == name:
+                return part
+    except _MALFORMED as error:
+        raise web.HTTPBadRequest(text="the form is malformed") from error
+    raise web.HTTPBadRequest(text="the form lacks a part that is needed")
 
 
 def encrypt_upload(
@@ -102,15 +149,16 @@ def encrypt_upload(
     encryption_context: Mapping[str, str] | None = None,
     algorithm_suite: AlgorithmSuite | None = None,
     frame_length: int | None = None,
+    accept_content_encoding: bool = False,
     client: EncryptionClient | None = None,
 ) -> EncryptStream:
     """Return a stream of the message that an upload is encrypted to; enter it with `async with`.
 
     `upload` is a request, or a part of a multipart form. What `UploadReader` refuses is raised here or
-    from reads: `HTTPRequestEntityTooLarge`, `HTTPBadRequest`. Other arguments and errors:
-    `encrypt_stream`; the length of the plaintext is taken from the request.
+    from reads: `HTTPRequestEntityTooLarge`, `HTTPBadRequest`, `HTTPUnsupportedMediaType`. Other arguments
+    and errors: `encrypt_stream`; the length of the plaintext is taken from the request.
     """
-    reader = UploadReader(upload, max_length=max_length)
+    reader = UploadReader(upload, max_length=max_length, accept_content_encoding=accept_content_encoding)
     return (client or EncryptionClient()).encrypt_stream(
         reader,
         provider,
@@ -131,8 +179,13 @@ async def decrypted_response(
     signature_policy: SignaturePolicy = SignaturePolicy.ALLOW,
     accept_unverified_signature: bool = False,
     limits: Limits | None = None,
+    release: Release = Release.STREAM,
     plaintext_length: int | None = None,
+    status: int = 200,
     content_type: str = "application/octet-stream",
+    filename: str | None = None,
+    etag: str | None = None,
+    last_modified: datetime | float | None = None,
     headers: Mapping[str, str] | None = None,
     client: EncryptionClient | None = None,
 ) -> web.StreamResponse:
@@ -140,13 +193,21 @@ async def decrypted_response(
 
     `source`: what `open_seekable` takes, for `Content-Length` and `Range`, or what `decrypt_stream`
     takes. `accept_unverified_signature`: answer `Range` on signed messages, too, though nobody verifies
-    a signature without reading everything. `plaintext_length`: of a source without ranges, enforced.
-    `headers`: more of them. Other arguments: `decrypt_stream`.
+    a signature without reading everything. `release`: `Release.VERIFIED` sends nothing before everything
+    is verified, and answers `Range` with everything. `plaintext_length`: of a source without ranges,
+    enforced. `filename`: save the content under this name. `etag`, `last_modified`: what conditions are
+    compared with; by default the message id, and no date. `headers`: more of them. Other arguments:
+    `decrypt_stream`.
 
     Raises what `decrypt_stream` raises, and what the source raises. Up to the first bytes nothing was
-    sent, and the request can be answered otherwise; after that the connection is broken. A client
-    that hangs up raises what aiohttp raises.
+    sent, and the request can be answered otherwise; after that the connection is broken, and
+    `connection_broken` says so. A client that hangs up raises what aiohttp raises.
     """
+    check_status("status", status)
+    described = descriptive_headers(headers or (), etag=etag, last_modified=last_modified, filename=filename)
+    given = [*(headers or {}).items(), *described]
+    if not any(name.lower() == "content-type" for name, _ in given):
+        given.append(("Content-Type", content_type))
     download = Download(
         source,
         provider,
@@ -154,36 +215,28 @@ async def decrypted_response(
         signature_policy=signature_policy,
         accept_unverified_signature=accept_unverified_signature,
         limits=limits,
+        release=release,
         plaintext_length=plaintext_length,
         client=client,
     )
     version = (request.version.major, request.version.minor)
     head = RequestHead(request.method, version, fields_of(request.headers.items()))
-    async with download.opened(head) as message:
-        given = [("Content-Type", content_type), *(headers or {}).items()]
-        plan = plan_response(
-            head, etag=etag_of(message), length=message.length, ranges=message.ranges, headers=given
-        )
-        response = web.StreamResponse(status=plan.status, headers=plan.headers)
-        if plan.content:
-            await _write(request, response, message, plan)
-        else:
-            message.abandon()
+    async with download.opened(head, given, status) as answer:
+        response = web.StreamResponse(status=answer.plan.status, headers=answer.plan.headers)
+        await _write(request, response, answer)
     await response.prepare(request)
     await response.write_eof()
     return response
 
 
-async def _write(
-    request: web.BaseRequest, response: web.StreamResponse, message: OpenMessage, plan: Plan
-) -> None:
+async def _write(request: web.BaseRequest, response: web.StreamResponse, answer: Answer) -> None:
     async def write(chunk: bytes) -> None:
         if not response.prepared:
             await response.prepare(request)
         await response.write(chunk)
 
     try:
-        await message.write_to(write, plan.start, plan.end)
+        await answer.write_to(write)
     except BaseException:
         # Whatever a handler or a middleware makes of it: nothing can follow what was sent.
         if response.prepared and request.transport is not None:
@@ -191,17 +244,38 @@ async def _write(
         raise
 
 
+def connection_broken(request: web.BaseRequest) -> bool:
+    """Return whether no status can follow, because `decrypted_response` failed after it had begun.
+
+    A handler that turns errors into statuses raises the error as it is where this is true: aiohttp logs it.
+    """
+    return request.transport is None or request.transport.is_closing()
+
+
 class EncryptedPayload(Payload):
     """The body of a request, encrypted while it is sent; made by `encrypted_payload`. It is sent once."""
-
-    _autoclose = True
 
     def __init__(self, stream: EncryptStream, content_type: str) -> None:
         super().__init__(stream, content_type=content_type)
         self._stream = stream
-        self._size = stream.ciphertext_length
+        self._begun = False
         self._scope = anyio.CancelScope()
         self._ended = anyio.Event()
+
+    @property
+    def size(self) -> int | None:
+        """The length of the message in bytes, where it is known."""
+        return self._stream.ciphertext_length
+
+    @property
+    def consumed(self) -> bool:
+        """Whether the message was sent, at least in part: it cannot be sent again."""
+        return self._begun
+
+    @property
+    def autoclose(self) -> bool:
+        """True: `encrypted_payload` closes the stream."""
+        return True
 
     def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
         """Raise `TypeError`: the message is never in memory as a whole."""
@@ -209,9 +283,9 @@ class EncryptedPayload(Payload):
 
     async def write(self, writer: AbstractStreamWriter) -> None:
         """Send the message; raises `StreamError` the second time."""
-        if self._consumed:
+        if self._begun:
             raise StreamError("this payload was sent before, at least in part: make another one")
-        self._consumed = True
+        self._begun = True
         try:
             with self._scope:
                 async for chunk in self._stream:
@@ -223,13 +297,13 @@ class EncryptedPayload(Payload):
 
     async def write_with_length(self, writer: AbstractStreamWriter, content_length: int | None) -> None:
         """Send the message; raises `ValueError` where the request promises another length."""
-        if content_length is not None and content_length != self._size:
-            raise ValueError(f"Content-Length is {content_length}, and the message has {self._size} bytes")
+        if content_length is not None and content_length != self.size:
+            raise ValueError(f"Content-Length is {content_length}, and the message has {self.size} bytes")
         await self.write(writer)
 
     async def stop(self) -> None:
         """End a request that still sends, and wait until it has."""
-        if self._consumed:
+        if self._begun:
             self._scope.cancel()
             await wait_shielded(self._ended)
 
@@ -270,3 +344,39 @@ async def encrypted_payload(
             yield payload
         finally:
             await payload.stop()
+
+
+class _Opened:
+    def __init__(self, provider: MasterKeyProvider) -> None:
+        self.provider: MasterKeyProvider | None = provider
+
+
+_OPENED = web.AppKey("aioencrypt_provider", _Opened)
+
+
+@asynccontextmanager
+async def open_provider(app: web.Application, provider: MasterKeyProvider) -> AsyncIterator[None]:
+    """Open a provider for the handlers of an application: in a function for its `cleanup_ctx`.
+
+    Its clients are made before the first request, and closed after the last. `get_provider` returns it.
+    """
+    async with provider:
+        await provider.warm_up()
+        # An application that has started takes no changes, so that the value is emptied, not removed.
+        opened = app[_OPENED] = _Opened(provider)
+        try:
+            yield
+        finally:
+            opened.provider = None
+
+
+def get_provider(request: web.Request) -> MasterKeyProvider:
+    """Return the provider that `open_provider` opened, for this application or one that contains it.
+
+    Raises `RuntimeError` where none is open.
+    """
+    opened = request.config_dict.get(_OPENED)
+    if opened is None or opened.provider is None:
+        raise RuntimeError("no provider is open: use open_provider() in the cleanup_ctx of the application")
+    found: MasterKeyProvider = opened.provider
+    return found

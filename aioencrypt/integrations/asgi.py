@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing, asynccontextmanager
+from datetime import datetime
 
 import anyio
 from anyio.lowlevel import checkpoint
@@ -31,28 +32,39 @@ from aioencrypt.integrations.http.conditions import (
     Plan,
     Refusal,
     RequestHead,
+    check_status,
+    descriptive_headers,
     fields_of,
-    plan_response,
 )
-from aioencrypt.integrations.http.download import Download, etag_of
-from aioencrypt.policies import Limits, SignaturePolicy
+from aioencrypt.integrations.http.download import Download
+from aioencrypt.policies import Limits, Release, SignaturePolicy
 from aioencrypt.providers.base import MasterKeyProvider
 from aioencrypt.streams.encrypt import EncryptStream
 from aioencrypt.streams.ranges import SeekableSource
 from aioencrypt.streams.sources import Source
+
+__all__ = ["DecryptedResponse", "UploadReader", "encrypt_upload", "get_provider", "open_provider"]
+
+# How often a middleware is asked for a disconnect while it repeats a body that is complete.
+_REPLAY_SECONDS = 1.0
 
 
 class UploadReader:
     """The body of a request as a source with a limit.
 
     Longer bodies are refused with 413: at once where `Content-Length` says it, otherwise when they
-    exceed `max_length` bytes. Those that are not as long as they say are refused with 400. A client
-    that hangs up raises Starlette's `ClientDisconnect`.
+    exceed `max_length` bytes. Those that are not as long as they say are refused with 400, and those
+    with a `Content-Encoding` with 415, unless `accept_content_encoding` takes them as they are, still
+    encoded. A client that hangs up raises Starlette's `ClientDisconnect`.
     """
 
-    def __init__(self, request: Request, *, max_length: int | None) -> None:
+    def __init__(
+        self, request: Request, *, max_length: int | None, accept_content_encoding: bool = False
+    ) -> None:
         self._request = request
-        self._meter = BodyMeter(fields_of(request.headers.items()), max_length)
+        self._meter = BodyMeter(
+            fields_of(request.headers.items()), max_length, accept_content_encoding=accept_content_encoding
+        )
         _check(self._meter.start())
 
     @property
@@ -74,7 +86,7 @@ class UploadReader:
 
 def _check(refusal: Refusal | None) -> None:
     if refusal:
-        raise HTTPException(refusal.status, refusal.text)
+        raise HTTPException(refusal.status, refusal.text, headers=refusal.headers)
 
 
 def encrypt_upload(
@@ -85,14 +97,15 @@ def encrypt_upload(
     encryption_context: Mapping[str, str] | None = None,
     algorithm_suite: AlgorithmSuite | None = None,
     frame_length: int | None = None,
+    accept_content_encoding: bool = False,
     client: EncryptionClient | None = None,
 ) -> EncryptStream:
     """Return a stream of the message that the body of a request is encrypted to; enter it with `async with`.
 
-    What `UploadReader` refuses is raised here or from reads, as `HTTPException` 413 and 400. Other
-    arguments and errors: `encrypt_stream`; the length of the plaintext is taken from the request.
+    What `UploadReader` refuses is raised here or from reads, as `HTTPException`. Other arguments and
+    errors: `encrypt_stream`; the length of the plaintext is taken from the request.
     """
-    reader = UploadReader(request, max_length=max_length)
+    reader = UploadReader(request, max_length=max_length, accept_content_encoding=accept_content_encoding)
     return (client or EncryptionClient()).encrypt_stream(
         reader,
         provider,
@@ -109,8 +122,11 @@ class DecryptedResponse(Response):
 
     `source`: what `open_seekable` takes, for `Content-Length` and `Range`, or what `decrypt_stream`
     takes. `accept_unverified_signature`: answer `Range` on signed messages, too, though nobody verifies
-    a signature without reading everything. `plaintext_length`: of a source without ranges, enforced.
-    Other arguments: `decrypt_stream`, and Starlette's `Response`.
+    a signature without reading everything. `release`: `Release.VERIFIED` sends nothing before everything
+    is verified, and answers `Range` with everything. `plaintext_length`: of a source without ranges,
+    enforced. `filename`: save the content under this name. `etag`, `last_modified`: what conditions are
+    compared with; by default the message id, and no date. Other arguments: `decrypt_stream`, and
+    Starlette's `Response`.
 
     Raises `ValueError` and `TypeError` here. The message is opened when the response is sent: then
     comes what `decrypt_stream` and the source raise. Up to the first bytes nothing was sent, and
@@ -127,13 +143,26 @@ class DecryptedResponse(Response):
         signature_policy: SignaturePolicy = SignaturePolicy.ALLOW,
         accept_unverified_signature: bool = False,
         limits: Limits | None = None,
+        release: Release = Release.STREAM,
         plaintext_length: int | None = None,
+        status_code: int = 200,
         media_type: str = "application/octet-stream",
+        filename: str | None = None,
+        etag: str | None = None,
+        last_modified: datetime | float | None = None,
         headers: Mapping[str, str] | None = None,
         background: BackgroundTask | None = None,
         client: EncryptionClient | None = None,
     ) -> None:
-        super().__init__(headers=headers, media_type=media_type, background=background)
+        check_status("status_code", status_code)
+        super().__init__(
+            status_code=status_code, headers=headers, media_type=media_type, background=background
+        )
+        for name, value in descriptive_headers(
+            headers or (), etag=etag, last_modified=last_modified, filename=filename
+        ):
+            self.headers[name] = value
+        self._source_is_request = isinstance(source, Request | UploadReader)
         self._download = Download(
             source,
             provider,
@@ -141,17 +170,22 @@ class DecryptedResponse(Response):
             signature_policy=signature_policy,
             accept_unverified_signature=accept_unverified_signature,
             limits=limits,
+            release=release,
             plaintext_length=plaintext_length,
             client=client,
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        head = _head(scope)
         failure: Exception | None = None
+        messages_are_ours = anyio.Event()
+        if not self._may_read_request(head):
+            messages_are_ours.set()
         async with anyio.create_task_group() as group:
 
             async def end_with_the_client() -> None:
-                while (await receive())["type"] != "http.disconnect":
-                    pass
+                await messages_are_ours.wait()
+                await _until_disconnected(receive)
                 group.cancel_scope.cancel()
 
             async def send_to_the_client(message: Message) -> None:
@@ -163,7 +197,14 @@ class DecryptedResponse(Response):
 
             group.start_soon(end_with_the_client)
             try:
-                await self._answer(_head(scope), send_to_the_client)
+                async with self._download.opened(
+                    head, _decoded(self.raw_headers), self.status_code
+                ) as answer:
+                    if not head.has_body:
+                        messages_are_ours.set()
+                    sending = _Sending(send_to_the_client, answer.plan)
+                    await answer.write_to(sending.write)
+                await sending.end()
             except Exception as error:  # raised below, outside the group, which would wrap it
                 failure = error
             group.cancel_scope.cancel()
@@ -175,37 +216,45 @@ class DecryptedResponse(Response):
         if self.background is not None:
             await self.background()
 
-    async def _answer(self, head: RequestHead, send: Send) -> None:
-        begun = False
+    def _may_read_request(self, head: RequestHead) -> bool:
+        """Return whether the source may wait for messages of the request, which nobody else must take."""
+        if self._download.ranged:
+            return False
+        return self._source_is_request or head.has_body or head.method not in ("GET", "HEAD")
 
-        async def begin(plan: Plan) -> None:
-            nonlocal begun
-            begun = True
+
+class _Sending:
+    """Sends a response; it begins with the first bytes, or at the end."""
+
+    def __init__(self, send: Send, plan: Plan) -> None:
+        self._send = send
+        self._plan = plan
+        self._begun = False
+
+    async def write(self, chunk: bytes) -> None:
+        await self._begin()
+        await self._send({"type": "http.response.body", "body": chunk, "more_body": True})
+
+    async def end(self) -> None:
+        await self._begin()
+        await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _begin(self) -> None:
+        if not self._begun:
+            self._begun = True
             headers = [
-                (name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in plan.headers
+                (name.lower().encode("latin-1"), value.encode("latin-1"))
+                for name, value in self._plan.headers
             ]
-            await send({"type": "http.response.start", "status": plan.status, "headers": headers})
+            await self._send({"type": "http.response.start", "status": self._plan.status, "headers": headers})
 
-        async def write(chunk: bytes) -> None:
-            if not begun:
-                await begin(plan)
-            await send({"type": "http.response.body", "body": chunk, "more_body": True})
 
-        async with self._download.opened(head) as message:
-            plan = plan_response(
-                head,
-                etag=etag_of(message),
-                length=message.length,
-                ranges=message.ranges,
-                headers=_decoded(self.raw_headers),
-            )
-            if plan.content:
-                await message.write_to(write, plan.start, plan.end)
-            else:
-                message.abandon()
-        if not begun:
-            await begin(plan)
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
+async def _until_disconnected(receive: Receive) -> None:
+    complete = False
+    while (message := await receive())["type"] != "http.disconnect":
+        # A middleware that replays the body may answer at once, each time.
+        await anyio.sleep(_REPLAY_SECONDS if complete else 0)
+        complete = not message.get("more_body", False)
 
 
 def _head(scope: Scope) -> RequestHead:
@@ -215,10 +264,6 @@ def _head(scope: Scope) -> RequestHead:
 
 def _decoded(headers: list[tuple[bytes, bytes]]) -> list[tuple[str, str]]:
     return [(name.decode("latin-1"), value.decode("latin-1")) for name, value in headers]
-
-
-def _encoded(headers: list[tuple[str, str]]) -> list[tuple[bytes, bytes]]:
-    return [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers]
 
 
 @asynccontextmanager

@@ -89,6 +89,7 @@ class Service:
         max_length: int | None = None,
         pick: Callable[[Any], Awaitable[Any]] | None = None,
         handler_cancellation: bool = False,
+        upload: Arguments | None = None,
         **options: Any,
     ) -> None:
         self.source = source
@@ -97,6 +98,7 @@ class Service:
         self.max_length = max_length
         self.pick = pick
         self.handler_cancellation = handler_cancellation
+        self.upload = upload or {}
         self.options = options
         self.errors: list[BaseException] = []
         self.ended = asyncio.Event()
@@ -128,7 +130,7 @@ class Service:
         async with self._watched():
             upload = await self.pick(request) if self.pick else request
             stream = on_aiohttp.encrypt_upload(
-                upload, self.provider, max_length=self.max_length, **self.options
+                upload, self.provider, max_length=self.max_length, **self.upload, **self.options
             )
             return web.json_response(await self._stored(stream))
 
@@ -158,7 +160,9 @@ class Service:
     async def _put_asgi(self, request: Request) -> Response:
         async with self._watched():
             upload = await self.pick(request) if self.pick else request
-            stream = on_asgi.encrypt_upload(upload, self.provider, max_length=self.max_length, **self.options)
+            stream = on_asgi.encrypt_upload(
+                upload, self.provider, max_length=self.max_length, **self.upload, **self.options
+            )
             return JSONResponse(await self._stored(stream))
 
     @asynccontextmanager

@@ -6,7 +6,11 @@ Specification: RFC 9110, sections 8.6, 8.8.3, 13 and 14.
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from email.utils import formatdate, parsedate_to_datetime
+from urllib.parse import quote
 
 import attrs
 
@@ -15,6 +19,19 @@ from aioencrypt.runtime.arguments import check_limit
 # One range. A list of several is answered with everything, as section 14.2 allows.
 _RANGE = re.compile(r"bytes=[ \t]*(?:([0-9]{1,30})-([0-9]{0,30})|-([0-9]{1,30}))[ \t]*", re.IGNORECASE)
 _ETAG = re.compile(r'(?:W/)?"[^"]*"')
+_OWN_ETAG = re.compile(r'(?:W/)?"[\x21\x23-\x7e]*"')
+# Section 5.6.7: the form that is written, and the two obsolete ones.
+_HTTP_DATE = re.compile(
+    r"[A-Z][a-z]{2}, [0-9]{2} [A-Z][a-z]{2} [0-9]{4} [0-9:]{8} GMT"
+    r"|[A-Z][a-z]+day, [0-9]{2}-[A-Z][a-z]{2}-[0-9]{2} [0-9:]{8} GMT"
+    r"|[A-Z][a-z]{2} [A-Z][a-z]{2} [ 0-9][0-9] [0-9:]{8} [0-9]{4}"
+)
+# Statuses whose response has no content, or that only the library can choose.
+_RESERVED_STATUSES = (204, 205, 206, 304)
+# What browsers read the same way in a quoted file name: no quotes, backslashes, slashes or percent signs.
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9 !#$&'()+,.;=@\[\]^_`{}~-]+")
+# Headers of the content itself, which a response without it does not have.
+_OF_THE_CONTENT = ("disposition", "encoding", "language", "length", "location", "range", "type")
 
 
 def fields_of(headers: Iterable[tuple[str, str]]) -> dict[str, str]:
@@ -43,34 +60,144 @@ class RequestHead:
             return None
         return found
 
-    def unmet_condition(self, etag: str) -> int | None:
-        """Return the status that answers instead of the content, None where the conditions are met."""
+    @property
+    def has_body(self) -> bool:
+        """Whether a body may follow the head."""
+        if "transfer-encoding" in self.fields:
+            return True
+        if "content-length" in self.fields:
+            return self.fields["content-length"].strip() != "0"
+        return self.version >= (2, 0) and self.method not in ("GET", "HEAD")
+
+    def unmet_condition(self, sent: Validators) -> int | None:
+        """Return the status that answers instead of the content, None where the conditions are met.
+
+        Section 13.2.2: a date counts only where no tag is asked for.
+        """
         if self.method not in ("GET", "HEAD"):
             return None
-        if "if-match" in self.fields and not _matches(self.fields["if-match"], etag, weakly=False):
+        fields = self.fields
+        if "if-match" in fields:
+            failed = not sent.matches(fields["if-match"], weakly=False)
+        else:
+            failed = sent.changed_since(fields.get("if-unmodified-since")) is True
+        if failed:
             return 412
-        if "if-none-match" in self.fields and _matches(self.fields["if-none-match"], etag, weakly=True):
-            return 304
+        if "if-none-match" in fields:
+            known = sent.matches(fields["if-none-match"], weakly=True)
+        else:
+            known = sent.changed_since(fields.get("if-modified-since")) is False
+        return 304 if known else None
+
+    def range_of(self, sent: Validators) -> re.Match[str] | None:
+        """Return the range, unless it is asked for under another state of the content."""
+        condition = self.fields.get("if-range", "").strip()
+        if "if-range" not in self.fields or (condition == sent.etag and not sent.weak):
+            return self.range
+        return self.range if sent.modified and http_date(condition) == sent.modified else None
+
+
+@attrs.frozen
+class Validators:
+    """The entity tag and the modification date that a response sends."""
+
+    etag: str
+    modified: datetime | None = None
+
+    @property
+    def weak(self) -> bool:
+        """Whether the same tag may stand for other bytes."""
+        return self.etag.startswith("W/")
+
+    def matches(self, value: str, *, weakly: bool) -> bool:
+        """Return whether a list of tags has this one, by the weak or the strong comparison."""
+        if value.strip() == "*":
+            return True
+        tags = _ETAG.findall(value)
+        if weakly:
+            return self.etag.removeprefix("W/") in [tag.removeprefix("W/") for tag in tags]
+        return not self.weak and self.etag in tags
+
+    def changed_since(self, value: str | None) -> bool | None:
+        """Return whether the content changed after a date; None where either date is not known."""
+        date = http_date(value)
+        return self.modified > date if self.modified and date else None
+
+
+def http_date(text: str | None) -> datetime | None:
+    """Parse a date of HTTP in any of its three forms; returns None for anything else."""
+    if not text or not _HTTP_DATE.fullmatch(text.strip()):
+        return None
+    try:
+        return parsedate_to_datetime(text).replace(tzinfo=UTC)
+    except ValueError:
         return None
 
-    def range_of(self, etag: str) -> re.Match[str] | None:
-        """Return the range, unless it is asked for under another state of the content."""
-        # A date never matches: nobody tells one here.
-        return self.range if self.fields.get("if-range", etag).strip() == etag else None
+
+def descriptive_headers(
+    given: Iterable[str], *, etag: str | None, last_modified: datetime | float | None, filename: str | None
+) -> list[tuple[str, str]]:
+    """Return the headers that arguments stand for.
+
+    `given`: the names of the caller's own headers. Raises `ValueError` and `TypeError` for bad values, and
+    for a header that is given twice.
+    """
+    headers = []
+    if etag is not None:
+        headers.append(("etag", "ETag", _entity_tag(etag)))
+    if last_modified is not None:
+        headers.append(("last_modified", "Last-Modified", _date_text(last_modified)))
+    if filename is not None:
+        headers.append(("filename", "Content-Disposition", attachment(filename)))
+    names = {name.lower() for name in given}
+    for argument, name, _ in headers:
+        if name.lower() in names:
+            raise ValueError(f"{name} is given twice: give {argument}= or the header")
+    return [(name, value) for _, name, value in headers]
 
 
-def _matches(value: str, etag: str, *, weakly: bool) -> bool:
-    if value.strip() == "*":
-        return True
-    tags = _ETAG.findall(value)
-    return etag in ([tag.removeprefix("W/") for tag in tags] if weakly else tags)
+def _entity_tag(etag: str) -> str:
+    tag = etag if etag.startswith(('"', 'W/"')) else f'"{etag}"'
+    if not _OWN_ETAG.fullmatch(tag):
+        raise ValueError("etag has a character that is not allowed: use visible ASCII without quotes")
+    return tag
+
+
+def _date_text(moment: datetime | float) -> str:
+    if isinstance(moment, datetime):
+        if moment.tzinfo is None:
+            raise ValueError("last_modified has no time zone: give an aware datetime, or a timestamp")
+        moment = moment.timestamp()
+    # Section 8.8.2.1: never later than the response itself.
+    return formatdate(min(moment, time.time()), usegmt=True)
+
+
+def attachment(filename: str) -> str:
+    """Return a Content-Disposition that saves the content under a name (RFC 6266).
+
+    Names that are not plain ASCII are sent twice: encoded, and with `_` for what old clients misread.
+    """
+    if not filename:
+        raise ValueError("filename is empty")
+    if _PLAIN_NAME.fullmatch(filename):
+        return f'attachment; filename="{filename}"'
+    plain = "".join(char if _PLAIN_NAME.fullmatch(char) else "_" for char in filename)
+    encoded = quote(filename.encode(errors="replace"), safe="!#$&+-.^_`|~")
+    return f"attachment; filename=\"{plain}\"; filename*=UTF-8''{encoded}"
+
+
+def check_status(name: str, status: int) -> None:
+    """Raise `ValueError` for a status that cannot be given to a response with content."""
+    if not 200 <= status <= 599 or status in _RESERVED_STATUSES:
+        raise ValueError(f"{name} is {status}; it must be 200 to 599, but not 204, 205, 206 or 304")
 
 
 @attrs.frozen
 class Plan:
     """How a request is answered.
 
-    `content` says whether bytes follow: those from `start` up to `end`, or to the end for None.
+    `content` says whether bytes follow: those from `start` up to `end`, or to the end for None. `partial`:
+    they are not all of the content.
     """
 
     status: int
@@ -78,6 +205,7 @@ class Plan:
     content: bool = False
     start: int = 0
     end: int | None = None
+    partial: bool = False
 
 
 def plan_response(
@@ -87,34 +215,43 @@ def plan_response(
     length: int | None,
     ranges: bool,
     headers: Iterable[tuple[str, str]],
+    status: int = 200,
 ) -> Plan:
     """Plan the answer to a request for content of a length, which may not be known.
 
-    `ranges`: whether parts of it can be had. `headers` are those of the whole content.
+    `ranges`: whether parts of it can be had. `headers` are those of the whole content; an ETag among them
+    takes the place of `etag`. Conditions apply to a `status` of success, and ranges to 200.
     """
     given = [(name, value) for name, value in headers if name.lower() != "content-length"]
-    if not any(name.lower() == "etag" for name, _ in given):
+    ranges = ranges and status == 200
+    fields = fields_of(given)
+    if "etag" not in fields:
         given.append(("ETag", etag))
+    sent = Validators(fields.get("etag", etag), http_date(fields.get("last-modified")))
     given.append(("Accept-Ranges", "bytes" if ranges else "none"))
-    if status := head.unmet_condition(etag):
-        return Plan(status, _without_content(given))
+    if status < 300 and (unmet := head.unmet_condition(sent)):
+        return Plan(unmet, _without_content(given, unmet))
     content = head.method != "HEAD"
-    wanted = head.range_of(etag) if ranges and length else None
+    wanted = head.range_of(sent) if ranges and length else None
     if wanted is None or length is None:
         if length is not None:
             given.append(("Content-Length", str(length)))
-        return Plan(200, given, content, 0, length)
+        return Plan(status, given, content, 0, length)
     start, end = _resolve(wanted, length)
     if start >= end:
-        return Plan(416, [*_without_content(given), ("Content-Range", f"bytes */{length}")])
+        return Plan(416, [*_without_content(given, 416), ("Content-Range", f"bytes */{length}")])
     given.append(("Content-Range", f"bytes {start}-{end - 1}/{length}"))
     given.append(("Content-Length", str(end - start)))
-    return Plan(206, given, content, start, end)
+    return Plan(206, given, content, start, end, partial=end - start < length)
 
 
-def _without_content(headers: list[tuple[str, str]]) -> list[tuple[str, str]]:
-    kept = [(name, value) for name, value in headers if not name.lower().startswith("content-")]
-    return [*kept, ("Content-Length", "0")]
+def _without_content(headers: list[tuple[str, str]], status: int) -> list[tuple[str, str]]:
+    """Return the headers of a response without content. RFC 9110, sections 8.6 and 15.4.5 for 304."""
+    dropped = {f"content-{name}" for name in _OF_THE_CONTENT}
+    if status == 304:
+        dropped.remove("content-location")
+    kept = [(name, value) for name, value in headers if name.lower() not in dropped]
+    return kept if status == 304 else [*kept, ("Content-Length", "0")]
 
 
 def _resolve(wanted: re.Match[str], length: int) -> tuple[int, int]:
@@ -130,25 +267,38 @@ class Refusal:
 
     status: int
     text: str
+    headers: Mapping[str, str] = attrs.Factory(dict)
+
+
+def is_encoded(fields: Mapping[str, str]) -> bool:
+    """Return whether a body is compressed, or encoded otherwise."""
+    return fields.get("content-encoding", "").strip().lower() not in ("", "identity")
 
 
 class BodyMeter:
     """Counts the bytes of a body against a limit, and against the length that its sender announced.
 
     `length` is that length; None where it says nothing about the bytes that arrive here, because they
-    come in chunks or are decoded on the way.
+    come in chunks or are decoded on the way. Encoded bodies are refused unless the caller accepts them:
+    no framework notices when a compressed body is cut off.
     """
 
-    def __init__(self, fields: Mapping[str, str], max_length: int | None) -> None:
+    def __init__(
+        self, fields: Mapping[str, str], max_length: int | None, *, accept_content_encoding: bool = False
+    ) -> None:
         self._max_length = check_limit("max_length", max_length)
         self.received: int = 0
-        encoded = fields.get("content-encoding", "identity").strip().lower() != "identity"
+        encoded = is_encoded(fields)
+        self._refused = encoded and not accept_content_encoding
         announced = fields.get("content-length", "")
         plain = not encoded and "transfer-encoding" not in fields
         self.length: int | None = int(announced) if plain and re.fullmatch("[0-9]{1,30}", announced) else None
 
     def start(self) -> Refusal | None:
         """Tell whether to refuse the body before anything of it is read."""
+        if self._refused:
+            text = "a body with a Content-Encoding is not taken: send it without"
+            return Refusal(415, text, {"Accept-Encoding": "identity"})
         return self._too_large(self.length or 0)
 
     def add(self, count: int) -> Refusal | None:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from inspect import isawaitable
 from typing import Any, Protocol
 
+import attrs
+
 from aioencrypt.client import EncryptionClient, Provider
-from aioencrypt.errors import PlaintextLengthError, SignaturePolicyError
+from aioencrypt.errors import MalformedMessageError, PlaintextLengthError
 from aioencrypt.format import MessageHeader
-from aioencrypt.inspection import inspect_message
-from aioencrypt.integrations.http.conditions import RequestHead
+from aioencrypt.inspection import MessageInspection, inspect_message
+from aioencrypt.integrations.http.conditions import Plan, RequestHead, plan_response
 from aioencrypt.policies import Limits, Release, SignaturePolicy
 from aioencrypt.runtime.arguments import check_choice
 from aioencrypt.runtime.event_loops import BackgroundTask, call_later
@@ -33,21 +36,12 @@ _CLOSING_SECONDS = 10.0
 Write = Callable[[bytes], Awaitable[object]]
 
 
-class OpenMessage(Protocol):
+class _MakePlan(Protocol):
+    def __call__(self, *, etag: str, length: int | None, ranges: bool) -> Plan: ...
+
+
+class _Message(Protocol):
     """A message whose header is verified."""
-
-    @property
-    def header(self) -> MessageHeader: ...
-
-    @property
-    def length(self) -> int | None:
-        """The length of the plaintext in bytes, where it is known."""
-        ...
-
-    @property
-    def ranges(self) -> bool:
-        """Whether requests for a part of it are answered with that part."""
-        ...
 
     async def write_to(self, write: Write, start: int, end: int | None) -> None:
         """Write the plaintext from `start` up to `end`, or to the end for None."""
@@ -58,9 +52,19 @@ class OpenMessage(Protocol):
         ...
 
 
-def etag_of(message: OpenMessage) -> str:
-    """Return a strong entity tag: no two messages share a message id."""
-    return f'"{message.header.message_id.hex()}"'
+@attrs.frozen
+class Answer:
+    """The status and the headers of a response, and the content that follows."""
+
+    plan: Plan
+    _message: _Message
+
+    async def write_to(self, write: Write) -> None:
+        """Write the content; nothing where the response has none."""
+        if self.plan.content:
+            await self._message.write_to(write, self.plan.start, self.plan.end)
+        else:
+            self._message.abandon()
 
 
 class Download:
@@ -78,6 +82,7 @@ class Download:
         signature_policy: SignaturePolicy,
         accept_unverified_signature: bool,
         limits: Limits | None,
+        release: Release,
         plaintext_length: int | None,
         client: EncryptionClient | None,
     ) -> None:
@@ -87,50 +92,83 @@ class Download:
         self._context = encryption_context
         self._policy = check_choice("signature_policy", signature_policy, SignaturePolicy)
         self._accept = accept_unverified_signature and self._policy is SignaturePolicy.ALLOW
-        self._limits = limits
+        self._limits = self._client.limits if limits is None else limits
+        self._release = Release(release)
         self._length = plaintext_length
-        self._ranged = _has_ranges(source)
-        if plaintext_length is not None and self._ranged:
+        self.ranged: bool = _has_ranges(source)
+        if plaintext_length is not None and self.ranged:
             raise ValueError("plaintext_length is for sources without ranges: the others know it themselves")
+        if accept_unverified_signature and self._release is Release.VERIFIED:
+            raise ValueError(
+                "accept_unverified_signature=True reads parts, and Release.VERIFIED needs everything: "
+                "give one of them"
+            )
         # Nothing happens here, but wrong arguments are told.
-        self._stream(b"" if self._ranged else source, Release.STREAM)
+        self._stream(b"" if self.ranged else source, self._release)
 
     @asynccontextmanager
-    async def opened(self, head: RequestHead) -> AsyncIterator[OpenMessage]:
-        """Open the message as a request needs it, and close it and its source in the end."""
-        async with AsyncExitStack() as stack:
-            yield await self._open(head, stack)
+    async def opened(
+        self, head: RequestHead, headers: Iterable[tuple[str, str]], status: int
+    ) -> AsyncIterator[Answer]:
+        """Open the message as a request needs it, and close it and its source in the end.
 
-    async def _open(self, head: RequestHead, stack: AsyncExitStack) -> OpenMessage:
-        if not self._ranged:
+        `headers` and `status` are those of a response with the whole content.
+        """
+        plan = partial(plan_response, head, headers=list(headers), status=status)
+        async with AsyncExitStack() as stack:
+            yield await self._open(head, plan, stack)
+
+    async def _open(self, head: RequestHead, plan_for: _MakePlan, stack: AsyncExitStack) -> Answer:
+        if not self.ranged:
             stack.push_async_callback(_close, self._source)
-            stream = self._stream(self._source, self._release(head, self._length))
-            return _StreamedMessage(await stack.enter_async_context(stream), self._length, ranges=False)
+            whole = await self._enter_whole(self._source, head, self._length, stack)
+            plan = plan_for(etag=_etag_of(whole.header), length=self._length, ranges=False)
+            return Answer(plan, _StreamedMessage(whole, self._length))
         ranges = _SharedRanges(open_range_source(self._source))
         stack.push_async_callback(_close, ranges.source)
-        seekable = self._client.open_seekable(
-            ranges,
-            self._provider,
-            encryption_context=self._context,
-            # Who reads everything verifies the signature, too.
-            accept_unverified_signature=self._accept and head.range is not None,
-            limits=self._limits,
-            cache_length=_CACHE_LENGTH,
-        )
-        try:
-            await stack.enter_async_context(seekable)
-            if self._policy is not SignaturePolicy.REQUIRE:
-                return _SeekableMessage(seekable)
-        except SignaturePolicyError:
-            pass
-        length = await _plaintext_length(ranges)
-        stream = self._stream(_RangeReader(ranges), self._release(head, length))
-        return _StreamedMessage(await stack.enter_async_context(stream), length, ranges=self._accept)
+        found = await inspect_message(ranges, limits=self._limits)
+        length = found.plaintext_length if await _is_typical(ranges, found) else None
+        in_parts = self._in_parts(found.signed)
+        # Only a proper part is read without its signature. What decides that is what the response says.
+        plan = plan_for(etag=_etag_of(found), length=length, ranges=in_parts)
+        if in_parts and (plan.partial or not found.signed):
+            parts = await self._enter_parts(ranges, stack)
+            plan = plan_for(etag=_etag_of(parts.header), length=parts.length, ranges=True)
+            if plan.partial or not found.signed:
+                return Answer(plan, _SeekableMessage(parts))
+            length = parts.length
+        whole = await self._enter_whole(_RangeReader(ranges), head, length, stack)
+        plan = plan_for(etag=_etag_of(whole.header), length=length, ranges=in_parts)
+        if plan.partial:
+            raise MalformedMessageError("the message changed while it was opened")
+        return Answer(plan, _StreamedMessage(whole, length))
 
-    def _release(self, head: RequestHead, length: int | None) -> Release:
+    def _in_parts(self, signed: bool) -> bool:
+        """Return whether requests for a part of a message are answered with that part."""
+        if self._release is Release.VERIFIED or self._policy is SignaturePolicy.REQUIRE:
+            return False
+        return self._accept or not signed
+
+    async def _enter_parts(self, ranges: _SharedRanges, stack: AsyncExitStack) -> SeekableDecryptStream:
+        return await stack.enter_async_context(
+            self._client.open_seekable(
+                ranges,
+                self._provider,
+                encryption_context=self._context,
+                accept_unverified_signature=self._accept,
+                limits=self._limits,
+                cache_length=_CACHE_LENGTH,
+            )
+        )
+
+    async def _enter_whole(
+        self, source: object, head: RequestHead, length: int | None, stack: AsyncExitStack
+    ) -> DecryptStream:
         # Without a length, the end of a connection is the end of the content in HTTP/1.0: a response cannot
         # be cut off so that the client notices.
-        return Release.VERIFIED if length is None and head.version < (1, 1) else Release.STREAM
+        unmarked = length is None and head.version < (1, 1)
+        release = Release.VERIFIED if unmarked else self._release
+        return await stack.enter_async_context(self._stream(source, release))
 
     def _stream(self, source: Any, release: Release) -> DecryptStream:
         return self._client.decrypt_stream(
@@ -146,16 +184,12 @@ class Download:
 class _SeekableMessage:
     """A message of which only the frames are read that are asked for; its length is verified."""
 
-    ranges = True
-
     def __init__(self, stream: SeekableDecryptStream) -> None:
         self._stream = stream
-        self.header = stream.header
-        self.length = stream.length
 
     async def write_to(self, write: Write, start: int, end: int | None) -> None:
         self._stream.seek(start)
-        while left := (self.length if end is None else end) - self._stream.tell():
+        while left := (self._stream.length if end is None else end) - self._stream.tell():
             await write(await self._stream.read(min(_CHUNK_LENGTH, left)))
 
     def abandon(self) -> None:
@@ -165,25 +199,23 @@ class _SeekableMessage:
 class _StreamedMessage:
     """A message that is read from the start to the end; its length is a claim until then."""
 
-    def __init__(self, stream: DecryptStream, length: int | None, *, ranges: bool) -> None:
+    def __init__(self, stream: DecryptStream, length: int | None) -> None:
         self._stream = stream
-        self.header = stream.header
-        self.length = length
-        self.ranges = ranges
+        self._length = length
 
     async def write_to(self, write: Write, start: int, end: int | None) -> None:
         written, last = 0, b""
         async for chunk in self._stream:
             written += len(chunk)
-            if self.length is not None and written > self.length:
-                raise PlaintextLengthError(expected=self.length, actual=written)
-            if written == self.length:
+            if self._length is not None and written > self._length:
+                raise PlaintextLengthError(expected=self._length, actual=written)
+            if written == self._length:
                 # With these bytes the client has everything, so they wait until everything is verified.
                 last = chunk
             else:
                 await write(chunk)
-        if self.length is not None and written != self.length:
-            raise PlaintextLengthError(expected=self.length, actual=written)
+        if self._length is not None and written != self._length:
+            raise PlaintextLengthError(expected=self._length, actual=written)
         if last:
             await write(last)
 
@@ -231,16 +263,23 @@ class _RangeReader:
         return await self._ranges.read_range(start, self._position) if start < self._position else b""
 
 
-async def _plaintext_length(ranges: _SharedRanges) -> int | None:
-    """Return the length of the plaintext of a signed message as its length in all says it."""
-    # The header was parsed before, within the limits of the client.
-    found = await inspect_message(ranges, limits=Limits(max_header_length=None))
+async def _is_typical(ranges: _SharedRanges, found: MessageInspection) -> bool:
+    """Return whether a message ends as its length in all was computed.
+
+    Some writers make signatures of other lengths: then it is not known before the end.
+    """
     footer = found.algorithm_suite.footer_length
+    if not footer:
+        return True
     end = await ranges.size()
     start = max(0, end - footer)
-    # Some writers make signatures of other lengths: then it is not known before the end.
     announced = int.from_bytes(await ranges.read_range(start, min(start + 2, end)), "big")
-    return found.plaintext_length if announced == footer - 2 else None
+    return announced == footer - 2
+
+
+def _etag_of(message: MessageHeader | MessageInspection) -> str:
+    """Return a strong entity tag: no two messages share a message id."""
+    return f'"{message.message_id.hex()}"'
 
 
 def _has_ranges(source: object) -> bool:

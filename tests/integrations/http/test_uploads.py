@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import zlib
 from collections.abc import AsyncIterator
 from io import BytesIO
 from typing import Any
@@ -103,7 +104,7 @@ async def test_settings_of_the_message(kind: str) -> None:
 async def test_an_encoded_body_has_no_length_that_counts(kind: str) -> None:
     stored = Stored()
     packed = gzip.compress(bytes(300_000))
-    service = Service(store=stored, max_length=300_000)
+    service = Service(store=stored, max_length=300_000, upload={"accept_content_encoding": True})
     status, answer = await put(service, kind, BytesIO(packed), Content_Encoding="gzip")
     assert (status, answer) == (200, {"announced": None})
     plaintext = (await decrypt(stored.whole[0], KEY)).plaintext
@@ -111,6 +112,23 @@ async def test_an_encoded_body_has_no_length_that_counts(kind: str) -> None:
 
 
 # Refused
+
+
+@on_both
+@pytest.mark.parametrize("accepted", [True, False])
+@pytest.mark.parametrize("coding", ["gzip", "GZIP", "x-gzip", "deflate", "gzip, br", "Identity", ""])
+async def test_a_coded_body_is_taken_only_where_the_caller_says_so(
+    kind: str, coding: str, accepted: bool
+) -> None:
+    stored = Stored()
+    service = Service(store=stored, upload={"accept_content_encoding": accepted})
+    packed = (zlib if coding == "deflate" else gzip).compress(b"abc")
+    status, answer = await put(service, kind, BytesIO(packed), Content_Encoding=coding)
+    if accepted or coding in ("Identity", ""):
+        assert status == 200
+    else:
+        assert (status, answer) == (415, "a body with a Content-Encoding is not taken: send it without")
+        assert (stored.begun, stored.whole) == (0, [])
 
 
 @on_both
@@ -158,7 +176,7 @@ async def test_a_body_that_grows_too_long_is_refused_while_it_arrives(kind: str)
 )
 async def test_a_malformed_body_is_refused(body: bytes) -> None:
     stored = Stored()
-    async with Service(store=stored).on("aiohttp") as url:
+    async with Service(store=stored, upload={"accept_content_encoding": True}).on("aiohttp") as url:
         reader, writer = await asyncio.open_connection("127.0.0.1", int(url.split(":")[2][:-1]))
         writer.write(b"PUT / HTTP/1.1\r\nHost: test\r\n" + body)
         assert b" 400 " in await reader.readline()
