@@ -25,7 +25,7 @@ class ThreadLock:
     def __init__(self, forget: Callable[[], object] | None = None) -> None:
         self._lock = RLock()
         self._forget = None if forget is None else WeakMethod(forget)
-        _locks.add(self)
+        thread_locks.add(self)
 
     def __enter__(self) -> None:
         self._lock.acquire()
@@ -46,11 +46,12 @@ class ThreadLock:
             forget()
 
 
-_locks: WeakSet[ThreadLock] = WeakSet()
+thread_locks: WeakSet[ThreadLock] = WeakSet()
+"""All living locks of this process."""
 
 
 def _renew_locks() -> None:
-    for lock in list(_locks):
+    for lock in list(thread_locks):
         lock.renew()
 
 

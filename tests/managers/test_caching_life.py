@@ -180,6 +180,34 @@ async def test_the_provider_is_left_although_leaving_is_cancelled(way: Way) -> N
     assert_idle()
 
 
+async def test_who_would_fetch_again_when_it_is_left_gets_an_error_and_keeps_nothing() -> None:
+    """The first caller uses the data key up and leaves; the second one learns of both only then."""
+    cmm = caching(Below(), max_bytes=10)
+    refused = anyio.Event()
+
+    async def second() -> None:
+        with pytest.raises(ProviderClosedError):
+            await cmm.get_encryption_materials(writing(10))
+        refused.set()
+
+    async with anyio.create_task_group() as group:
+        async with cmm:
+            group.start_soon(second)
+            await cmm.get_encryption_materials(writing(10))
+        await refused.wait()
+    assert cmm.statistics.size == 0
+    assert_idle()
+
+
+async def test_leaving_once_too_often_does_not_stop_later_leaving() -> None:
+    cmm = caching(Below())
+    await cmm.__aexit__(None, None, None)
+    async with cmm:
+        await cmm.get_encryption_materials(writing())
+        assert cmm.statistics.size == 1
+    assert cmm.statistics.size == 0
+
+
 # Data keys that nobody has any more
 
 
