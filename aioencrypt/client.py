@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Final, Literal, overload
+from typing import Final, Literal, Self, overload
 
 from aioencrypt.format import AlgorithmSuite, CommitmentPolicy, MessageHeader
 from aioencrypt.format.context import validate_context
@@ -30,60 +30,48 @@ Provider = MasterKeyProvider | CryptographicMaterialsManager
 """What gives data keys: a master key, a provider or a CMM."""
 
 
-class EncryptResult(tuple[bytes, MessageHeader]):
-    """The message and its header: ``ciphertext, header = await encrypt(...)``."""
+class _Result(tuple[bytes, MessageHeader]):
+    """A pair that also tells the provenance of its data key."""
 
-    def __new__(cls, ciphertext: bytes, header: MessageHeader, provenance: Provenance) -> EncryptResult:
-        return super().__new__(cls, (ciphertext, header))
+    def __new__(cls, data: bytes, header: MessageHeader, provenance: Provenance) -> Self:
+        return super().__new__(cls, (data, header))
 
-    def __init__(self, ciphertext: bytes, header: MessageHeader, provenance: Provenance) -> None:
+    def __init__(self, data: bytes, header: MessageHeader, provenance: Provenance) -> None:
         self._provenance = provenance
+
+    def __getnewargs__(self) -> tuple[bytes, MessageHeader, Provenance]:
+        return self[0], self[1], self._provenance
+
+    @property
+    def header(self) -> MessageHeader:
+        """The header of the message; verified, if the message was decrypted."""
+        return self[1]
+
+    @property
+    def provenance(self) -> Provenance:
+        """The keys that made or opened the data key, and whether a cache answered."""
+        return self._provenance
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(<{len(self[0])} bytes>, {self.header!r})"
+
+
+class EncryptResult(_Result):
+    """The message and its header: ``ciphertext, header = await encrypt(...)``."""
 
     @property
     def ciphertext(self) -> bytes:
         """The whole message."""
         return self[0]
 
-    @property
-    def header(self) -> MessageHeader:
-        """The header of the message."""
-        return self[1]
 
-    @property
-    def provenance(self) -> Provenance:
-        """Which keys made the data key, and whether a cache answered."""
-        return self._provenance
-
-    def __repr__(self) -> str:
-        return f"EncryptResult(<{len(self.ciphertext)} bytes>, {self.header!r})"
-
-
-class DecryptResult(tuple[bytes, MessageHeader]):
+class DecryptResult(_Result):
     """The plaintext and the verified header: ``plaintext, header = await decrypt(...)``."""
-
-    def __new__(cls, plaintext: bytes, header: MessageHeader, provenance: Provenance) -> DecryptResult:
-        return super().__new__(cls, (plaintext, header))
-
-    def __init__(self, plaintext: bytes, header: MessageHeader, provenance: Provenance) -> None:
-        self._provenance = provenance
 
     @property
     def plaintext(self) -> bytes:
         """The whole plaintext."""
         return self[0]
-
-    @property
-    def header(self) -> MessageHeader:
-        """The header of the message, verified."""
-        return self[1]
-
-    @property
-    def provenance(self) -> Provenance:
-        """Which key opened the data key, and whether a cache answered."""
-        return self._provenance
-
-    def __repr__(self) -> str:
-        return f"DecryptResult(<{len(self.plaintext)} bytes>, {self.header!r})"
 
 
 class EncryptionClient:

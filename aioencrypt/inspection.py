@@ -49,9 +49,7 @@ class MessageInspection:
 
     algorithm_suite: AlgorithmSuite
     message_id: bytes
-    unauthenticated_context: Mapping[str, str] = attrs.field(
-        converter=read_only, repr=lambda context: f"<{len(context)} pairs>"
-    )
+    unauthenticated_context: Mapping[str, str] = attrs.field(converter=read_only)
     encrypted_data_keys: tuple[EncryptedDataKey, ...]
     frame_length: int
     header_length: int

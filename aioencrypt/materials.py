@@ -38,13 +38,8 @@ def _wrong_answer(owner: object, method: str, what: str) -> ProviderError:
     return ProviderError(f"{type(owner).__name__}.{method} returned {what}")
 
 
-def _pairs(context: Mapping[str, str]) -> str:
-    # Values, and in some systems keys too, say more than a log should hold.
-    return f"<{len(context)} pairs>"
-
-
 def _context(**changes: Any) -> Any:
-    return attrs.field(converter=read_only, repr=_pairs, **changes)
+    return attrs.field(converter=read_only, **changes)
 
 
 def _required() -> Any:

@@ -6,7 +6,7 @@ Specification: framework/structures.md#encryption-context.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from types import MappingProxyType
+from typing import Any, NoReturn
 
 from aioencrypt.errors import MalformedMessageError
 
@@ -18,20 +18,49 @@ _MAX_LENGTH = 0xFFFF
 _LOCALE_ORDER = " _-,;:!?.'\"()[]{}@*/\\&#%`^+<=>|~$0123456789abcdefghijklmnopqrstuvwxyz"
 
 
-def read_only(context: Mapping[str, str]) -> Mapping[str, str]:
-    """Return a read-only copy of a context; what is read-only already was copied when it became so."""
-    return context if type(context) is MappingProxyType else MappingProxyType(dict(context))
+class EncryptionContext(dict[str, str]):
+    """A read-only encryption context. Its repr shows no key and no value.
+
+    It is a `dict`, so `json.dumps` and AWS clients take it as it is. `dict(context)` is a copy that can be
+    changed. Copies, also from `copy` and `pickle`, are equal and hash alike.
+    """
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        # Values, and in some systems keys too, say more than a log should hold.
+        return f"<{len(self)} pairs>"
+
+    def __hash__(self) -> int:  # type: ignore[override]
+        return hash(frozenset(self.items()))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return EncryptionContext, (dict(self),)
+
+    def __deepcopy__(self, memo: object) -> EncryptionContext:
+        return self
+
+    def _refuse(self, *arguments: object, **pairs: object) -> NoReturn:
+        raise TypeError("an encryption context is read-only; change a copy of it: dict(context)")
+
+    __setitem__ = __delitem__ = __ior__ = _refuse
+    clear = pop = popitem = setdefault = update = _refuse
 
 
-def validate_context(context: Mapping[str, str], *, reserved: bool = False) -> dict[str, str]:
-    """Return a copy of a context that a caller gave.
+def read_only(context: Mapping[str, str]) -> EncryptionContext:
+    """Return a read-only copy of a context; one that is read-only already needs none."""
+    return context if type(context) is EncryptionContext else EncryptionContext(context)
+
+
+def validate_context(context: Mapping[str, str], *, reserved: bool = False) -> EncryptionContext:
+    """Return a read-only copy of a context that a caller gave.
 
     Raises `TypeError` for keys or values that are not `str`, `ValueError` for the reserved prefix
     (client-apis/encrypt.md#encryption-context) unless it is let in, and for what the format cannot
     hold: more than 65,535 bytes in one key, one value or in all, or text that is not valid Unicode.
     """
     if context == {}:
-        return {}
+        return EncryptionContext()
     if not isinstance(context, Mapping):
         raise TypeError(f"an encryption context is a mapping of str to str, not {type(context).__name__}")
     for key, value in context.items():
@@ -44,7 +73,7 @@ def validate_context(context: Mapping[str, str], *, reserved: bool = False) -> d
                 f"the encryption context key {key!r} starts with the reserved {RESERVED_PREFIX!r}"
             )
     serialize_context(context)
-    return dict(context)
+    return read_only(context)
 
 
 def serialize_context(context: Mapping[str, str], order: Iterable[str] | None = None) -> bytes:

@@ -67,9 +67,7 @@ class MessageHeader:
     version: int
     algorithm_suite: AlgorithmSuite
     message_id: bytes
-    encryption_context: Mapping[str, str] = attrs.field(
-        converter=read_only, repr=lambda context: f"<{len(context)} pairs>"
-    )
+    encryption_context: Mapping[str, str] = attrs.field(converter=read_only)
     encrypted_data_keys: tuple[EncryptedDataKey, ...]
     content_type: ContentType
     frame_length: int

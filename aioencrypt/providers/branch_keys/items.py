@@ -38,10 +38,6 @@ _MAX_WRAPPED_KEY = 6144
 _MAX_KEY_ID = 2048
 
 
-def _pairs(context: Mapping[str, str]) -> str:
-    return f"<{len(context)} pairs>"
-
-
 @attrs.frozen
 class BranchKeyMaterials:
     """A branch key as it came from a store, authenticated by KMS. Its bytes never show in a repr.
@@ -51,7 +47,7 @@ class BranchKeyMaterials:
 
     branch_key_id: str
     version: str
-    encryption_context: Mapping[str, str] = attrs.field(converter=read_only, repr=_pairs)
+    encryption_context: Mapping[str, str] = attrs.field(converter=read_only)
     key: bytes = attrs.field(repr=False)
 
     def __reduce__(self) -> NoReturn:
@@ -63,7 +59,7 @@ class BeaconKeyMaterials:
     """A beacon key as it came from a store, authenticated by KMS. Its bytes never show in a repr."""
 
     beacon_key_id: str
-    encryption_context: Mapping[str, str] = attrs.field(converter=read_only, repr=_pairs)
+    encryption_context: Mapping[str, str] = attrs.field(converter=read_only)
     key: bytes = attrs.field(repr=False)
 
     def __reduce__(self) -> NoReturn:
@@ -74,7 +70,7 @@ class BeaconKeyMaterials:
 class BranchKeyItem:
     """One item: its attributes as text, and the wrapped key."""
 
-    attributes: Mapping[str, str] = attrs.field(converter=read_only, repr=_pairs)
+    attributes: Mapping[str, str] = attrs.field(converter=read_only)
     wrapped_key: bytes = attrs.field(repr=False)
 
     @property
