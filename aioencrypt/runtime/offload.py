@@ -9,14 +9,17 @@ for files, and for digests, the slowest part of a signed message.
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import lru_cache
+from contextvars import copy_context
+from functools import lru_cache, partial
+from queue import SimpleQueue
 from threading import Thread
 from time import perf_counter
 from typing import TypeVar
 
-from anyio import CancelScope, CapacityLimiter, Event, Lock, get_cancelled_exc_class, to_thread
+from anyio import CancelScope, Event, Lock, get_cancelled_exc_class
 from anyio.lowlevel import checkpoint, checkpoint_if_cancelled
 
 from aioencrypt.format.batches import BATCH_COST
@@ -91,7 +94,8 @@ class LoopState:
         # Hops that this loop waits for now, and all hops that it ever began.
         self.hops = 0
         self.hops_begun = 0
-        self.reads = CapacityLimiter(40)
+        # Reads that may block for ever, and that this loop waits for now.
+        self.reads = 0
 
 
 loop_states = LoopLocal(LoopState)
@@ -114,15 +118,42 @@ def submit(kind: str, function: Callable[[], T]) -> Future[T]:
     except RuntimeError:
         # Pools end with the main thread. Loops in other threads go on, with a thread for each call.
         future: Future[T] = Future()
-
-        def work() -> None:
-            try:
-                future.set_result(function())
-            except BaseException as error:
-                future.set_exception(error)
-
-        Thread(target=work).start()
+        Thread(target=_settle, args=(future, function)).start()
         return future
+
+
+def _settle(future: Future[T], function: Callable[[], T]) -> None:
+    try:
+        future.set_result(function())
+    except BaseException as error:
+        future.set_exception(error)
+        del future  # the traceback of the error leads here
+
+
+# Daemon threads that are free to read. A program that exits does not wait for them.
+_free_readers: deque[SimpleQueue[Callable[[], object]]] = deque()
+_MOST_FREE_READERS = 32
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_free_readers.clear)
+
+
+def _start_reader(function: Callable[[], object]) -> None:
+    """Run a function in a daemon thread that nothing else waits for."""
+    try:
+        queue = _free_readers.pop()
+    except IndexError:
+        queue = SimpleQueue()
+        Thread(target=_run_reader, args=(queue,), name="aioencrypt-reads", daemon=True).start()
+    queue.put(function)
+
+
+def _run_reader(queue: SimpleQueue[Callable[[], object]]) -> None:
+    while True:
+        queue.get()()
+        if len(_free_readers) >= _MOST_FREE_READERS:
+            return
+        _free_readers.append(queue)
 
 
 async def run_work(function: Callable[[], T], cost: float, offload: Offload = Offload.AUTO) -> T:
@@ -143,8 +174,22 @@ async def in_file_thread(function: Callable[[], T]) -> T:
 
 
 async def read_in_thread(function: Callable[[], T]) -> T:
-    """Run a blocking read of the caller's file. Cancellation abandons the read and drops its result."""
-    return await to_thread.run_sync(function, limiter=loop_states.get().reads, abandon_on_cancel=True)
+    """Run a read that may block for ever, in a daemon thread of its own, and in the caller's context.
+
+    Cancellation abandons the read and drops its result.
+    """
+    state = loop_states.get()
+    done, call = Event(), loop_caller()
+    future: Future[T] = Future()
+    future.add_done_callback(lambda _: call(done.set))
+    state.reads += 1
+    try:
+        _start_reader(partial(copy_context().run, _settle, future, function))
+        await done.wait()
+        return future.result()
+    finally:
+        state.reads -= 1
+        del future  # an error would hold it, and it the error
 
 
 async def _hop(kind: str, function: Callable[[], T]) -> T:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import _thread
 import asyncio
 import signal
+import sys
 import threading
 from collections.abc import Awaitable, Callable
 from functools import partial
@@ -287,6 +288,30 @@ async def test_a_blocking_read_is_left_behind(way: Way) -> None:
     while threads_at_work():  # on trio the thread counts to its end
         await checkpoint()
     await assert_fine()
+
+
+async def test_blocked_reads_hinder_no_other_read_and_not_the_exit() -> None:
+    code = """
+import threading, anyio
+from aioencrypt.runtime.offload import in_file_thread, read_in_thread
+
+async def main():
+    started, forever = threading.Barrier(101), threading.Event()
+    def block():
+        started.wait()
+        forever.wait()
+    async with anyio.create_task_group() as group:
+        for _ in range(100):
+            group.start_soon(read_in_thread, block)
+        await in_file_thread(started.wait)
+        print(await read_in_thread(lambda: "read"), await in_file_thread(lambda: "file"), flush=True)
+        group.cancel_scope.cancel()
+
+anyio.run(main)
+"""
+    with anyio.fail_after(60):
+        result = await anyio.run_process([sys.executable, "-c", code])
+    assert result.stdout.split() == [b"read", b"file"]
 
 
 async def test_a_blocking_read_gives_results_and_errors() -> None:

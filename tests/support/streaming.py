@@ -105,7 +105,7 @@ class Stalling:
 def threads_at_work() -> int:
     """Count the worker threads that this library keeps busy for this loop."""
     state = loop_states.get()
-    return int(state.hops + state.reads.borrowed_tokens)
+    return state.hops + state.reads
 
 
 def tasks_left() -> list[str]:
