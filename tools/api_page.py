@@ -22,10 +22,23 @@ import aioencrypt
 import aioencrypt.aws
 import aioencrypt.errors
 import aioencrypt.format
+import aioencrypt.integrations.aiohttp
+import aioencrypt.integrations.asgi
+import aioencrypt.integrations.fsspec
+import aioencrypt.integrations.opentelemetry
+import aioencrypt.integrations.s3
 import aioencrypt.testing
 import aioencrypt.testing.kms
 
 WIDTH = 100
+
+INTEGRATIONS = (
+    aioencrypt.integrations.s3,
+    aioencrypt.integrations.aiohttp,
+    aioencrypt.integrations.asgi,
+    aioencrypt.integrations.fsspec,
+    aioencrypt.integrations.opentelemetry,
+)
 
 # The order of the page. A public name that is missing here, or stands here twice, is an error.
 SECTIONS: dict[str, tuple[ModuleType, list[str]]] = {
@@ -142,6 +155,7 @@ SECTIONS: dict[str, tuple[ModuleType, list[str]]] = {
         [name for name in aioencrypt.format.__all__ if name not in aioencrypt.__all__],
     ),
     "aioencrypt.aws": (aioencrypt.aws, ["KMSClient", "DynamoDBClient", "ClientSupplier"]),
+    **{module.__name__: (module, list(module.__all__)) for module in INTEGRATIONS},
     "aioencrypt.testing": (aioencrypt.testing, list(aioencrypt.testing.__all__)),
     "aioencrypt.testing.kms": (aioencrypt.testing.kms, ["KMSServer", "run_in_thread", "main"]),
 }
@@ -163,6 +177,13 @@ NOTES = {
     "[message-format.md](message-format.md#the-machines) has a whole program. "
     "The names of *What a message says*, and `CommitmentPolicy`, stand there, too.",
     "aioencrypt.aws": "What clients of your own look like.",
+    "aioencrypt.integrations.s3": "Objects in S3: [s3.md](s3.md). Needs the extra `aws`, or another client.",
+    "aioencrypt.integrations.aiohttp": "[aiohttp.md](aiohttp.md). Needs the extra `aiohttp`.",
+    "aioencrypt.integrations.asgi": "Starlette and FastAPI: [asgi.md](asgi.md). Needs the extra `asgi`.",
+    "aioencrypt.integrations.fsspec": "[fsspec.md](fsspec.md). Needs the extra `fsspec`. "
+    "Methods that stand in fsspec's own documentation are not repeated.",
+    "aioencrypt.integrations.opentelemetry": "[opentelemetry.md](opentelemetry.md). "
+    "Needs the extra `opentelemetry`.",
     "aioencrypt.testing": "A KMS in memory: [testing-your-code.md](testing-your-code.md); "
     "and a DynamoDB: [branch-keys.md](branch-keys.md#in-tests).",
     "aioencrypt.testing.kms": "The same over HTTP; it needs the extra `testing`.",
@@ -183,6 +204,8 @@ MADE_BY_US = {
     "RewrapStream",
     "SeekableDecryptStream",
 }
+# Base classes that are not public.
+HELPERS = {"object", "ABC", "ByteStream", "Protocol", "Generic", "ObjectRanges", "PathsFileSystem"}
 # What has no docstring in the code, because its parts have.
 UNIONS = {
     "Event": "What `MessageDecryptor.next_event` returns.",
@@ -285,9 +308,9 @@ def alias_docstring(module: ModuleType, name: str) -> str:
 
 def class_lines(cls: type) -> list[str]:
     """Return the stub of a class."""
-    names = [base.__name__ for base in cls.__bases__ if not base.__name__.startswith("_")]
+    names = ["TypedDict" if typing.is_typeddict(cls) else base.__name__ for base in cls.__bases__]
+    names = [name for name in names if not name.startswith("_") and name not in HELPERS]
     shown = ["tuple[bytes, MessageHeader]" if name == "tuple" else name for name in names]
-    shown = [name for name in shown if name not in ("object", "ABC", "ByteStream", "Protocol", "Generic")]
     head = f"class {cls.__name__}({', '.join(shown)}):" if shown else f"class {cls.__name__}:"
     body = [*doc_lines(first_line(cls.__doc__)), *member_lines(cls)]
     return [head, *(f"    {line}" for line in body)]
@@ -417,6 +440,8 @@ def parameter_text(parameter: inspect.Parameter) -> str:
 
 
 def annotation(value: object) -> str:
+    if isinstance(value, typing.ForwardRef):
+        return value.__forward_arg__
     return value if isinstance(value, str) else getattr(value, "__name__", repr(value))
 
 

@@ -3,3 +3,7 @@
 from aioencrypt.aws.protocols import ClientSupplier, DynamoDBClient, KMSClient
 
 __all__ = ["ClientSupplier", "DynamoDBClient", "KMSClient"]
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -69,3 +69,7 @@ __all__ = [
     "VerifyWork",
     "Work",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__

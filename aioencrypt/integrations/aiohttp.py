@@ -52,6 +52,11 @@ __all__ = [
     "open_provider",
 ]
 
+
+def __dir__() -> list[str]:
+    return __all__
+
+
 _READ_LENGTH = 256 * 1024
 # What aiohttp raises while it parses a body, and parts of a form that are forms themselves.
 _MALFORMED = (web.RequestPayloadError, HttpProcessingError, ValueError, RuntimeError)

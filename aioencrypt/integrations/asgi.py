@@ -45,6 +45,11 @@ from aioencrypt.streams.sources import Source
 
 __all__ = ["DecryptedResponse", "UploadReader", "encrypt_upload", "get_provider", "open_provider"]
 
+
+def __dir__() -> list[str]:
+    return __all__
+
+
 # How often a middleware is asked for a disconnect while it repeats a body that is complete.
 _REPLAY_SECONDS = 1.0
 

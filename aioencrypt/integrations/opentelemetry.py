@@ -22,6 +22,13 @@ except ImportError as _error:
 
 from aioencrypt.runtime.observation import CacheAnswer, Message, MessageEnd, ServiceCall, ServiceEnd, observe
 
+__all__ = ["Instrumentation", "instrument"]
+
+
+def __dir__() -> list[str]:
+    return __all__
+
+
 Attributes = dict[str, str | bool | int | list[str]]
 
 _SECONDS = (

@@ -36,9 +36,21 @@ def stubs(body: list[ast.stmt]) -> Iterator[tuple[str, Stub]]:
                 yield name, node
 
 
+def stubs_by_section() -> dict[str, list[tuple[str, Stub]]]:
+    texts = [snippet.text for snippet in snippets(PAGE, "pyi")]
+    return {
+        title: [*stubs(ast.parse(text).body)] for title, text in zip(api_page.SECTIONS, texts, strict=True)
+    }
+
+
+SECTIONS = stubs_by_section()
+# Two integrations may have the same name for the same thing.
+INTEGRATIONS = {module.__name__: module for module in api_page.INTEGRATIONS}
+
+
 def documented() -> dict[str, Stub]:
     return {
-        name: node for snippet in snippets(PAGE, "pyi") for name, node in stubs(ast.parse(snippet.text).body)
+        name: node for title, found in SECTIONS.items() if title not in INTEGRATIONS for name, node in found
     }
 
 
@@ -66,8 +78,23 @@ def test_every_public_name_stands_there_and_no_other() -> None:
     assert DOCUMENTED.keys() == PUBLIC.keys()
 
 
+@pytest.mark.parametrize("title", INTEGRATIONS)
+def test_an_integration_has_all_its_public_names_and_no_other(title: str) -> None:
+    module = INTEGRATIONS[title]
+    assert {name for name, _ in SECTIONS[title]} == set(module.__all__) == set(dir(module))
+    for name in module.__all__:
+        value = getattr(module, name)
+        assert not inspect.isclass(value) or value.__doc__, name
+
+
+@pytest.mark.parametrize("module", [*MODULES, *HOMES, *api_page.INTEGRATIONS], ids=lambda m: m.__name__)
+def test_completion_shows_public_names_only(module: ModuleType) -> None:
+    assert set(dir(module)) <= {*module.__all__, "open"}
+
+
 def test_no_name_stands_there_twice() -> None:
-    names = [name for _, names in api_page.SECTIONS.values() for name in names]
+    sections = [names for title, (_, names) in api_page.SECTIONS.items() if title not in INTEGRATIONS]
+    names = [name for names in sections for name in names]
     assert sorted(names) == sorted(set(names))
 
 

@@ -3,3 +3,7 @@
 from aioencrypt.integrations.fsspec.filesystem import EncryptedFileSystem
 
 __all__ = ["EncryptedFileSystem"]
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -29,3 +29,7 @@ __all__ = [
     "put_encrypted",
     "rewrap_encrypted",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -18,7 +18,9 @@ from aioencrypt.errors import ServiceError
 from aioencrypt.runtime.offload import run_work
 
 S3Call = Callable[..., Awaitable[Mapping[str, Any]]]
+"""A method of an asynchronous S3 client."""
 Checksum = Literal["CRC32", "SHA256"]
+"""A checksum that S3 verifies with each request."""
 
 # Bytes of a checksum in one hop: a part may have gigabytes, and the worker has others to serve.
 _DIGEST_STEP = 1024 * 1024
