@@ -14,11 +14,11 @@ from aioencrypt.materials import Provenance
 from aioencrypt.policies import Limits, Offload, Release, SignaturePolicy, checked_limits
 from aioencrypt.providers.base import MasterKeyProvider
 from aioencrypt.runtime.arguments import check_choice, check_int, check_limit, check_type
+from aioencrypt.streams.blocking_files import PathLike
 from aioencrypt.streams.decrypt import DecryptOptions, DecryptStream, decrypt_whole
 from aioencrypt.streams.encrypt import EncryptOptions, EncryptStream, encrypt_whole
 from aioencrypt.streams.files import EncryptWriter, FileReader, MessageSink
 from aioencrypt.streams.ranges import SeekableSource, open_range_source
-from aioencrypt.streams.replaced_file import PathLike
 from aioencrypt.streams.seekable import SeekableDecryptStream
 from aioencrypt.streams.sources import Source, known_length, open_source
 

@@ -43,13 +43,13 @@ from aioencrypt.providers.base import MasterKeyProvider, wrap_data_key
 from aioencrypt.runtime.arguments import check_type
 from aioencrypt.runtime.observation import Tally, watch_message
 from aioencrypt.runtime.offload import in_file_thread, run_work
+from aioencrypt.streams.blocking_files import PathLike, is_special
 from aioencrypt.streams.decrypt import DecryptOptions, DecryptStream
 from aioencrypt.streams.driver import HeaderStart, read_header, read_header_of
 from aioencrypt.streams.encrypt import EncryptStream
-from aioencrypt.streams.files import FileReader
+from aioencrypt.streams.files import FileOutput, FileReader
 from aioencrypt.streams.ranges import SeekableSource
 from aioencrypt.streams.reading import ByteStream
-from aioencrypt.streams.replaced_file import PathLike, ReplacedFile
 from aioencrypt.streams.sources import Reader, Source, open_source
 
 _CHUNK_LENGTH = 1024 * 1024
@@ -501,7 +501,9 @@ async def rewrap_file(
         accept_iv_reuse=accept_iv_reuse,
         client=client,
     )
-    file = ReplacedFile(path if destination is None else destination)
+    if destination is None and await in_file_thread(lambda: is_special(path)):
+        raise OSError(errno.EINVAL, "not a regular file: give destination=", os.fspath(path))
+    file = FileOutput(path if destination is None else destination)
     try:
         async with RewrapStream(FileReader(path), options, verify=verify) as stream:
             rewrapped = stream.rewrapped
@@ -509,14 +511,14 @@ async def rewrap_file(
             if rewrapped and overwrites:
                 await _overwrite(path, rewrapped.serialized, stream, verify=verify)
             else:
-                await in_file_thread(file.create)
+                await file.create()
                 async for chunk in stream:
-                    await in_file_thread(partial(file.write, chunk))
+                    await file.write(chunk)
         if not overwrites:  # outside, as Windows does not replace a file that is still open for reading
-            await in_file_thread(file.commit)
+            await file.commit()
         return RewrapResult(header=stream.header, reencrypted=stream.reencrypted)
     finally:
-        await in_file_thread(file.drop)
+        await file.drop()
 
 
 async def _overwrite(path: PathLike, header: bytes, stream: RewrapStream, *, verify: bool) -> None:

@@ -5,39 +5,32 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from types import TracebackType
-from typing import IO, Protocol, Self, runtime_checkable
+from typing import Protocol, Self, runtime_checkable
 
 from aioencrypt.errors import StreamBusyError, StreamClosedError, StreamError, StreamNotEnteredError
 from aioencrypt.format import MessageHeader
 from aioencrypt.materials import Provenance
 from aioencrypt.runtime.observation import MessageWatch, current, watch_message
 from aioencrypt.runtime.offload import in_file_thread
+from aioencrypt.streams.blocking_files import OpenFile, PathLike, is_special
 from aioencrypt.streams.encrypt import EncryptOptions, Sealer
-from aioencrypt.streams.replaced_file import PathLike, ReplacedFile
+from aioencrypt.streams.replaced_file import ReplacedFile
 from aioencrypt.streams.sources import as_bytes
 
 _READ_LENGTH = 1024 * 1024
 
 
 class FileReader:
-    """A file that we open, when it is first read, so that we close it, too."""
+    """A reader of the file at a path. The first read opens the file; `aclose` closes it."""
 
     def __init__(self, path: PathLike) -> None:
-        self._path = path
-        self._file: IO[bytes] | None = None
+        self._file = OpenFile(path)
 
     async def read(self) -> bytes:
-        return await in_file_thread(self._read)
-
-    def _read(self) -> bytes:
-        if self._file is None:
-            self._file = open(self._path, "rb", buffering=0)
-        return self._file.read(_READ_LENGTH)
+        return await self._file.read(_READ_LENGTH)
 
     async def aclose(self) -> None:
-        file, self._file = self._file, None
-        if file is not None:
-            await in_file_thread(file.close)
+        self._file.close()
 
 
 @runtime_checkable
@@ -65,6 +58,55 @@ class MessageSink(Protocol):
         ...
 
 
+class FileOutput:
+    """Where a message is written: a path, or a `MessageSink`.
+
+    A regular file is replaced as a whole. FIFOs and devices are written as the message is made.
+    """
+
+    def __init__(self, target: PathLike | MessageSink) -> None:
+        self._path = None if isinstance(target, MessageSink) else target
+        self._sink = target if isinstance(target, MessageSink) else ReplacedFile(target)
+        self._special: OpenFile | None = None
+
+    async def create(self) -> None:
+        """Open what is written to."""
+        path = self._path
+        if path is not None and await in_file_thread(lambda: is_special(path)):
+            self._special = OpenFile(path, writing=True)
+            await self._special.open()
+        else:
+            await in_file_thread(self._sink.create)
+
+    async def write(self, data: bytes) -> None:
+        """Write all of `data`."""
+        if self._special:
+            await self._special.write(data)
+        else:
+            await in_file_thread(lambda: self._sink.write(data))
+
+    async def commit(self) -> None:
+        """Put the message in its place."""
+        if self._special:
+            self._special.close()
+        else:
+            await in_file_thread(self._sink.commit)
+
+    async def drop(self) -> None:
+        """Let go of everything, and of the message unless it is in its place."""
+        if self._special:
+            self._special.close()
+        else:
+            await in_file_thread(self._sink.drop)
+
+    def drop_at_once(self) -> None:
+        """Do the same where nobody can wait."""
+        if self._special:
+            self._special.close()
+        else:
+            self._sink.drop()
+
+
 class EncryptWriter:
     """A file that is written encrypted.
 
@@ -73,8 +115,8 @@ class EncryptWriter:
     file that was there before stays as it is. A `MessageSink` does all that in its own way.
     """
 
-    def __init__(self, path: PathLike | MessageSink, options: EncryptOptions) -> None:
-        self._file = path if isinstance(path, MessageSink) else ReplacedFile(path)
+    def __init__(self, path: PathLike | MessageSink | FileOutput, options: EncryptOptions) -> None:
+        self._file = path if isinstance(path, FileOutput) else FileOutput(path)
         self._options = options
         self._sealer: Sealer | None = None
         self._entered = False
@@ -114,7 +156,7 @@ class EncryptWriter:
             self._end_watch(type(error))
             raise
         try:
-            await in_file_thread(self._file.create)
+            await self._file.create()
             await self._put(self._sealer.machine.start())
         except BaseException as error:
             self._left_by = type(error)
@@ -170,7 +212,7 @@ class EncryptWriter:
 
     async def _put(self, data: bytes) -> None:
         if data:
-            await in_file_thread(lambda: self._file.write(data))
+            await self._file.write(data)
             self._given += len(data)
 
     async def aclose(self) -> None:
@@ -186,7 +228,7 @@ class EncryptWriter:
             async with self._exclusive() as sealer:
                 await self._put(await sealer.seal(b"", last=True))
                 await self._put(await sealer.finish())
-                await in_file_thread(self._file.commit)
+                await self._file.commit()
                 self._committed = True
         finally:
             await self._discard()
@@ -202,8 +244,12 @@ class EncryptWriter:
         """Let go of everything, and of the file unless it is in its place."""
         self._closed = True
         self._end_watch(type(self._failure) if self._failure else self._left_by)
+        if GeneratorExit in (self._left_by, type(self._failure)):
+            # A coroutine that is closed, or whose loop is gone, cannot wait.
+            self._file.drop_at_once()
+            return
         try:
-            await in_file_thread(self._file.drop)
+            await self._file.drop()
         finally:  # each of these ends, and then raises, when this task is cancelled
             if self._sealer:
                 await self._sealer.aclose()

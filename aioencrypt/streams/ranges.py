@@ -15,7 +15,7 @@ from aioencrypt.errors import MalformedMessageError, TruncatedMessageError
 from aioencrypt.format.wire import flat_view
 from aioencrypt.runtime.offload import in_file_thread
 from aioencrypt.runtime.threads import ThreadLock
-from aioencrypt.streams.replaced_file import PathLike
+from aioencrypt.streams.blocking_files import PathLike
 from aioencrypt.streams.sources import as_bytes
 
 

@@ -12,11 +12,10 @@ from threading import Lock
 from typing import NamedTuple, Self
 from weakref import finalize
 
-PathLike = str | os.PathLike[str]
+from aioencrypt.streams.blocking_files import BINARY, PathLike, errors_name
 
 # Windows has none of these. It renames no folder while a file in it is open, so the path stays right.
 _DIR_FD = {os.open, os.rename, os.unlink} <= os.supports_dir_fd
-_BINARY = getattr(os, "O_BINARY", 0)
 # As the Linux kernel does.
 _MOST_LINKS = 40
 _ACL = "system.posix_acl_access"
@@ -38,6 +37,7 @@ class ReplacedFile:
     def __init__(self, path: PathLike) -> None:
         self._path = os.fspath(path)
         self._lock = Lock()
+        self._process = os.getpid()
         self._file: _TemporaryFile | None = None
         self._dropped = False
 
@@ -72,10 +72,13 @@ class ReplacedFile:
     @contextmanager
     def _operation(self) -> Iterator[_TemporaryFile]:
         try:
-            with self._named_errors(), self._lock:
-                if self._dropped:
-                    raise OSError(errno.EBADF, "the file was dropped before everything was written")
-                yield self._file  # type: ignore[misc]  # None while `create` makes it
+            with errors_name(self._path):
+                if self._process != os.getpid():  # the lock may have been held when this process was forked
+                    raise OSError(errno.EBADF, "the file belongs to the process that began to write it")
+                with self._lock:
+                    if self._dropped:
+                        raise OSError(errno.EBADF, "the file was dropped before everything was written")
+                    yield self._file  # type: ignore[misc]  # None while `create` makes it
         finally:
             if self._dropped:
                 self._clean()
@@ -85,19 +88,10 @@ class ReplacedFile:
         if self._lock.acquire(blocking=False):
             try:
                 if self._file is not None:
-                    with self._named_errors():
+                    with errors_name(self._path):
                         self._file.remove()
             finally:
                 self._lock.release()
-
-    @contextmanager
-    def _named_errors(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            error.filename = self._path
-            del error.filename2
-            raise
 
 
 class _Replaced(NamedTuple):
@@ -113,7 +107,7 @@ class _Replaced(NamedTuple):
             mode = os.stat(path).st_mode
             if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
                 raise OSError(errno.EINVAL, "not a regular file, so it cannot be replaced")
-            descriptor = os.open(path, os.O_WRONLY | _BINARY)
+            descriptor = os.open(path, os.O_WRONLY | BINARY)
         except FileNotFoundError:
             return None
         try:
@@ -173,7 +167,7 @@ class _TemporaryFile:
             mode = 0o666 if replaced is None else 0o600
             self._descriptor = os.open(
                 self._at(self._name),
-                os.O_WRONLY | os.O_CREAT | os.O_EXCL | _BINARY,
+                os.O_WRONLY | os.O_CREAT | os.O_EXCL | BINARY,
                 mode,
                 dir_fd=self._dir_fd,
             )

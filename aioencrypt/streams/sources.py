@@ -24,7 +24,7 @@ import anyio
 from anyio.abc import ByteReceiveStream, ObjectReceiveStream
 
 from aioencrypt.format.wire import flat_view
-from aioencrypt.runtime.offload import read_in_thread
+from aioencrypt.streams.blocking_files import read_file_object
 
 _READ_LENGTH = 256 * 1024
 # One hop for each read of a file: a larger one pays.
@@ -168,7 +168,7 @@ def _from_read_or_iterator(source: Any) -> Reader:
     if hasattr(source, "__aiter__"):
         return _from_iterator(source, ours=False)
     if callable(read):
-        return _from_file(read)
+        return _from_file(source)
     advice = "give bytes, an async reader, an async iterable of bytes or a binary file object"
     if isinstance(source, os.PathLike):
         advice = _FILE_ADVICE
@@ -255,10 +255,9 @@ def _from_part(part: Any) -> Reader:
     return _Reader(read)
 
 
-def _from_file(read_some: Callable[[int], Any]) -> Reader:
+def _from_file(file: Any) -> Reader:
     async def read() -> bytes:
-        # In a list, because trio takes a coroutine from a thread for a mistake.
-        (chunk,) = await read_in_thread(lambda: [read_some(_FILE_READ_LENGTH)])
+        chunk = await read_file_object(file, _FILE_READ_LENGTH)
         if inspect.isawaitable(chunk):
             chunk = await chunk
         if chunk is None:

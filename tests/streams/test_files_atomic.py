@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
-import socket
 import stat
 import sys
 import threading
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -151,33 +148,6 @@ async def test_a_relative_path_is_that_of_entering(tmp_path: Path, monkeypatch: 
 
 
 # Refused on entry
-
-
-def bind_socket(path: Path) -> None:
-    with socket.socket(socket.AF_UNIX) as server, contextlib.chdir(path.parent):
-        server.bind(path.name)  # a whole path may be too long for a socket
-
-
-@not_on_windows
-@pytest.mark.parametrize("make", [os.mkfifo, bind_socket], ids=["pipe", "socket"])
-@pytest.mark.parametrize("linked", [False, True], ids=["itself", "by-a-link"])
-async def test_what_is_no_regular_file_is_refused(
-    tmp_path: Path, make: Callable[[Path], None], linked: bool
-) -> None:
-    """Devices are of this kind, too. None is tried here: a writer without this rule would replace it."""
-    special = path = tmp_path / "special"
-    make(special)
-    before = special.lstat()
-    if linked:
-        path = tmp_path / "link"
-        path.symlink_to("special")
-    with pytest.raises(OSError, match="not a regular file") as caught:
-        await writer_of(path).__aenter__()
-    assert caught.value.errno == errno.EINVAL
-    assert caught.value.filename == str(path)
-    assert special.lstat() == before
-    assert sorted(os.listdir(tmp_path)) == (["link", "special"] if linked else ["special"])
-    assert_idle()
 
 
 async def test_a_missing_folder_is_an_error_on_entry(tmp_path: Path) -> None:

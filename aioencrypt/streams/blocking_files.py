@@ -1,0 +1,209 @@
+"""Files whose reads and writes may block for ever: FIFOs, pipes, terminals and devices.
+
+The event loop waits for them, so that cancellation works and no shared thread is held up. Ordinary files
+use the shared threads.
+"""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import select
+import stat
+import sys
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
+from typing import Any, TypeVar
+from weakref import finalize
+
+from anyio import sleep, wait_readable, wait_writable
+from anyio.lowlevel import checkpoint
+
+from aioencrypt.runtime.offload import in_file_thread, read_in_thread
+from aioencrypt.runtime.threads import ThreadLock
+
+T = TypeVar("T")
+PathLike = str | os.PathLike[str]
+
+BINARY = getattr(os, "O_BINARY", 0)
+# No more fits into a pipe, and a copy of this size does not hold up the loop.
+_PIECE = 64 * 1024
+_SECONDS_UNTIL_READY = 0.02
+# Only Linux tells by poll that a FIFO never had a writer. Elsewhere a thread waits for the writer.
+_OPENS_AT_ONCE = sys.platform == "linux"
+
+
+def is_special(path: PathLike) -> bool:
+    """Tell whether reading or writing a path may block for ever. Blocking, for a moment."""
+    try:
+        mode = os.stat(path).st_mode
+    except (OSError, ValueError):
+        return False  # opening it says why
+    return not stat.S_ISREG(mode) and not stat.S_ISDIR(mode)
+
+
+@contextmanager
+def errors_name(path: PathLike) -> Iterator[None]:
+    """Let an `OSError` name the path that the caller gave."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = os.fspath(path)
+        del error.filename2
+        raise
+
+
+class OpenFile:
+    """A file that the first read, or `open`, opens by its path, for reading or for writing."""
+
+    def __init__(self, path: PathLike, *, writing: bool = False) -> None:
+        self._path = path
+        self._flags = (os.O_WRONLY if writing else os.O_RDONLY) | BINARY
+        self._wait = wait_writable if writing else wait_readable
+        self._descriptor: _Descriptor | None = None
+        self._special = self._inline = self._waits_first = self._closed = False
+
+    async def open(self) -> None:
+        """Open the file. A FIFO is opened when its other end is."""
+        with errors_name(self._path):
+            self._special = await in_file_thread(lambda: is_special(self._path))
+            if not self._special:
+                await in_file_thread(self._open)
+            elif _OPENS_AT_ONCE:
+                await self._open_at_once()
+            else:
+                await read_in_thread(self._open)
+
+    async def _open_at_once(self) -> None:
+        # A description of our own, also of /dev/stdin: nobody who inherited it is affected.
+        self._flags |= os.O_NONBLOCK | os.O_NOCTTY
+        while True:
+            try:
+                return self._open()
+            except OSError as error:
+                # The writer of a FIFO that nobody reads. There is no event to wait for.
+                if error.errno != errno.ENXIO or not stat.S_ISFIFO(os.stat(self._path).st_mode):
+                    raise
+            await sleep(_SECONDS_UNTIL_READY)
+
+    def _open(self) -> None:
+        descriptor = _Descriptor(os.open(self._path, self._flags))
+        fifo = stat.S_ISFIFO(os.fstat(descriptor.number).st_mode)
+        # Without a writer, a read of a FIFO looks like the end. Some devices are never ready for writing.
+        self._waits_first = not _OPENS_AT_ONCE or (fifo and self._wait is wait_readable)
+        self._inline = fifo and _OPENS_AT_ONCE
+        self._descriptor = descriptor
+        finalize(self, descriptor.close)
+        if self._closed:  # while a thread that was left behind opened it
+            descriptor.close()
+
+    async def read(self, n: int) -> bytes:
+        """Return up to `n` bytes, and ``b""`` at the end."""
+        if self._descriptor is None:
+            await self.open()
+        return await self._use(lambda number: os.read(number, min(n, _PIECE) if self._special else n))
+
+    async def write(self, data: bytes) -> None:
+        """Write all of `data`."""
+        rest = memoryview(data)
+        # Where the descriptor blocks, no more fits for sure.
+        piece = _PIECE if _OPENS_AT_ONCE else getattr(select, "PIPE_BUF", _PIECE)
+        while rest:
+            rest = rest[await self._use(partial(_write, rest[:piece])) :]
+            await checkpoint()  # a reader who keeps up would hold up the loop
+
+    async def _use(self, function: Callable[[int], T]) -> T:
+        if self._descriptor is None:
+            raise ValueError("the file is not open")
+        use = self._descriptor.use
+        with errors_name(self._path):
+            if not self._special:
+                return await in_file_thread(lambda: use(function))
+            if self._waits_first:
+                await _ready(self._wait, self._descriptor.number)
+            while True:
+                try:
+                    if self._inline:
+                        return use(function)
+                    return await read_in_thread(lambda: use(function))
+                except BlockingIOError:
+                    await _ready(self._wait, self._descriptor.number)
+
+    def close(self) -> None:
+        """Close the file; a thread that still uses it closes it when it ends."""
+        self._closed = True
+        if self._descriptor is not None:
+            self._descriptor.close()
+
+
+def _write(data: memoryview, descriptor: int) -> int:
+    return os.write(descriptor, data)
+
+
+class _Descriptor:
+    """A file descriptor that is closed once, and never while a thread uses it."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self._lock = ThreadLock()
+        self._used = False
+        self._closed = False
+
+    def use(self, function: Callable[[int], T]) -> T:
+        """Call a function with the descriptor."""
+        with self._lock:
+            self._used = True
+            closed = self._closed
+        try:
+            if closed:
+                raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+            return function(self.number)
+        finally:
+            with self._lock:
+                self._used = False
+                closes = self._closed and not closed
+            if closes:
+                os.close(self.number)
+
+    def close(self) -> None:
+        with self._lock:
+            closes = not self._closed and not self._used
+            self._closed = True
+        if closes:
+            os.close(self.number)
+
+
+async def _ready(wait: Callable[[int], Awaitable[None]], descriptor: int) -> bool:
+    """Wait until a descriptor is ready. False if the event loop cannot wait for such a file."""
+    if sys.platform != "win32":
+        with suppress(PermissionError):  # of epoll, for devices that are always ready
+            await wait(descriptor)
+            return True
+    await sleep(_SECONDS_UNTIL_READY)
+    return False
+
+
+async def read_file_object(file: Any, n: int) -> Any:
+    """Return what `read` of a caller's file object returns. Cancellation abandons a read that may block."""
+    descriptor = _descriptor_of(file)
+    if isinstance(file, io.BytesIO) or (descriptor is not None and _is_regular(descriptor)):
+        return await in_file_thread(lambda: file.read(n))
+    if descriptor is not None and os.get_blocking(descriptor) and await _ready(wait_readable, descriptor):
+        # Blocked in `read`, it would hold the lock of the file, on which `close` and the exit wait for ever.
+        read = file.read1 if isinstance(file, io.BufferedReader) else file.read
+        return await read_in_thread(lambda: read(_PIECE))
+    return await read_in_thread(lambda: file.read(n))
+
+
+def _descriptor_of(file: Any) -> int | None:
+    """Return the descriptor of a file object of `open`; None of others, whose reads may do anything."""
+    raw = file.raw if type(file) is io.BufferedReader else file
+    if type(raw) is not io.FileIO or raw.closed or sys.platform == "win32":
+        return None
+    return raw.fileno()
+
+
+def _is_regular(descriptor: int) -> bool:
+    return stat.S_ISREG(os.fstat(descriptor).st_mode)
