@@ -92,6 +92,7 @@ def types(session: nox.Session) -> None:
     """Check types, and that the public API is completely typed."""
     install(session, "types", "tests", "demo", "browser")
     session.run("mypy")
+    session.run("pyright", "tests/typing")
     session.run("pyright", "--ignoreexternal", "--verifytypes", "aioencrypt")
 
 

@@ -42,8 +42,20 @@ class AsyncReader(Protocol):
     def read(self, n: int, /) -> Awaitable[bytes]: ...
 
 
+class _SyncReader(Protocol):
+    def read(self, n: int, /) -> bytes: ...
+
+
 class _HasIterAny(Protocol):
     def iter_any(self) -> AsyncIterable[bytes]: ...
+
+
+class _HasContent(Protocol):
+    # Requests of aiohttp cache `content` in a descriptor of their own, whose type pyright does not follow.
+    @property
+    def content(self) -> object: ...
+
+    def read(self) -> Awaitable[bytes]: ...
 
 
 class _HasReadChunk(Protocol):
@@ -65,12 +77,14 @@ Source = (
     | ByteReceiveStream
     | ObjectReceiveStream[bytes]
     | _HasIterAny
+    | _HasContent
     | _HasReadChunk
     | _HasAiterBytes
     | _HasStream
     | AsyncReader
     | AsyncIterable[bytes]
     | BinaryIO
+    | _SyncReader
 )
 """What can be encrypted and decrypted."""
 
