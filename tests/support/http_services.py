@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
@@ -12,6 +12,7 @@ import uvicorn
 from aiohttp import web
 from anyio.lowlevel import checkpoint
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -78,7 +79,10 @@ class Pieces:
 
 
 class Service:
-    """Answers GET with the plaintext of what `source` gives, and takes PUT, encrypted, with `store`."""
+    """Answers GET with the plaintext of what `source` gives, and takes PUT, encrypted, with `store`.
+
+    POST is answered with the plaintext of what `source_of` makes of the request.
+    """
 
     def __init__(
         self,
@@ -88,6 +92,8 @@ class Service:
         provider: Any = KEY,
         max_length: int | None = None,
         pick: Callable[[Any], Awaitable[Any]] | None = None,
+        source_of: Callable[[Any], Any] = lambda request: request,
+        middleware: Sequence[Middleware] = (),
         handler_cancellation: bool = False,
         upload: Arguments | None = None,
         **options: Any,
@@ -97,6 +103,8 @@ class Service:
         self.provider = provider
         self.max_length = max_length
         self.pick = pick
+        self.source_of = source_of
+        self.middleware = middleware
         self.handler_cancellation = handler_cancellation
         self.upload = upload or {}
         self.options = options
@@ -126,6 +134,11 @@ class Service:
         async with self._watched():
             return await on_aiohttp.decrypted_response(request, self.source(), self.provider, **self.options)
 
+    async def _post_aiohttp(self, request: web.Request) -> web.StreamResponse:
+        async with self._watched():
+            source = self.source_of(request)
+            return await on_aiohttp.decrypted_response(request, source, self.provider, **self.options)
+
     async def _put_aiohttp(self, request: web.Request) -> web.Response:
         async with self._watched():
             upload = await self.pick(request) if self.pick else request
@@ -139,6 +152,7 @@ class Service:
         app = web.Application(client_max_size=0)
         app.router.add_get("/", self._get_aiohttp)
         app.router.add_put("/", self._put_aiohttp)
+        app.router.add_post("/", self._post_aiohttp)
         runner = web.AppRunner(app, handler_cancellation=self.handler_cancellation)
         await runner.setup()
         try:
@@ -157,6 +171,10 @@ class Service:
             raise
         return _Watched(response, self._watched)
 
+    async def _post_asgi(self, request: Request) -> Response:
+        response = on_asgi.DecryptedResponse(self.source_of(request), self.provider, **self.options)
+        return _Watched(response, self._watched)
+
     async def _put_asgi(self, request: Request) -> Response:
         async with self._watched():
             upload = await self.pick(request) if self.pick else request
@@ -167,8 +185,12 @@ class Service:
 
     @asynccontextmanager
     async def on_asgi(self) -> AsyncIterator[str]:
-        routes = [Route("/", self._get_asgi), Route("/", self._put_asgi, methods=["PUT"])]
-        async with uvicorn_serves(Starlette(routes=routes)) as url:
+        routes = [
+            Route("/", self._get_asgi),
+            Route("/", self._put_asgi, methods=["PUT"]),
+            Route("/", self._post_asgi, methods=["POST"]),
+        ]
+        async with uvicorn_serves(Starlette(routes=routes, middleware=self.middleware)) as url:
             yield url
 
     def on(self, kind: str) -> AbstractAsyncContextManager[str]:

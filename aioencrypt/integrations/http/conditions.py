@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 import attrs
 
-from aioencrypt.runtime.arguments import check_limit
+from aioencrypt.runtime.arguments import check_limit, check_type
 
 # One range. A list of several is answered with everything, as section 14.2 allows.
 _RANGE = re.compile(r"bytes=[ \t]*(?:([0-9]{1,30})-([0-9]{0,30})|-([0-9]{1,30}))[ \t]*", re.IGNORECASE)
@@ -188,7 +188,7 @@ def attachment(filename: str) -> str:
 
 def check_status(name: str, status: int) -> None:
     """Raise `ValueError` for a status that cannot be given to a response with content."""
-    if not 200 <= status <= 599 or status in _RESERVED_STATUSES:
+    if not 200 <= check_type(name, status, int) <= 599 or status in _RESERVED_STATUSES:
         raise ValueError(f"{name} is {status}; it must be 200 to 599, but not 204, 205, 206 or 304")
 
 
