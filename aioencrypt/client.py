@@ -345,7 +345,10 @@ class EncryptionClient:
             cmm=as_manager(provider),
             commitment_policy=self._commitment_policy,
             max_encrypted_data_keys=self._max_encrypted_data_keys,
-            encryption_context=validate_context(encryption_context or {}),
+            encryption_context=validate_context(
+                encryption_context or {},
+                signature=(algorithm_suite or self._commitment_policy.default_suite).signature,
+            ),
             algorithm_suite=algorithm_suite,
             frame_length=frame_length,
             plaintext_length=plaintext_length,

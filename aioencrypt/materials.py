@@ -5,41 +5,24 @@ Specification: framework/structures.md, framework/cmm-interface.md.
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
-from typing import Any, TypeVar
+from typing import Any
 
 import attrs
 
-from aioencrypt.errors import Operation, ProviderError
+from aioencrypt.errors import Operation
 from aioencrypt.format import AlgorithmSuite, CommitmentPolicy, EncryptedDataKey
 from aioencrypt.format.context import odd_serializations, read_only, serialize_context
 from aioencrypt.format.signing import Signer
 
-T = TypeVar("T")
-
-
-async def await_checked(owner: object, method: str, answer: Awaitable[T], kind: type) -> T:
-    """Await what a method returned that anybody may have written; raises `ProviderError` for what it is not.
-
-    `method` names it in the error, `kind` is the type that it has to return.
-    """
-    if not inspect.isawaitable(answer):
-        given = type(answer).__name__
-        raise _wrong_answer(owner, method, f"{given}, which is not awaited: is it an async function?")
-    awaited = await answer
-    if not isinstance(awaited, kind):
-        raise _wrong_answer(owner, method, f"{type(awaited).__name__}, not {kind.__name__}")
-    return awaited
-
-
-def _wrong_answer(owner: object, method: str, what: str) -> ProviderError:
-    return ProviderError(f"{type(owner).__name__}.{method} returned {what}")
-
 
 def _context(**changes: Any) -> Any:
     return attrs.field(converter=read_only, **changes)
+
+
+def _data_keys(keys: Iterable[EncryptedDataKey]) -> tuple[EncryptedDataKey, ...]:
+    return tuple(keys)
 
 
 def _required() -> Any:
@@ -68,7 +51,7 @@ class DataKeyRequest:
 
     algorithm_suite: AlgorithmSuite
     encryption_context: Mapping[str, str] = _context(factory=dict)
-    encrypted_data_keys: tuple[EncryptedDataKey, ...] = ()
+    encrypted_data_keys: tuple[EncryptedDataKey, ...] = attrs.field(default=(), converter=_data_keys)
 
     # Strangers may send thousands of encrypted data keys, and a context of thousands of pairs with them.
     @cached_property
@@ -129,7 +112,7 @@ class EncryptionMaterials:
 
     algorithm_suite: AlgorithmSuite
     data_key: DataKey
-    encrypted_data_keys: tuple[EncryptedDataKey, ...]
+    encrypted_data_keys: tuple[EncryptedDataKey, ...] = attrs.field(converter=_data_keys)
     encryption_context: Mapping[str, str] = _context()
     required_encryption_context_keys: frozenset[str] = _required()
     signer: Signer | None = attrs.field(default=None, repr=False)
@@ -146,7 +129,7 @@ class DecryptionMaterialsRequest:
 
     algorithm_suite: AlgorithmSuite
     commitment_policy: CommitmentPolicy
-    encrypted_data_keys: tuple[EncryptedDataKey, ...]
+    encrypted_data_keys: tuple[EncryptedDataKey, ...] = attrs.field(converter=_data_keys)
     encryption_context: Mapping[str, str] = _context(factory=dict)
     reproduced_encryption_context: Mapping[str, str] = _context(factory=dict)
 

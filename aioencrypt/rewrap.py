@@ -29,6 +29,7 @@ from aioencrypt.errors import LimitError, PolicyError, SignaturePolicyError, Str
 from aioencrypt.format import EncryptedDataKey, EndOfMessage, MessageDecryptor, MessageHeader, OpenWork
 from aioencrypt.format.context import PUBLIC_KEY_NAME, serialize_context
 from aioencrypt.format.suites import IV_LENGTH
+from aioencrypt.managers.answers import get_encryption_materials
 from aioencrypt.managers.default import DefaultCMM
 from aioencrypt.materials import (
     DataKeyRequest,
@@ -171,13 +172,14 @@ class RewrapOptions:
             context.pop(PUBLIC_KEY_NAME, None)
             policy = self.client.commitment_policy
             stays = policy.allows_encrypt(suite) or not suite.signed
-            return await DefaultCMM(self.new_provider).get_encryption_materials(
+            return await get_encryption_materials(
+                DefaultCMM(self.new_provider),
                 EncryptionMaterialsRequest(
                     commitment_policy=policy,
                     encryption_context=context,
                     algorithm_suite=suite if stays else policy.default_suite,
                     required_encryption_context_keys=required,
-                )
+                ),
             )
         # The new message id makes another key of it.
         return EncryptionMaterials(

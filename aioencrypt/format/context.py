@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NoReturn
 
 from aioencrypt.errors import MalformedMessageError
+from aioencrypt.format.suites import SignatureAlgorithm
 
 RESERVED_PREFIX = "aws-crypto-"
 PUBLIC_KEY_NAME = "aws-crypto-public-key"
@@ -52,12 +53,15 @@ def read_only(context: Mapping[str, str]) -> EncryptionContext:
     return context if type(context) is EncryptionContext else EncryptionContext(context)
 
 
-def validate_context(context: Mapping[str, str], *, reserved: bool = False) -> EncryptionContext:
+def validate_context(
+    context: Mapping[str, str], *, reserved: bool = False, signature: SignatureAlgorithm | None = None
+) -> EncryptionContext:
     """Return a read-only copy of a context that a caller gave.
 
     Raises `TypeError` for keys or values that are not `str`, `ValueError` for the reserved prefix
     (client-apis/encrypt.md#encryption-context) unless it is let in, and for what the format cannot
     hold: more than 65,535 bytes in one key, one value or in all, or text that is not valid Unicode.
+    With a `signature`, the pair of its public key, which is added later, must fit too.
     """
     if context == {}:
         return EncryptionContext()
@@ -72,7 +76,12 @@ def validate_context(context: Mapping[str, str], *, reserved: bool = False) -> E
             raise ValueError(
                 f"the encryption context key {key!r} starts with the reserved {RESERVED_PREFIX!r}"
             )
-    serialize_context(context)
+    length = len(serialize_context(context))
+    if signature:
+        encoded = -(-signature.public_key_length // 3) * 4
+        _check_length(
+            length + 2 + len(PUBLIC_KEY_NAME) + 2 + encoded, " with the public key of the signature"
+        )
     return read_only(context)
 
 
@@ -91,12 +100,16 @@ def serialize_context(context: Mapping[str, str], order: Iterable[str] | None = 
     for key, value in pairs:
         parts += (len(key).to_bytes(2, "big"), key, len(value).to_bytes(2, "big"), value)
     serialized = b"".join(parts)
-    if len(serialized) > _MAX_LENGTH:
+    _check_length(len(serialized))
+    return serialized
+
+
+def _check_length(length: int, what: str = "") -> None:
+    if length > _MAX_LENGTH:
         raise ValueError(
-            f"the encryption context is {len(serialized)} bytes long, "
+            f"the encryption context{what} is {length} bytes long, "
             f"above the {_MAX_LENGTH} of the message format"
         )
-    return serialized
 
 
 def odd_serializations(context: Mapping[str, str]) -> list[bytes]:

@@ -19,6 +19,7 @@ from anyio.lowlevel import checkpoint
 
 from aioencrypt.format import AlgorithmSuite, EncryptedDataKey
 from aioencrypt.format.context import serialize_context
+from aioencrypt.managers.answers import get_decryption_materials, get_encryption_materials
 from aioencrypt.managers.base import CryptographicMaterialsManager
 from aioencrypt.managers.default import as_manager, check_decrypt_policy, check_encrypt_policy
 from aioencrypt.materials import (
@@ -26,7 +27,6 @@ from aioencrypt.materials import (
     DecryptionMaterialsRequest,
     EncryptionMaterials,
     EncryptionMaterialsRequest,
-    await_checked,
 )
 from aioencrypt.providers.base import MasterKeyProvider, checkpoint_every
 from aioencrypt.runtime.arguments import check_age, check_int, check_type
@@ -156,14 +156,14 @@ class CachingCMM:
         """Return materials from the cache, or from the manager below."""
         length = request.plaintext_length
         if length is None or length > self._max_bytes or self._max_messages == 1:
-            return await self._encryption_materials(request)
+            return await get_encryption_materials(self._manager, request)
         if request.algorithm_suite is not None and _for_one_message(request.algorithm_suite):
-            return await self._encryption_materials(request)
+            return await get_encryption_materials(self._manager, request)
 
         async def fetch() -> _Entry[EncryptionMaterials]:
             # The length of the first of many messages says nothing.
             many = attrs.evolve(request, plaintext_length=None)
-            fetched = await self._encryption_materials(many)
+            fetched = await get_encryption_materials(self._manager, many)
             # Where the request left the choice of the suite, only the answer tells.
             if _for_one_message(fetched.algorithm_suite):
                 raise _NotCachedError
@@ -183,15 +183,15 @@ class CachingCMM:
             materials = await self._get(key, fetch, take)
             check_encrypt_policy(request.commitment_policy, materials.algorithm_suite)
             return materials
-        return await self._encryption_materials(request)
+        return await get_encryption_materials(self._manager, request)
 
     async def decrypt_materials(self, request: DecryptionMaterialsRequest) -> DecryptionMaterials:
         """Return materials from the cache, or from the manager below."""
         if _for_one_message(request.algorithm_suite):
-            return await self._decryption_materials(request)
+            return await get_decryption_materials(self._manager, request)
 
         async def fetch() -> _Entry[DecryptionMaterials]:
-            return _Entry(await self._decryption_materials(request))
+            return _Entry(await get_decryption_materials(self._manager, request))
 
         # The identifier does not tell which pairs the caller gave, which the manager below checks; and not
         # how many data keys there are, so that one more could pass for the start of a context.
@@ -205,14 +205,6 @@ class CachingCMM:
         materials = await self._get(key, fetch, None)
         check_decrypt_policy(request.commitment_policy, materials.algorithm_suite)
         return materials
-
-    async def _encryption_materials(self, request: EncryptionMaterialsRequest) -> EncryptionMaterials:
-        answer = self._manager.get_encryption_materials(request)
-        return await await_checked(self._manager, "get_encryption_materials", answer, EncryptionMaterials)
-
-    async def _decryption_materials(self, request: DecryptionMaterialsRequest) -> DecryptionMaterials:
-        answer = self._manager.decrypt_materials(request)
-        return await await_checked(self._manager, "decrypt_materials", answer, DecryptionMaterials)
 
     async def _get(
         self,

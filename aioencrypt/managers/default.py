@@ -26,9 +26,8 @@ from aioencrypt.materials import (
     DecryptionMaterialsRequest,
     EncryptionMaterials,
     EncryptionMaterialsRequest,
-    await_checked,
 )
-from aioencrypt.providers.base import DecryptedDataKey, MasterKeyProvider, make_data_key
+from aioencrypt.providers.base import MasterKeyProvider, make_data_key, open_data_key
 from aioencrypt.runtime.arguments import describe_type
 from aioencrypt.runtime.offload import run_work
 
@@ -69,9 +68,10 @@ class DefaultCMM:
             key = await run_work(lambda: generate_signing_key(algorithm), _KEY_PAIR_COST)
             context[PUBLIC_KEY_NAME] = base64.b64encode(compressed_point(key)).decode()
             sign = KeySigner(algorithm, key)
-        data_key, encrypted_data_keys, provenance = await make_data_key(
-            self._provider, DataKeyRequest(algorithm_suite=suite, encryption_context=context)
-        )
+        asked = DataKeyRequest(algorithm_suite=suite, encryption_context=context)
+        # With its public key the context may be too long. Find out before a key service is called and paid.
+        _ = asked.serialized_context
+        data_key, encrypted_data_keys, provenance = await make_data_key(self._provider, asked)
         return EncryptionMaterials(
             algorithm_suite=suite,
             data_key=data_key,
@@ -92,14 +92,14 @@ class DefaultCMM:
             raise EncryptionContextMismatchError(different)
         verification_key = _verification_key(request)
         context = {**stored, **reproduced}
-        answer = self._provider.decrypt_data_key(
+        opened = await open_data_key(
+            self._provider,
             DataKeyRequest(
                 algorithm_suite=suite,
                 encryption_context=context,
                 encrypted_data_keys=request.encrypted_data_keys,
-            )
+            ),
         )
-        opened = await await_checked(self._provider, "decrypt_data_key", answer, DecryptedDataKey)
         return DecryptionMaterials(
             algorithm_suite=suite,
             data_key=opened.data_key,

@@ -14,6 +14,7 @@ import attrs
 
 from aioencrypt.errors import ProviderError, RequiredEncryptionContextError
 from aioencrypt.format.context import RESERVED_PREFIX
+from aioencrypt.managers.answers import get_decryption_materials, get_encryption_materials
 from aioencrypt.managers.base import CryptographicMaterialsManager
 from aioencrypt.managers.default import as_manager
 from aioencrypt.materials import (
@@ -21,7 +22,6 @@ from aioencrypt.materials import (
     DecryptionMaterialsRequest,
     EncryptionMaterials,
     EncryptionMaterialsRequest,
-    await_checked,
 )
 from aioencrypt.providers.base import MasterKeyProvider
 from aioencrypt.runtime.arguments import check_type
@@ -66,20 +66,15 @@ class RequiredEncryptionContextCMM:
         """Ask the manager below for materials that keep the required pairs out of the message."""
         self._check_given(request.encryption_context.keys())
         required = request.required_encryption_context_keys | self._required
-        answer = self._manager.get_encryption_materials(
-            attrs.evolve(request, required_encryption_context_keys=required)
-        )
-        materials = await await_checked(
-            self._manager, "get_encryption_materials", answer, EncryptionMaterials
-        )
+        asked = attrs.evolve(request, required_encryption_context_keys=required)
+        materials = await get_encryption_materials(self._manager, asked)
         self._check_answer(materials.required_encryption_context_keys, "would store")
         return materials
 
     async def decrypt_materials(self, request: DecryptionMaterialsRequest) -> DecryptionMaterials:
         """Ask the manager below, if the caller gave all required pairs."""
         self._check_given(request.reproduced_encryption_context.keys())
-        answer = self._manager.decrypt_materials(request)
-        materials = await await_checked(self._manager, "decrypt_materials", answer, DecryptionMaterials)
+        materials = await get_decryption_materials(self._manager, request)
         self._check_answer(materials.encryption_context.keys(), "does not authenticate")
         return materials
 

@@ -18,9 +18,18 @@ import attrs
 from anyio.lowlevel import checkpoint
 
 from aioencrypt.errors import Attempt, Operation, ProviderClosedError, ProviderError
-from aioencrypt.format import EncryptedDataKey
+from aioencrypt.format import AlgorithmSuite, EncryptedDataKey
 from aioencrypt.format.suites import IV_LENGTH, TAG_LENGTH
-from aioencrypt.materials import DataKey, DataKeyRequest, KeyUse, Provenance, await_checked
+from aioencrypt.materials import DataKey, DataKeyRequest, KeyUse, Provenance
+from aioencrypt.runtime.arguments import describe_type
+from aioencrypt.runtime.plugins import (
+    await_answer,
+    call_method,
+    call_sync,
+    check_answer,
+    method_name,
+    read_attribute,
+)
 
 _KEYS_PER_TURN = 64
 # Keys that an error names of a message that belongs to none of ours, the characters of each, and how many
@@ -43,7 +52,7 @@ class DecryptedDataKey:
     @property
     def provenance(self) -> Provenance:
         """The key that opened; attempts that failed before do not count."""
-        return Provenance((_use("decrypt", self.master_key.provider_id, self.master_key.key_id),))
+        return Provenance((_use("decrypt", *key_names(self.master_key)),))
 
 
 # The same few keys serve message after message.
@@ -121,7 +130,7 @@ class MasterKey(MasterKeyProvider):
         attempts: list[Attempt] = []
         for index, encrypted_data_key in enumerate(request.encrypted_data_keys):
             await checkpoint_every(index)
-            if self.owns_data_key(encrypted_data_key):
+            if _owns(self, encrypted_data_key, attempts):
                 opened = await try_decrypt(self, encrypted_data_key, request, attempts)
                 if opened:
                     return opened
@@ -137,14 +146,24 @@ async def checkpoint_every(index: int) -> None:
         await checkpoint()
 
 
+def _owns(key: MasterKey, encrypted_data_key: EncryptedDataKey, attempts: list[Attempt]) -> bool:
+    """Ask a key whether it owns a data key; a failure goes to `attempts`."""
+    try:
+        name = method_name(key, "owns_data_key")
+        return call_sync(name, key.owns_data_key, encrypted_data_key, kind=bool)
+    except ProviderError as error:
+        attempts.append(attempt("decrypt", key, error))
+        return False
+
+
 async def try_decrypt(
     key: MasterKey, encrypted_data_key: EncryptedDataKey, request: DataKeyRequest, attempts: list[Attempt]
 ) -> DecryptedDataKey | None:
     """Make one attempt; a failure goes to `attempts`, and None is returned."""
     try:
-        answer = key.unwrap_data_key(encrypted_data_key, request)
-        data_key = await await_checked(key, "unwrap_data_key", answer, DataKey)
-        check_length(data_key, request)
+        name = method_name(key, "unwrap_data_key")
+        data_key = await await_answer(name, key.unwrap_data_key(encrypted_data_key, request), DataKey)
+        check_data_key(name, data_key, request.algorithm_suite)
     except ProviderClosedError:
         raise
     except Exception as error:
@@ -157,7 +176,12 @@ async def try_decrypt(
 
 def attempt(operation: Operation, key: MasterKey, error: Exception) -> Attempt:
     """Return the record of a failed attempt."""
-    return Attempt(operation, key.provider_id, key.key_id, error)
+    return Attempt(operation, *key_names(key), error)
+
+
+def key_names(key: MasterKey) -> tuple[str, str]:
+    """Return provider id and key id of a key that anybody may have written; raises `ProviderError`."""
+    return read_attribute(key, "provider_id", str), read_attribute(key, "key_id", str)
 
 
 def stored_name(key: EncryptedDataKey) -> str | None:
@@ -185,7 +209,7 @@ def no_data_key(
             f"none of the {count} encrypted data keys of the message could be decrypted", attempts
         )
     wanted = _listed((key.provider_id, stored_name(key)) for key in request.encrypted_data_keys)
-    ours = _listed((str(key.provider_id), str(key.key_id)) for key in given if isinstance(key, MasterKey))
+    ours = _listed(key_names(key) for key in given if isinstance(key, MasterKey))
     return ProviderError(
         f"none of the {count} encrypted data keys of the message belongs to a master key given here; "
         f"they come from the providers {wanted}" + (f"; given are {ours}" if ours else ""),
@@ -204,11 +228,54 @@ def _listed(keys: Iterable[tuple[str, str | None]]) -> str:
     return ", ".join(names[:_NAMED]) + (" and more" if more else "")
 
 
-def check_length(data_key: DataKey, request: DataKeyRequest) -> None:
-    """Check the length of a data key against the suite; raises `ProviderError`."""
-    expected = request.algorithm_suite.data_key_length
-    if len(data_key.plaintext) != expected:
-        raise ProviderError(f"the data key has {len(data_key.plaintext)} bytes; the suite needs {expected}")
+def check_data_key(name: str, data_key: object, suite: AlgorithmSuite) -> None:
+    """Check a data key that a method answered with, its length too; raises `ProviderError`."""
+    plaintext = check_answer(name, data_key, DataKey).plaintext
+    if not isinstance(plaintext, bytes):
+        raise ProviderError(f"{name} returned a DataKey of {describe_type(plaintext)}, not bytes")
+    if len(plaintext) != suite.data_key_length:
+        raise ProviderError(
+            f"{name}: the data key has {len(plaintext)} bytes; the suite needs {suite.data_key_length}"
+        )
+
+
+def check_encrypted_data_key(name: str, encrypted_data_key: object) -> None:
+    """Check an encrypted data key that a method answered with; raises `ProviderError`."""
+    key = check_answer(name, encrypted_data_key, EncryptedDataKey)
+    for field, value, kind in (
+        ("provider_id", key.provider_id, str),
+        ("provider_info", key.provider_info, bytes),
+        ("ciphertext", key.ciphertext, bytes),
+    ):
+        if not isinstance(value, kind):
+            raise ProviderError(
+                f"{name} returned an EncryptedDataKey with {describe_type(value)} as {field}, "
+                f"not {kind.__name__}"
+            )
+    try:
+        key.serialize()
+    except ValueError as error:
+        raise ProviderError(
+            f"{name} returned an EncryptedDataKey that fits into no message: {error}"
+        ) from error
+
+
+async def open_data_key(provider: MasterKeyProvider, request: DataKeyRequest) -> DecryptedDataKey:
+    """Let a provider decrypt the data key of a message, and check its answer; raises `ProviderError`."""
+    opened = await call_method(provider, "decrypt_data_key", request, kind=DecryptedDataKey)
+    check_opened(provider, opened, request)
+    return opened
+
+
+def check_opened(provider: MasterKeyProvider, opened: DecryptedDataKey, request: DataKeyRequest) -> None:
+    """Check a decrypted data key that a provider answered with; raises `ProviderError`."""
+    name = method_name(provider, "decrypt_data_key")
+    check_data_key(name, opened.data_key, request.algorithm_suite)
+    if not isinstance(opened.master_key, MasterKey):
+        raise ProviderError(
+            f"{name} returned {describe_type(opened.master_key)} as master_key, not a MasterKey"
+        )
+    key_names(opened.master_key)
 
 
 async def make_data_key(
@@ -221,18 +288,24 @@ async def make_data_key(
     """
     keys = await _encryption_keys(provider, request)
     try:
-        answer = keys[0].generate_data_key(request)
-        data_key, first = await await_checked(keys[0], "generate_data_key", answer, tuple)
-        check_length(data_key, request)
+        name = method_name(keys[0], "generate_data_key")
+        pair = await await_answer(name, keys[0].generate_data_key(request), tuple)
+        if len(pair) != 2:
+            raise ProviderError(
+                f"{name} returned a tuple of {len(pair)}, not a data key and its encrypted form"
+            )
+        data_key, first = pair
+        check_data_key(name, data_key, request.algorithm_suite)
+        check_encrypted_data_key(name, first)
     except ProviderClosedError:
         raise
     except Exception as error:
         raise _could_not("generate", keys[0], error) from error
-    use = _use("generate", keys[0].provider_id, keys[0].key_id)
+    use = _use("generate", *key_names(keys[0]))
     if len(keys) == 1:
         return data_key, (first,), Provenance((use,))
     others = await _encrypt_with_all(keys[1:], data_key, request)
-    uses = [_use("encrypt", key.provider_id, key.key_id) for key in keys[1:]]
+    uses = [_use("encrypt", *key_names(key)) for key in keys[1:]]
     return data_key, (first, *others), Provenance((use, *uses))
 
 
@@ -253,11 +326,12 @@ async def _encryption_keys(provider: MasterKeyProvider, request: DataKeyRequest)
 
 async def given_keys(provider: MasterKeyProvider, request: DataKeyRequest) -> Sequence[MasterKey]:
     """Return the keys to encrypt with, if the provider gives such; raises `ProviderError`."""
-    keys = await await_checked(provider, "encryption_keys", provider.encryption_keys(request), Sequence)
+    sequence: type[Sequence[MasterKey]] = Sequence  # type: ignore[type-abstract]
+    keys = await call_method(provider, "encryption_keys", request, kind=sequence)
     for key in keys:
         if not isinstance(key, MasterKey):
-            name = type(provider).__name__
-            raise ProviderError(f"{name}.encryption_keys returned {type(key).__name__}, not master keys")
+            name = method_name(provider, "encryption_keys")
+            raise ProviderError(f"{name} returned {describe_type(key)}, not master keys")
     return keys
 
 
@@ -269,8 +343,10 @@ async def _encrypt_with_all(
 
     async def encrypt(index: int, key: MasterKey) -> None:
         try:
-            answer = key.encrypt_data_key(data_key, request)
-            encrypted[index] = await await_checked(key, "encrypt_data_key", answer, EncryptedDataKey)
+            name = method_name(key, "encrypt_data_key")
+            answer = await await_answer(name, key.encrypt_data_key(data_key, request), EncryptedDataKey)
+            check_encrypted_data_key(name, answer)
+            encrypted[index] = answer
         except anyio.get_cancelled_exc_class():
             raise
         except BaseException as error:  # raised below, outside the group, which would wrap it

@@ -11,15 +11,17 @@ from types import TracebackType
 from typing import Any, Self
 
 from aioencrypt.errors import Attempt, ProviderClosedError, ProviderError
-from aioencrypt.materials import DataKeyRequest, await_checked
+from aioencrypt.materials import DataKeyRequest
 from aioencrypt.providers.base import (
     DecryptedDataKey,
     MasterKey,
     MasterKeyProvider,
+    check_opened,
     given_keys,
     no_data_key,
 )
 from aioencrypt.runtime.arguments import describe_type
+from aioencrypt.runtime.plugins import await_answer, method_name
 
 
 class MultiMasterKeyProvider(MasterKeyProvider):
@@ -72,8 +74,10 @@ class MultiMasterKeyProvider(MasterKeyProvider):
         attempts: list[Attempt] = []
         for provider in self.providers:
             try:
-                answer = provider.decrypt_data_key(request)
-                return await await_checked(provider, "decrypt_data_key", answer, DecryptedDataKey)
+                name = method_name(provider, "decrypt_data_key")
+                opened = await await_answer(name, provider.decrypt_data_key(request), DecryptedDataKey)
+                check_opened(provider, opened, request)
+                return opened
             except ProviderClosedError:
                 raise
             except Exception as error:

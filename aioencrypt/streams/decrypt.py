@@ -33,9 +33,10 @@ from aioencrypt.format import (
 )
 from aioencrypt.format.context import serialize_context
 from aioencrypt.format.work import Output
+from aioencrypt.managers.answers import get_decryption_materials
 from aioencrypt.managers.base import CryptographicMaterialsManager
 from aioencrypt.managers.default import check_decrypt_policy
-from aioencrypt.materials import DecryptionMaterials, DecryptionMaterialsRequest, Provenance, await_checked
+from aioencrypt.materials import DecryptionMaterials, DecryptionMaterialsRequest, Provenance
 from aioencrypt.policies import Limits, Offload, Release, SignaturePolicy
 from aioencrypt.runtime.digests import DigestQueue
 from aioencrypt.runtime.observation import MessageWatch, Tally, watch_message
@@ -116,16 +117,7 @@ class DecryptOptions:
             encryption_context=header.encryption_context,
             reproduced_encryption_context=self.encryption_context,
         )
-        answer = self.cmm.decrypt_materials(request)
-        materials = await await_checked(self.cmm, "decrypt_materials", answer, DecryptionMaterials)
-        # What comes out of a CMM, or of its cache, is checked again (CVE-2026-6550).
-        check_decrypt_policy(self.commitment_policy, materials.algorithm_suite)
-        if materials.algorithm_suite is not header.algorithm_suite:
-            raise ProviderError(
-                f"the materials are for {materials.algorithm_suite.name}, "
-                f"the message has {header.algorithm_suite.name}"
-            )
-        return materials
+        return await get_decryption_materials(self.cmm, request)
 
 
 def _with_absent(error: ProviderError | TagError, absent: list[str]) -> EncryptionError:

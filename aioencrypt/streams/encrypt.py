@@ -15,9 +15,9 @@ from aioencrypt.format import AlgorithmSuite, CommitmentPolicy, MessageEncryptor
 from aioencrypt.format.context import serialize_context
 from aioencrypt.format.frames import body_length
 from aioencrypt.format.work import Output, SealWork
+from aioencrypt.managers.answers import get_encryption_materials
 from aioencrypt.managers.base import CryptographicMaterialsManager
-from aioencrypt.managers.default import check_encrypt_policy
-from aioencrypt.materials import EncryptionMaterials, EncryptionMaterialsRequest, Provenance, await_checked
+from aioencrypt.materials import EncryptionMaterials, EncryptionMaterialsRequest, Provenance
 from aioencrypt.policies import Offload
 from aioencrypt.runtime.digests import DigestQueue
 from aioencrypt.runtime.observation import MessageWatch, Tally, watch_message
@@ -49,14 +49,12 @@ class EncryptOptions:
             algorithm_suite=self.algorithm_suite,
             plaintext_length=self.plaintext_length_bound if known is None else known,
         )
-        answer = self.cmm.get_encryption_materials(request)
-        materials = await await_checked(self.cmm, "get_encryption_materials", answer, EncryptionMaterials)
+        materials = await get_encryption_materials(self.cmm, request)
         self._check(materials)
         return Sealer(self._machine(materials), self.offload, materials.provenance)
 
     def _check(self, materials: EncryptionMaterials) -> None:
-        """Check what a CMM gave as strictly as what the caller asked for (CVE-2026-6550)."""
-        check_encrypt_policy(self.commitment_policy, materials.algorithm_suite)
+        """Check the number of encrypted data keys."""
         count, maximum = len(materials.encrypted_data_keys), self.max_encrypted_data_keys
         if maximum is not None and count > maximum:
             raise LimitError(

@@ -12,9 +12,11 @@ import pytest
 import aioencrypt
 from aioencrypt import (
     AlgorithmSuite,
+    CachingCMM,
     DataKey,
     DataKeyRequest,
     DecryptResult,
+    DefaultCMM,
     EncryptedDataKey,
     EncryptionClient,
     EncryptResult,
@@ -113,9 +115,15 @@ async def test_the_largest_context() -> None:
     context = {"k": "x" * 65_528}
     message, _ = await encrypt(b"abc", KEY, encryption_context=context, algorithm_suite=UNSIGNED)
     assert (await decrypt(message, KEY, encryption_context=context)).header.encryption_context == context
-    for key, error in ((KEY, ProviderError), (CountingKey(), ValueError)):
-        with pytest.raises(error, match="above the 65535 of the message format"):
+    counting = CountingKey()
+    for key in (KEY, counting, DefaultCMM(KEY), CachingCMM(KEY, max_age=60)):
+        with pytest.raises(ValueError, match=r"with the public key .* above the 65535 of the message format"):
             await encrypt(b"abc", key, encryption_context=context, algorithm_suite=SIGNED)
+    assert counting.calls == []
+    fits = {"k": "x" * (65_528 - 93)}
+    assert (
+        await encrypt(b"abc", KEY, encryption_context=fits, algorithm_suite=SIGNED)
+    ).header.encryption_context
 
 
 async def test_a_context_is_that_of_the_call() -> None:

@@ -19,6 +19,7 @@ from aioencrypt import (
     CachingCMM,
     CommitmentPolicyError,
     EncryptionMaterials,
+    ProviderError,
     decrypt,
     encrypt,
 )
@@ -249,9 +250,10 @@ async def test_an_error_after_that_is_told_alone() -> None:
     cmm = caching(below)
 
     below.errors = [None, ValueError("refused")]
-    with pytest.raises(ValueError, match="refused") as caught:
+    with pytest.raises(ProviderError, match=r"^Below\.get_encryption_materials raised ValueError$") as caught:
         await cmm.get_encryption_materials(writing(policy=FORBID))
-    assert caught.value.__context__ is None
+    assert isinstance(caught.value.__cause__, ValueError)
+    assert caught.value.__cause__.__context__ is None
     assert below.calls == 2
 
 

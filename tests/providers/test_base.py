@@ -183,7 +183,9 @@ async def test_a_data_key_of_the_wrong_length_is_a_failed_attempt(suite: Algorit
         await key.decrypt_data_key(asking(sealed("long"), suite=suite))
     [attempt] = caught.value.attempts
     assert isinstance(attempt.error, ProviderError)
-    assert str(attempt.error) == f"the data key has {len(right) + 1} bytes; the suite needs {len(right)}"
+    assert str(attempt.error) == (
+        f"Choosy.unwrap_data_key: the data key has {len(right) + 1} bytes; the suite needs {len(right)}"
+    )
 
 
 @pytest.mark.parametrize("kind", [ProviderClosedError, Interruption])

@@ -91,7 +91,7 @@ async def test_the_first_key_generates_the_wrong_length(length: int) -> None:
         await make_data_key(OwnProvider("p", OwnKey("a", log, length=length), OwnKey("b", log)), asking())
     assert str(caught.value) == (
         "could not generate a data key; "
-        f"generate under own a: the data key has {length} bytes; the suite needs 32"
+        f"generate under own a: OwnKey.generate_data_key: the data key has {length} bytes; the suite needs 32"
     )
     assert log == ["generate a"]
 

@@ -6,7 +6,6 @@ Specification: framework/aws-kms/aws-kms-hierarchical-keyring.md.
 from __future__ import annotations
 
 import hashlib
-import inspect
 import os
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
@@ -29,6 +28,7 @@ from aioencrypt.providers.branch_keys.items import KEY_LENGTH, BranchKeyMaterial
 from aioencrypt.providers.raw.names import not_copied, random_data_key
 from aioencrypt.runtime.arguments import check_age, check_seconds, check_type, describe_type
 from aioencrypt.runtime.cache import AsyncCache
+from aioencrypt.runtime.plugins import await_answer, call_async, check_answer, method_name
 
 _PROVIDER_ID = "aws-kms-hierarchy"
 _LABEL = _PROVIDER_ID.encode()
@@ -244,14 +244,9 @@ class HierarchicalMasterKey(MasterKey):
         """Return the key with the branch key of a request: this one, or one that is alike but for that."""
         if self._supplier is None:
             return self
-        try:
-            answer = self._supplier(request.encryption_context)
-            branch_key_id = await answer if inspect.isawaitable(answer) else None
-        except Exception as error:
-            # Its text may hold values of the context: that of a KeyError of a table of tenants does.
-            raise ProviderError(f"branch_key_id_supplier raised {type(error).__name__}") from error
-        if branch_key_id is None:
-            raise ProviderError("branch_key_id_supplier gave no branch key id; is it an async function?")
+        branch_key_id = await call_async(
+            "branch_key_id_supplier", self._supplier, request.encryption_context, kind=str
+        )
         try:
             return HierarchicalMasterKey(
                 self._key_store,
@@ -261,19 +256,24 @@ class HierarchicalMasterKey(MasterKey):
                 partition=self._partition,
                 refresh_ahead=self._refresh_ahead,
             )
-        except (TypeError, ValueError) as error:
+        except ValueError as error:
             raise ProviderError(f"branch_key_id_supplier gave no branch key id: {error}") from error
 
     async def _active(self, branch_key_id: str) -> _BranchKey:
         async def fetch() -> _BranchKey:
-            return _checked(await self._key_store.active_branch_key(branch_key_id), branch_key_id)
+            name = method_name(self._key_store, "active_branch_key")
+            answer = self._key_store.active_branch_key(branch_key_id)
+            return _checked(name, await await_answer(name, answer, BranchKeyMaterials), branch_key_id)
 
         return await self._cached(_FOR_ENCRYPT, branch_key_id, fetch)
 
     async def _version(self, branch_key_id: str, version: str) -> _BranchKey:
         async def fetch() -> _BranchKey:
-            materials = await self._key_store.branch_key_version(branch_key_id, version)
-            return _checked(materials, branch_key_id, version)
+            name = method_name(self._key_store, "branch_key_version")
+            answer = self._key_store.branch_key_version(branch_key_id, version)
+            return _checked(
+                name, await await_answer(name, answer, BranchKeyMaterials), branch_key_id, version
+            )
 
         return await self._cached(_FOR_DECRYPT, f"{branch_key_id}\0{version}", fetch)
 
@@ -296,21 +296,22 @@ class HierarchicalMasterKey(MasterKey):
         return branch_key
 
 
-def _checked(materials: BranchKeyMaterials, branch_key_id: str, version: str | None = None) -> _BranchKey:
+def _checked(
+    name: str, materials: BranchKeyMaterials, branch_key_id: str, version: str | None = None
+) -> _BranchKey:
     """Check what a key store answered: what is wrapped under another key might never be opened again."""
-    if not isinstance(materials, BranchKeyMaterials):
-        raise ProviderError(f"the key store answered with {type(materials).__name__}")
     if materials.branch_key_id != branch_key_id or version not in (None, materials.version):
-        raise ProviderError("the key store answered for another branch key, or another version of it")
+        raise ProviderError(f"{name} answered for another branch key, or another version of it")
     try:
-        parsed = UUID(materials.version)
+        parsed = UUID(check_answer(name, materials.version, str))
     except ValueError as error:
-        raise ProviderError("the key store answered with a version that is no UUID") from error
+        raise ProviderError(f"{name} answered with a version that is no UUID") from error
     if str(parsed) != materials.version:
-        raise ProviderError("the key store answered with a version that is not written as UUIDs are")
-    if len(materials.key) != KEY_LENGTH:
-        raise ProviderError(f"the branch key has {len(materials.key)} bytes; it must have {KEY_LENGTH}")
-    return _BranchKey(branch_key_id.encode(), parsed.bytes, materials.key)
+        raise ProviderError(f"{name} answered with a version that is not written as UUIDs are")
+    key = check_answer(name, materials.key, bytes)
+    if len(key) != KEY_LENGTH:
+        raise ProviderError(f"{name}: the branch key has {len(key)} bytes; it must have {KEY_LENGTH}")
+    return _BranchKey(branch_key_id.encode(), parsed.bytes, key)
 
 
 def _shared_by(partition: str | UUID, logical_name: str) -> bytes:

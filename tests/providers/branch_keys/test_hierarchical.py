@@ -360,24 +360,27 @@ VERSION = "d6a6d5b2-6a6f-4b1b-8d5e-0123456789ab"
 @pytest.mark.parametrize(
     ("answer", "text"),
     [
-        (None, "the key store answered with NoneType"),
-        ({"key": bytes(32)}, "the key store answered with dict"),
+        (None, "Store.active_branch_key returned NoneType, not BranchKeyMaterials"),
+        ({"key": bytes(32)}, "Store.active_branch_key returned dict, not BranchKeyMaterials"),
         (
             ("tenant-e", VERSION, 32),
-            "the key store answered for another branch key, or another version of it",
+            "Store.active_branch_key answered for another branch key, or another version of it",
         ),
-        (("tenant-é", "branch:" + VERSION, 32), "the key store answered with a version that is no UUID"),
-        (("tenant-é", "", 32), "the key store answered with a version that is no UUID"),
+        (
+            ("tenant-é", "branch:" + VERSION, 32),
+            "Store.active_branch_key answered with a version that is no UUID",
+        ),
+        (("tenant-é", "", 32), "Store.active_branch_key answered with a version that is no UUID"),
         (
             ("tenant-é", VERSION.upper(), 32),
-            "the key store answered with a version that is not written as UUIDs are",
+            "Store.active_branch_key answered with a version that is not written as UUIDs are",
         ),
         (
             ("tenant-é", VERSION.replace("-", ""), 32),
-            "the key store answered with a version that is not written as UUIDs are",
+            "Store.active_branch_key answered with a version that is not written as UUIDs are",
         ),
-        (("tenant-é", VERSION, 31), "the branch key has 31 bytes; it must have 32"),
-        (("tenant-é", VERSION, 0), "the branch key has 0 bytes; it must have 32"),
+        (("tenant-é", VERSION, 31), "Store.active_branch_key: the branch key has 31 bytes; it must have 32"),
+        (("tenant-é", VERSION, 0), "Store.active_branch_key: the branch key has 0 bytes; it must have 32"),
     ],
     ids=str,
 )
@@ -410,7 +413,7 @@ async def test_a_store_that_answers_with_another_version() -> None:
     key = HierarchicalMasterKey(store, branch_key_id="tenant-é", ttl=60)
     assert (await key.decrypt_data_key(asking(entry(store)))).data_key == DATA_KEY
     error = await refused(key, entry(store, version=old))
-    assert str(error) == "the key store answered for another branch key, or another version of it"
+    assert str(error) == "Store.branch_key_version answered for another branch key, or another version of it"
 
 
 # Messages

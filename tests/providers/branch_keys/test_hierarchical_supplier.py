@@ -260,9 +260,9 @@ async def test_a_supplier_that_raises() -> None:
 @pytest.mark.parametrize(
     ("answer", "text"),
     [
-        (None, "branch_key_id_supplier gave no branch key id; is it an async function?"),
-        (b"tenant-a", "branch_key_id_supplier gave no branch key id: a branch key id is a str, not bytes"),
-        (7, "branch_key_id_supplier gave no branch key id: a branch key id is a str, not int"),
+        (None, "branch_key_id_supplier returned NoneType, not str"),
+        (b"tenant-a", "branch_key_id_supplier returned bytes, not str"),
+        (7, "branch_key_id_supplier returned int, not str"),
         (
             "",
             "branch_key_id_supplier gave no branch key id: the branch key id has 0 bytes; "
@@ -289,7 +289,7 @@ async def test_a_supplier_that_answers_wrongly(answer: Any, text: str) -> None:
 
 async def test_a_supplier_that_is_no_async_function() -> None:
     """It might hold up the loop; it is never taken, so that nobody relies on it."""
-    expected = "branch_key_id_supplier gave no branch key id; is it an async function?"
+    expected = "branch_key_id_supplier returned str, which is not awaited: is it an async function?"
     assert {str(error) for error in await failures(lambda context: "tenant-a")} == {expected}
 
 

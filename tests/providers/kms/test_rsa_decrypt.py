@@ -172,9 +172,15 @@ async def test_another_context_does_not_open(kms: InMemoryKMS, context: Mapping[
         (CONTEXT_DIGEST[:47], ANOTHER_CONTEXT),
         (DATA_KEY, ANOTHER_CONTEXT),
         (b"x", ANOTHER_CONTEXT),
-        (CONTEXT_DIGEST, "the data key has 0 bytes; the suite needs 32"),
-        (CONTEXT_DIGEST + DATA_KEY[:31], "the data key has 31 bytes; the suite needs 32"),
-        (CONTEXT_DIGEST + DATA_KEY + b"\0", "the data key has 33 bytes; the suite needs 32"),
+        (CONTEXT_DIGEST, "KMSRSAMasterKey.unwrap_data_key: the data key has 0 bytes; the suite needs 32"),
+        (
+            CONTEXT_DIGEST + DATA_KEY[:31],
+            "KMSRSAMasterKey.unwrap_data_key: the data key has 31 bytes; the suite needs 32",
+        ),
+        (
+            CONTEXT_DIGEST + DATA_KEY + b"\0",
+            "KMSRSAMasterKey.unwrap_data_key: the data key has 33 bytes; the suite needs 32",
+        ),
     ],
 )
 async def test_plaintexts_of_another_form(kms: InMemoryKMS, plaintext: bytes, text: str) -> None:

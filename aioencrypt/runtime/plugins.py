@@ -1,0 +1,75 @@
+"""Calls of code that users wrote: keys, providers, managers, key stores, suppliers, signers.
+
+What such code raises or answers wrongly becomes a `ProviderError` that names class and method. Errors of this
+library pass through, and so does what is no `Exception`: cancellation, `KeyboardInterrupt`, `SystemExit`. The
+text of a foreign error may hold secrets, so it stays in `__cause__`.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
+from aioencrypt.errors import EncryptionError, ProviderError
+from aioencrypt.runtime.arguments import describe_type
+
+T = TypeVar("T")
+
+
+def method_name(owner: object, method: str) -> str:
+    """Return how errors name a method."""
+    return f"{type(owner).__name__}.{method}"
+
+
+def check_answer(name: str, answer: object, kind: type[T]) -> T:
+    """Return what a function answered if it is of a type; raises `ProviderError` that names the function."""
+    if isinstance(answer, kind):
+        return answer
+    if isinstance(answer, Coroutine):
+        answer.close()
+        raise ProviderError(f"{name} returned a coroutine, not {kind.__name__}: it must not be async")
+    raise ProviderError(f"{name} returned {describe_type(answer)}, not {kind.__name__}")
+
+
+async def await_answer(name: str, answer: object, kind: type[T]) -> T:
+    """Await what an async function returned, and check it. Its exceptions pass as they are."""
+    if not inspect.isawaitable(answer):
+        given = describe_type(answer)
+        raise ProviderError(f"{name} returned {given}, which is not awaited: is it an async function?")
+    return check_answer(name, await answer, kind)
+
+
+async def call_async(name: str, function: Callable[..., object], *arguments: object, kind: type[T]) -> T:
+    """Call an async function of a user."""
+    try:
+        return await await_answer(name, function(*arguments), kind)
+    except EncryptionError:
+        raise
+    except Exception as error:
+        raise _raised(name, error) from error
+
+
+async def call_method(owner: object, method: str, *arguments: object, kind: type[T]) -> T:
+    """Call an async method of a user's object."""
+    function: Any = getattr(owner, method, None)
+    return await call_async(method_name(owner, method), function, *arguments, kind=kind)
+
+
+def call_sync(name: str, function: Callable[..., object], *arguments: object, kind: type[T]) -> T:
+    """Call a function of a user that is not async."""
+    try:
+        return check_answer(name, function(*arguments), kind)
+    except EncryptionError:
+        raise
+    except Exception as error:
+        raise _raised(name, error) from error
+
+
+def read_attribute(owner: object, name: str, kind: type[T]) -> T:
+    """Read a property of a user's object."""
+    return call_sync(method_name(owner, name), lambda: getattr(owner, name), kind=kind)
+
+
+def _raised(name: str, error: Exception) -> ProviderError:
+    return ProviderError(f"{name} raised {type(error).__name__}")
