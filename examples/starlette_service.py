@@ -30,7 +30,8 @@ import aioencrypt
 from aioencrypt import AlgorithmSuite, MasterKeyProvider, RawAESMasterKey
 from aioencrypt.integrations.asgi import DecryptedResponse, UploadReader, get_provider, open_provider
 
-NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
+# No file system takes names of more than 255 bytes, and a file has a longer one while it is written.
+NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,199}")
 PAGE = Path(__file__).with_name("upload_page.html")
 MAX_LENGTH = 1024**3
 # This service alone writes and reads, so that a signature would tell it nothing, and would keep it from
@@ -41,7 +42,7 @@ PAGE_HEADERS = {
     "script-src 'unsafe-inline'; connect-src 'self'"
 }
 # A stranger's file is never shown as a page of this site.
-FILE_HEADERS = {"Content-Disposition": "attachment", "X-Content-Type-Options": "nosniff"}
+FILE_HEADERS = {"X-Content-Type-Options": "nosniff"}
 
 
 async def page(request: Request) -> Response:
@@ -83,7 +84,11 @@ async def download(request: Request) -> Response:
     """
     path = stored(request)
     return DecryptedResponse(
-        path, get_provider(request), encryption_context={"name": path.name}, headers=FILE_HEADERS
+        path,
+        get_provider(request),
+        encryption_context={"name": path.name},
+        filename=path.name,
+        headers=FILE_HEADERS,
     )
 
 

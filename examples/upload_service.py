@@ -20,10 +20,16 @@ from aiohttp import web
 
 import aioencrypt
 from aioencrypt import AlgorithmSuite, KMSMasterKeyProvider, MasterKeyProvider
-from aioencrypt.integrations.aiohttp import UploadReader, decrypted_response
+from aioencrypt.integrations.aiohttp import (
+    UploadReader,
+    decrypted_response,
+    get_provider,
+    open_provider,
+)
 
-PROVIDER = web.AppKey("provider", MasterKeyProvider)
 FOLDER = web.AppKey("folder", Path)
+# No file system takes names of more than 255 bytes, and a file has a longer one while it is written.
+NAME = "{name:[A-Za-z0-9_-][A-Za-z0-9._-]{0,199}}"
 PAGE = Path(__file__).with_name("upload_page.html")
 MAX_LENGTH = 1024**3
 # This service alone writes and reads, so that a signature would tell it nothing, and would keep it from
@@ -34,7 +40,7 @@ PAGE_HEADERS = {
     "script-src 'unsafe-inline'; connect-src 'self'"
 }
 # A stranger's file is never shown as a page of this site.
-FILE_HEADERS = {"Content-Disposition": "attachment", "X-Content-Type-Options": "nosniff"}
+FILE_HEADERS = {"X-Content-Type-Options": "nosniff"}
 
 
 async def page(request: web.Request) -> web.FileResponse:
@@ -48,7 +54,7 @@ async def upload(request: web.Request) -> web.Response:
     writer = aioencrypt.open(
         request.app[FOLDER] / name,
         "wb",
-        provider=request.app[PROVIDER],
+        provider=get_provider(request),
         encryption_context={"name": name},
         algorithm_suite=SUITE,
         frame_length=64 * 1024,
@@ -71,8 +77,9 @@ async def download(request: web.Request) -> web.StreamResponse:
         return await decrypted_response(
             request,
             request.app[FOLDER] / name,
-            request.app[PROVIDER],
+            get_provider(request),
             encryption_context={"name": name},
+            filename=name,
             headers=FILE_HEADERS,
         )
     except FileNotFoundError:
@@ -82,18 +89,16 @@ async def download(request: web.Request) -> web.StreamResponse:
 def make_app(provider: MasterKeyProvider, folder: Path) -> web.Application:
     """Return the service; it opens the provider when it starts and closes it when it ends."""
 
-    async def open_provider(app: web.Application) -> AsyncIterator[None]:
-        async with provider:
-            await provider.warm_up()
+    async def keep_provider(app: web.Application) -> AsyncIterator[None]:
+        async with open_provider(app, provider):
             yield
 
     app = web.Application()
-    app[PROVIDER] = provider
     app[FOLDER] = folder
-    app.cleanup_ctx.append(open_provider)
+    app.cleanup_ctx.append(keep_provider)
     app.router.add_get("/", page)
-    app.router.add_put("/files/{name:[A-Za-z0-9_-][A-Za-z0-9._-]*}", upload)
-    app.router.add_get("/files/{name:[A-Za-z0-9_-][A-Za-z0-9._-]*}", download)
+    app.router.add_put(f"/files/{NAME}", upload)
+    app.router.add_get(f"/files/{NAME}", download)
     return app
 
 

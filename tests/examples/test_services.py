@@ -27,6 +27,7 @@ pytestmark = pytest.mark.anyio
 
 upload_service = load("upload_service")
 starlette_service = load("starlette_service")
+LONGEST = "x" * 200
 
 
 @on_asyncio
@@ -37,9 +38,16 @@ async def test_upload_service(tmp_path: Path) -> None:
             assert (await sent.json())["name"] == "report"
         async with session.get(f"{url}/report") as received:
             assert (received.status, await received.read()) == (200, FIGURES)
-        for bad in ("nothing", ".hidden", "a%2Fb"):
+            assert received.headers["Content-Disposition"] == 'attachment; filename="report"'
+        for bad in ("nothing", ".hidden", "a%2Fb", "a%00b", "%C3%9C", "x" * 201, "x" * 300):
             async with session.get(f"{url}/{bad}") as missing:
                 assert missing.status == 404
+            if bad != "nothing":
+                async with session.put(f"{url}/{bad}", data=b"abc") as refused:
+                    assert refused.status == 404
+        async with session.put(f"{url}/{LONGEST}", data=b"abc") as sent:
+            assert sent.status == 201
+        (tmp_path / LONGEST).unlink()
     message = (tmp_path / "report").read_bytes()
     assert (await decrypt(message, KEY, encryption_context={"name": "report"})).plaintext == FIGURES
     assert names(tmp_path) == ["report"]
@@ -133,8 +141,12 @@ async def test_starlette_service(tmp_path: Path) -> None:
         assert (sent.status_code, sent.json()["name"]) == (201, "report")
         received = await client.get("/files/report")
         assert (received.status_code, received.content) == (200, FIGURES)
-        for bad in ("nothing", ".hidden"):
+        for bad in ("nothing", ".hidden", "a%2Fb", "a%00b", "%C3%9C", "x" * 201, "x" * 300):
             assert (await client.get(f"/files/{bad}")).status_code == 404
+            if bad != "nothing":
+                assert (await client.put(f"/files/{bad}", content=b"abc")).status_code == 404
+        assert (await client.put(f"/files/{LONGEST}", content=b"abc")).status_code == 201
+        (tmp_path / LONGEST).unlink()
         assert names(tmp_path) == ["report"]
         os.rename(tmp_path / "report", tmp_path / "another")
         with pytest.raises(EncryptionContextMismatchError):
