@@ -20,7 +20,7 @@ from aioencrypt.streams.encrypt import EncryptOptions, EncryptStream, encrypt_wh
 from aioencrypt.streams.files import EncryptWriter, FileReader, MessageSink
 from aioencrypt.streams.ranges import SeekableSource, open_range_source
 from aioencrypt.streams.seekable import SeekableDecryptStream
-from aioencrypt.streams.sources import Source, known_length, open_source
+from aioencrypt.streams.sources import Source, known_length, open_plaintext, open_source
 
 DEFAULT_FRAME_LENGTH = 4096
 DEFAULT_CACHE_LENGTH = 4 * 1024 * 1024
@@ -140,7 +140,7 @@ class EncryptionClient:
         )
         if isinstance(source, bytes):
             return EncryptResult(*await encrypt_whole(source, options))
-        async with EncryptStream(open_source(source), options) as stream:
+        async with EncryptStream(open_plaintext(source), options) as stream:
             return EncryptResult(await stream.read(), stream.header, stream.provenance)
 
     def encrypt_stream(
@@ -174,7 +174,7 @@ class EncryptionClient:
             known_length(source) if plaintext_length is None else plaintext_length,
             plaintext_length_bound,
         )
-        return EncryptStream(open_source(source), options)
+        return EncryptStream(open_plaintext(source), options)
 
     async def decrypt(
         self,

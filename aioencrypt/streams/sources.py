@@ -142,13 +142,31 @@ def open_source(source: object) -> Reader:
         raise TypeError(f"a str is not a source of bytes: encode text, or {_FILE_ADVICE}")
     if isinstance(source, ByteReceiveStream | ObjectReceiveStream):
         return _from_receive_stream(source)
-    # An aiohttp request or response, whose own read() takes no size, and older StreamingBody.
-    content = inspect.getattr_static(source, "content", None) is not None and _content_of(source)
-    return _known_method(content or source) or _from_read_or_iterator(source)
+    return _known_method(_content_of(source) or source) or _from_read_or_iterator(source)
+
+
+def open_plaintext(source: object) -> Reader:
+    """Return the reader of a source that is to be encrypted.
+
+    Raises `ValueError` for a compressed body that aiohttp or httpx unpacks: neither notices when it is cut
+    off, and the message would hold a part of it. Decrypting needs no such check: a message has an end.
+    """
+    unpacks = callable(getattr(source, "aiter_bytes", None)) or _content_of(source) is not None
+    headers: Any = getattr(source, "headers", None)
+    coding = headers.get("Content-Encoding", "") if unpacks and hasattr(headers, "get") else ""
+    if coding.strip().lower() not in ("", "identity"):
+        way = "aiter_bytes()" if hasattr(source, "aiter_bytes") else "content"
+        raise ValueError(
+            f"the body has the Content-Encoding {coding!r}, and nobody notices when such a body is cut off: "
+            f"ask for Accept-Encoding: identity, or give its {way} to encrypt it all the same"
+        )
+    return open_source(source)
 
 
 def _content_of(source: Any) -> Any:
-    """Return the aiohttp stream in a request or response, or None."""
+    """Return the aiohttp stream in a request, a response or an older StreamingBody, or None."""
+    if inspect.getattr_static(source, "content", None) is None:
+        return None
     if callable(getattr(source, "aiter_bytes", None)):
         return None  # httpx: its `content` is the whole body, and raises before it is read
     content = source.content
