@@ -520,7 +520,7 @@ async def rewrap_file(
             await file.commit()
         return RewrapResult(header=stream.header, reencrypted=stream.reencrypted)
     finally:
-        await file.drop()
+        await file.aclose()
 
 
 async def _overwrite(path: PathLike, header: bytes, stream: RewrapStream, *, verify: bool) -> None:

@@ -131,6 +131,11 @@ class OpenFile:
                 except BlockingIOError:
                     await _ready(self._wait, self._descriptor.number)
 
+    @property
+    def closed(self) -> bool:
+        """Whether `close` was called."""
+        return self._closed
+
     def close(self) -> None:
         """Close the file; a thread that still uses it closes it when it ends."""
         self._closed = True

@@ -30,6 +30,10 @@ class FileReader:
         return await self._file.read(_READ_LENGTH)
 
     async def aclose(self) -> None:
+        self.drop()
+
+    def drop(self) -> None:
+        """Close the file at once."""
         self._file.close()
 
 
@@ -61,13 +65,18 @@ class MessageSink(Protocol):
 class FileOutput:
     """Where a message is written: a path, or a `MessageSink`.
 
-    A regular file is replaced as a whole. FIFOs and devices are written as the message is made.
+    A regular file is replaced as a whole. FIFOs and devices receive the message while it is made.
     """
 
     def __init__(self, target: PathLike | MessageSink) -> None:
         self._path = None if isinstance(target, MessageSink) else target
         self._sink = target if isinstance(target, MessageSink) else ReplacedFile(target)
         self._special: OpenFile | None = None
+
+    @classmethod
+    def of(cls, target: PathLike | MessageSink | FileOutput) -> FileOutput:
+        """Return the output that writes to a target."""
+        return target if isinstance(target, FileOutput) else cls(target)
 
     async def create(self) -> None:
         """Open what is written to."""
@@ -85,6 +94,11 @@ class FileOutput:
         else:
             await in_file_thread(lambda: self._sink.write(data))
 
+    async def finish(self) -> None:
+        """Write everything to the disk, where this is a regular file. `commit` then only renames it."""
+        if isinstance(self._sink, ReplacedFile) and not self._special:
+            await in_file_thread(self._sink.finish)
+
     async def commit(self) -> None:
         """Put the message in its place."""
         if self._special:
@@ -92,15 +106,12 @@ class FileOutput:
         else:
             await in_file_thread(self._sink.commit)
 
-    async def drop(self) -> None:
-        """Let go of everything, and of the message unless it is in its place."""
-        if self._special:
-            self._special.close()
-        else:
-            await in_file_thread(self._sink.drop)
+    async def aclose(self) -> None:
+        """Drop the message in a thread."""
+        await in_file_thread(self.drop)
 
-    def drop_at_once(self) -> None:
-        """Do the same where nobody can wait."""
+    def drop(self) -> None:
+        """Let go of everything, and of the message unless it is in its place."""
         if self._special:
             self._special.close()
         else:
@@ -116,7 +127,7 @@ class EncryptWriter:
     """
 
     def __init__(self, path: PathLike | MessageSink | FileOutput, options: EncryptOptions) -> None:
-        self._file = path if isinstance(path, FileOutput) else FileOutput(path)
+        self._file = FileOutput.of(path)
         self._options = options
         self._sealer: Sealer | None = None
         self._entered = False
@@ -246,10 +257,10 @@ class EncryptWriter:
         self._end_watch(type(self._failure) if self._failure else self._left_by)
         if GeneratorExit in (self._left_by, type(self._failure)):
             # A coroutine that is closed, or whose loop is gone, cannot wait.
-            self._file.drop_at_once()
+            self._file.drop()
             return
         try:
-            await self._file.drop()
+            await self._file.aclose()
         finally:  # each of these ends, and then raises, when this task is cancelled
             if self._sealer:
                 await self._sealer.aclose()

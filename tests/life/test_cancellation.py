@@ -135,7 +135,7 @@ class DecryptStreaming(Scenario):
         assert not self.stream._digests._pending
         assert self.stream._spool is None or self.stream._spool._file is None
         reader = self.stream._reader
-        assert not isinstance(reader, FileReader) or reader._file is None
+        assert not isinstance(reader, FileReader) or reader._file.closed
         if not self.complete:
             await assert_failed(self.stream)
 

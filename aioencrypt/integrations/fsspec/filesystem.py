@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import os
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing, suppress
 from functools import partial
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, cast
 
 try:
     from fsspec.asyn import running_async, sync
@@ -33,9 +33,8 @@ from aioencrypt.integrations.fsspec.target import TargetRanges, TargetReader, Ta
 from aioencrypt.rewrap import Keep, RewrapResult, rewrap_stream
 from aioencrypt.runtime.arguments import check_choice
 from aioencrypt.runtime.event_loops import running_loop
-from aioencrypt.runtime.offload import in_file_thread
-from aioencrypt.streams.files import FileReader
-from aioencrypt.streams.replaced_file import ReplacedFile
+from aioencrypt.runtime.offload import in_file_thread, read_in_thread
+from aioencrypt.streams.files import FileOutput, FileReader, MessageSink
 from aioencrypt.streams.seekable import SeekableDecryptStream
 
 _CHUNK_LENGTH = 4 * 1024 * 1024
@@ -135,7 +134,7 @@ class EncryptedFileSystem(PathsFileSystem):
         path = self._strip_protocol(path)
         if start in (None, 0) and end is None:
             # All of it can be verified, signature and all.
-            message = await self._target.call("cat_file", path)
+            message = await self._target.read_all(path)
             provider = await self._providers.get()
             return (await self._client.decrypt(message, provider, **self._reading)).plaintext
         async with aclosing(await self._open_stream(path)) as stream:
@@ -181,25 +180,28 @@ class EncryptedFileSystem(PathsFileSystem):
         """Write the plaintext to a local file, which appears when all of it is verified."""
         rpath = self._strip_protocol(rpath)
         if isfilelike(lpath):
-            await self._decrypt_into(rpath, lpath, callback)
+            # It may be a pipe, which blocks.
+            await self._decrypt_into(rpath, lambda data: read_in_thread(lambda: lpath.write(data)), callback)
         elif await self._target.call("isdir", rpath):
             await in_file_thread(partial(os.makedirs, lpath, exist_ok=True))
         else:
-            file = ReplacedFile(lpath)
+            file = FileOutput(lpath)
             try:
                 await in_file_thread(partial(os.makedirs, os.path.dirname(lpath) or ".", exist_ok=True))
-                await in_file_thread(file.create)
-                await self._decrypt_into(rpath, file, callback)
-                await in_file_thread(file.commit)
+                await file.create()
+                await self._decrypt_into(rpath, file.write, callback)
+                await file.commit()
             finally:
-                await in_file_thread(file.drop)
+                await file.aclose()
 
-    async def _decrypt_into(self, path: str, file: Any, callback: Callback) -> None:
+    async def _decrypt_into(
+        self, path: str, write: Callable[[bytes], Awaitable[object]], callback: Callback
+    ) -> None:
         provider = await self._providers.get()
         source = TargetReader(self._target, path)
         async with self._client.decrypt_stream(source, provider, **self._reading) as stream:
             while data := await stream.read(_CHUNK_LENGTH):
-                await in_file_thread(partial(file.write, data))
+                await write(data)
                 callback.relative_update(len(data))
 
     # Writing
@@ -213,7 +215,7 @@ class EncryptedFileSystem(PathsFileSystem):
         sink = await self._target.sink(path, streaming=streaming)
         writer = TargetWriter(
             self._client.open(
-                sink,
+                cast(MessageSink, sink),
                 "wb",
                 provider=provider,
                 plaintext_length=length,
@@ -276,13 +278,14 @@ class EncryptedFileSystem(PathsFileSystem):
             client=self._client,
         )
         sink = await self._target.sink(path, streaming=True)
+        output = FileOutput.of(sink)
         try:
             async with stream:
-                await in_file_thread(sink.create)
+                await output.create()
                 while data := await stream.read(_CHUNK_LENGTH):
-                    await in_file_thread(partial(sink.write, data))
+                    await output.write(data)
                 result = RewrapResult(header=stream.header, reencrypted=stream.reencrypted)
-            await in_file_thread(sink.commit)
+            await output.commit()
             await sink.settle()
         finally:
             await sink.release()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 import tempfile
@@ -18,8 +19,8 @@ from fsspec.implementations.local import LocalFileSystem
 from aioencrypt.errors import StreamError
 from aioencrypt.integrations.fsspec.types import BufferedFile
 from aioencrypt.runtime.offload import in_file_thread
-from aioencrypt.streams.files import EncryptWriter, MessageSink
-from aioencrypt.streams.replaced_file import ReplacedFile
+from aioencrypt.streams.blocking_files import is_special
+from aioencrypt.streams.files import EncryptWriter, FileOutput, MessageSink
 
 T = TypeVar("T")
 
@@ -46,10 +47,19 @@ class TargetFileSystem:
             return await getattr(self.fs, f"_{name}")(*args, **kwargs)
         return await in_file_thread(partial(getattr(self.fs, name), *args, **kwargs))
 
-    async def sink(self, path: str, *, streaming: bool) -> TargetSink:
+    async def read_all(self, path: str) -> bytes:
+        """Return the whole file."""
+        local = _local(self.fs, path)
+        special = await in_file_thread(lambda: local is not None and is_special(local[1]))
+        if special:
+            raise OSError(errno.EINVAL, "not a regular file: read it with aioencrypt.open", path)
+        data: bytes = await self.call("cat_file", path)
+        return data
+
+    async def sink(self, path: str, *, streaming: bool) -> TargetSink | LocalSink:
         """Return where to write a message; `streaming` says that its pieces come one at a time."""
-        if (local := _local_path(self.fs, path)) is not None:
-            return LocalSink(self.fs, local)
+        if local := _local(self.fs, path):
+            return LocalSink(local[1], makes_folders=local[0].auto_mkdir)
         if not self.is_async:
             return RenameSink(self.fs, path)
         if streaming and not self.fs.asynchronous:
@@ -59,11 +69,11 @@ class TargetFileSystem:
         return UploadSink(self, path)
 
 
-def _local_path(fs: Any, path: str) -> str | None:
-    """Return the path of a local file, None in a file system that is not local."""
+def _local(fs: Any, path: str) -> tuple[LocalFileSystem, str] | None:
+    """Return a local file system and a path in it, or None where the file system is not local."""
     while isinstance(fs, DirFileSystem):
         path, fs = f"{fs.path}/{path}", fs.fs
-    return path if isinstance(fs, LocalFileSystem) else None
+    return (fs, path) if isinstance(fs, LocalFileSystem) else None
 
 
 def _commits(file: Any) -> bool:
@@ -85,6 +95,8 @@ class TargetRanges:
         info = await self._target.call("info", self._path)
         if info["type"] == "directory":
             raise IsADirectoryError(self._path)
+        if info["type"] == "other":
+            raise OSError(errno.EINVAL, "not a regular file: read it with aioencrypt.open", self._path)
         if info["size"] is None:
             raise OSError(f"the size of {self._path} is not known, so that no range of it can be read")
         return int(info["size"])
@@ -134,30 +146,29 @@ class TargetSink(MessageSink):
         """Let go of everything, and of the message unless it is in its place."""
 
 
-class LocalSink(TargetSink):
-    """A local file, replaced as `aioencrypt.open` does it."""
+class LocalSink(FileOutput):
+    """A local file, written as `aioencrypt.open` does it."""
 
-    def __init__(self, fs: Any, path: str) -> None:
-        self._fs = fs
-        self._path = path
-        self._file = ReplacedFile(path)
+    def __init__(self, path: str, *, makes_folders: bool) -> None:
+        super().__init__(path)
+        self._folder = os.path.dirname(path) if makes_folders else ""
 
-    def create(self) -> None:
-        if getattr(self._fs, "auto_mkdir", False):
-            os.makedirs(os.path.dirname(self._path), exist_ok=True)
-        self._file.create()
+    async def create(self) -> None:
+        if self._folder:
+            await in_file_thread(partial(os.makedirs, self._folder, exist_ok=True))
+        await super().create()
 
-    def write(self, data: bytes, /) -> None:
-        self._file.write(data)
-
-    def commit(self) -> None:
-        self._file.finish()
+    async def commit(self) -> None:
+        await self.finish()
 
     async def settle(self) -> None:
-        await in_file_thread(self._file.commit)
+        await super().commit()
+
+    async def aclose(self) -> None:
+        """Do nothing: `release` does it."""
 
     async def release(self) -> None:
-        await in_file_thread(self._file.drop)
+        await super().aclose()
 
 
 class RenameSink(TargetSink):
@@ -269,7 +280,7 @@ class UploadSink(TargetSink):
 class TargetWriter:
     """One message on its way into a target, after `start`. Leaving `async with` puts it there."""
 
-    def __init__(self, writer: EncryptWriter, sink: TargetSink) -> None:
+    def __init__(self, writer: EncryptWriter, sink: TargetSink | LocalSink) -> None:
         self._writer = writer
         self._sink = sink
 
