@@ -158,23 +158,50 @@ class Attempt:
         return f"{self.operation} under {self.provider_id} {self.key_id}: {describe(self.error)}"
 
 
-_ATTEMPTS_TOLD = 20
+# A stranger's header may have thousands of data keys that belong to one key. They must not make a text, and a
+# line in a log, of a megabyte, nor keep thousands of errors with their tracebacks in memory.
+_ATTEMPTS_KEPT = 20
+
+
+class AttemptLog:
+    """The first failed attempts of a provider, and the number of those that came later."""
+
+    def __init__(self, kept: Sequence[Attempt] = ()) -> None:
+        self.kept: list[Attempt] = [*kept]
+        self.omitted: int = 0
+
+    def add(self, attempt: Attempt) -> None:
+        """Keep an attempt while there are few, and count it otherwise."""
+        if len(self.kept) < _ATTEMPTS_KEPT:
+            self.kept.append(attempt)
+        else:
+            self.omitted += 1
 
 
 class ProviderError(EncryptionError):
-    """No data key could be had. `attempts` holds every attempt with its key and its error.
+    """No data key could be had. `attempts` holds the first attempts, with their keys and errors.
 
-    `unclaimed` says that there was nothing to try: no encrypted data key belongs to a key given here.
+    `omitted` counts the attempts that failed after those. `unclaimed` says that there was nothing to try: no
+    encrypted data key belongs to a key given here.
     """
 
-    def __init__(self, message: str, attempts: Sequence[Attempt] = (), *, unclaimed: bool = False) -> None:
+    def __init__(
+        self,
+        message: str,
+        attempts: Sequence[Attempt] = (),
+        *,
+        unclaimed: bool = False,
+        omitted: int = 0,
+    ) -> None:
         self.unclaimed: bool = unclaimed
+        self.omitted: int = omitted
         self.attempts: tuple[Attempt, ...] = tuple(attempts)
         self.summary: str = message
-        # A header of thousands of data keys must not make a text, and a line in a log, of a megabyte.
-        more = len(self.attempts) - _ATTEMPTS_TOLD
-        told = [message, *map(str, self.attempts[:_ATTEMPTS_TOLD])]
-        super().__init__("; ".join([*told, f"and {more} more, see .attempts"] if more > 0 else told))
+        told = [message, *map(str, self.attempts[:_ATTEMPTS_KEPT])]
+        untold = len(self.attempts) - len(told) + 1
+        if untold + omitted:
+            told.append(f"and {untold + omitted} more" + (", see .attempts" if untold else ""))
+        super().__init__("; ".join(told))
 
 
 class ServiceError(ProviderError):

@@ -17,7 +17,7 @@ import anyio
 import attrs
 from anyio.lowlevel import checkpoint
 
-from aioencrypt.errors import Attempt, Operation, ProviderClosedError, ProviderError
+from aioencrypt.errors import Attempt, AttemptLog, Operation, ProviderClosedError, ProviderError
 from aioencrypt.format import AlgorithmSuite, EncryptedDataKey
 from aioencrypt.format.suites import IV_LENGTH, TAG_LENGTH
 from aioencrypt.materials import DataKey, DataKeyRequest, KeyUse, Provenance
@@ -127,7 +127,7 @@ class MasterKey(MasterKeyProvider):
         return (self,)
 
     async def decrypt_data_key(self, request: DataKeyRequest) -> DecryptedDataKey:
-        attempts: list[Attempt] = []
+        attempts = AttemptLog()
         for index, encrypted_data_key in enumerate(request.encrypted_data_keys):
             await checkpoint_every(index)
             if _owns(self, encrypted_data_key, attempts):
@@ -146,18 +146,18 @@ async def checkpoint_every(index: int) -> None:
         await checkpoint()
 
 
-def _owns(key: MasterKey, encrypted_data_key: EncryptedDataKey, attempts: list[Attempt]) -> bool:
+def _owns(key: MasterKey, encrypted_data_key: EncryptedDataKey, attempts: AttemptLog) -> bool:
     """Ask a key whether it owns a data key; a failure goes to `attempts`."""
     try:
         name = method_name(key, "owns_data_key")
         return call_sync(name, key.owns_data_key, encrypted_data_key, kind=bool)
     except ProviderError as error:
-        attempts.append(attempt("decrypt", key, error))
+        attempts.add(attempt("decrypt", key, error))
         return False
 
 
 async def try_decrypt(
-    key: MasterKey, encrypted_data_key: EncryptedDataKey, request: DataKeyRequest, attempts: list[Attempt]
+    key: MasterKey, encrypted_data_key: EncryptedDataKey, request: DataKeyRequest, attempts: AttemptLog
 ) -> DecryptedDataKey | None:
     """Make one attempt; a failure goes to `attempts`, and None is returned."""
     try:
@@ -167,7 +167,7 @@ async def try_decrypt(
     except ProviderClosedError:
         raise
     except Exception as error:
-        attempts.append(attempt("decrypt", key, error))
+        attempts.add(attempt("decrypt", key, error))
         # Long contexts make one attempt take long, and a header may ask for thousands.
         await checkpoint()
         return None
@@ -197,16 +197,18 @@ def stored_name(key: EncryptedDataKey) -> str | None:
 
 
 def no_data_key(
-    request: DataKeyRequest, attempts: Sequence[Attempt], given: Sequence[MasterKeyProvider] = ()
+    request: DataKeyRequest, attempts: AttemptLog, given: Sequence[MasterKeyProvider] = ()
 ) -> ProviderError:
     """Return the error for a message of which no data key could be decrypted.
 
     Of what was `given`, it names the master keys.
     """
     count = len(request.encrypted_data_keys)
-    if attempts:
+    if attempts.kept:
         return ProviderError(
-            f"none of the {count} encrypted data keys of the message could be decrypted", attempts
+            f"none of the {count} encrypted data keys of the message could be decrypted",
+            attempts.kept,
+            omitted=attempts.omitted,
         )
     wanted = _listed((key.provider_id, stored_name(key)) for key in request.encrypted_data_keys)
     ours = _listed(key_names(key) for key in given if isinstance(key, MasterKey))

@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, final
 
-from aioencrypt.errors import Attempt, ProviderClosedError, ProviderError
+from aioencrypt.errors import Attempt, AttemptLog, ProviderClosedError, ProviderError
 from aioencrypt.materials import DataKeyRequest
 from aioencrypt.providers.base import (
     DecryptedDataKey,
@@ -24,6 +24,7 @@ from aioencrypt.runtime.arguments import describe_type
 from aioencrypt.runtime.plugins import await_answer, method_name
 
 
+@final
 class MultiMasterKeyProvider(MasterKeyProvider):
     """A generator and children; children may be multi providers themselves, as deep as you like.
 
@@ -31,48 +32,60 @@ class MultiMasterKeyProvider(MasterKeyProvider):
     alone can decrypt the message. Decrypting, the generator is tried first, then the children in
     order. With `generator` None this provider decrypts, and encrypts as a child of another.
     `async with` enters the providers given here, and leaves them.
+
+    Multi providers inside are taken apart: this one holds what is inside them, in order.
     """
 
     def __init__(self, generator: MasterKeyProvider | None, *children: MasterKeyProvider) -> None:
         if generator is None and not children:
             raise ValueError("a multi provider needs a generator or a child")
-        given = children if generator is None else (generator, *children)
-        for provider in given:
+        providers: list[MasterKeyProvider] = []
+        for provider in children if generator is None else (generator, *children):
             if not isinstance(provider, MasterKeyProvider):
                 raise TypeError(f"{describe_type(provider)} is not a MasterKeyProvider")
-        self._generator = generator
-        self._children = children
+            inside = provider.providers if isinstance(provider, MultiMasterKeyProvider) else (provider,)
+            providers += inside
+        self._providers = tuple(providers)
+        self._generates = generator is not None and (
+            not isinstance(generator, MultiMasterKeyProvider) or generator.generates
+        )
         self._stacks: list[AsyncExitStack] = []
 
     def __repr__(self) -> str:
-        providers = ", ".join(map(repr, (self._generator, *self._children)))
-        return f"MultiMasterKeyProvider({providers})"
+        return f"MultiMasterKeyProvider({', '.join(map(repr, self._arguments))})"
 
     def __reduce__(self) -> tuple[Any, ...]:
         # A copy is not entered.
-        return type(self), (self._generator, *self._children)
+        return type(self), self._arguments
+
+    @property
+    def _arguments(self) -> tuple[MasterKeyProvider | None, ...]:
+        return self._providers if self._generates else (None, *self._providers)
 
     @property
     def providers(self) -> tuple[MasterKeyProvider, ...]:
         """The generator, if any, and the children, in the order in which they are tried."""
-        return self._children if self._generator is None else (self._generator, *self._children)
+        return self._providers
 
     @property
     def generates(self) -> bool:
         """Whether there is a generator."""
-        return self._generator is not None
+        return self._generates
 
     async def encryption_keys(self, request: DataKeyRequest) -> Sequence[MasterKey]:
-        if self._generator is None:
+        if not self._generates:
             raise ProviderError("this multi provider has no generator, so it cannot make a data key")
-        keys = await _keys_of(self._generator, request)
-        for child in self._children:
-            keys += await _child_keys(child, request)
+        keys: list[MasterKey] = []
+        for provider in self._providers:
+            given = await given_keys(provider, request)
+            if not given:
+                raise ProviderError(f"{provider!r} gave no master key to encrypt with")
+            keys += given
         return keys
 
     async def decrypt_data_key(self, request: DataKeyRequest) -> DecryptedDataKey:
-        attempts: list[Attempt] = []
-        for provider in self.providers:
+        attempts = AttemptLog()
+        for provider in self._providers:
             try:
                 name = method_name(provider, "decrypt_data_key")
                 opened = await await_answer(name, provider.decrypt_data_key(request), DecryptedDataKey)
@@ -81,13 +94,13 @@ class MultiMasterKeyProvider(MasterKeyProvider):
             except ProviderClosedError:
                 raise
             except Exception as error:
-                attempts += _attempts_of(provider, error)
-        raise no_data_key(request, attempts, self.providers)
+                _keep(attempts, provider, error)
+        raise no_data_key(request, attempts, self._providers)
 
     async def __aenter__(self) -> Self:
         stack = AsyncExitStack()
         async with stack:
-            for provider in self.providers:
+            for provider in self._providers:
                 await stack.enter_async_context(provider)
             self._stacks.append(stack.pop_all())
         return self
@@ -104,24 +117,14 @@ class MultiMasterKeyProvider(MasterKeyProvider):
             await self._stacks.pop().aclose()
 
     async def warm_up(self) -> None:
-        for provider in self.providers:
+        for provider in self._providers:
             await provider.warm_up()
 
 
-async def _child_keys(child: MasterKeyProvider, request: DataKeyRequest) -> list[MasterKey]:
-    if isinstance(child, MultiMasterKeyProvider) and not child.generates:
-        return [key for grandchild in child.providers for key in await _child_keys(grandchild, request)]
-    return await _keys_of(child, request)
-
-
-async def _keys_of(provider: MasterKeyProvider, request: DataKeyRequest) -> list[MasterKey]:
-    keys = [*await given_keys(provider, request)]
-    if not keys:
-        raise ProviderError(f"{provider!r} gave no master key to encrypt with")
-    return keys
-
-
-def _attempts_of(provider: MasterKeyProvider, error: Exception) -> Sequence[Attempt]:
+def _keep(attempts: AttemptLog, provider: MasterKeyProvider, error: Exception) -> None:
+    """Keep the attempts of every provider, and so those of the last one, too."""
     if isinstance(error, ProviderError) and (error.attempts or error.unclaimed):
-        return error.attempts
-    return (Attempt("decrypt", type(provider).__name__, repr(provider), error),)
+        attempts.kept += error.attempts
+        attempts.omitted += error.omitted
+    else:
+        attempts.kept.append(Attempt("decrypt", type(provider).__name__, repr(provider), error))

@@ -125,7 +125,8 @@ def _with_absent(error: ProviderError | TagError, absent: list[str]) -> Encrypti
         f"the header does not have the encryption context keys {', '.join(map(repr, absent))} that were given"
     )
     if isinstance(error, ProviderError):
-        return ProviderError(f"{error.summary}; {note}", error.attempts)
+        text = f"{error.summary}; {note}"
+        return ProviderError(text, error.attempts, unclaimed=error.unclaimed, omitted=error.omitted)
     return TagError(f"{error}; {note}")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 import uuid
 from collections.abc import Callable, Iterable, Mapping
 
@@ -14,6 +15,7 @@ from aioencrypt import (
     EncryptedDataKey,
     HierarchicalMasterKey,
     MasterKey,
+    MultiMasterKeyProvider,
     ProviderError,
     RawAESMasterKey,
     RawECDHMasterKey,
@@ -74,7 +76,7 @@ async def test_a_context_is_serialized_once_for_all_data_keys_of_a_header(
     key, encrypted = make()
     with pytest.raises(ProviderError) as caught:
         await key.decrypt_data_key(asking(*[encrypted] * 100))
-    assert len(caught.value.attempts) == 100
+    assert len(caught.value.attempts) + caught.value.omitted == 100
     # once as the specification says; raw AES in three other ways at most, and once more to compare
     assert 1 <= len(calls) <= (5 if make is _raw_aes else 1)
 
@@ -99,5 +101,30 @@ async def test_the_loop_goes_on_after_each_attempt_that_fails(
         with pytest.raises(ProviderError) as caught:
             await key.decrypt_data_key(asking(*[encrypted] * 50))
         group.cancel_scope.cancel()
-    assert len(caught.value.attempts) == 50
+    assert len(caught.value.attempts) + caught.value.omitted == 50
     assert turns >= 49
+
+
+async def test_thousands_of_matching_data_keys_cost_no_memory() -> None:
+    """The error keeps the first few attempts and counts the others."""
+    key, encrypted = _raw_aes()
+    request = asking(*[encrypted] * 5000)
+    for provider in (key, MultiMasterKeyProvider(key, RawAESMasterKey("x", "y", wrapping_key=bytes(32)))):
+        tracemalloc.start()
+        try:
+            with pytest.raises(ProviderError, match=r"; and 4980 more$") as caught:
+                await provider.decrypt_data_key(request)
+            kept, _ = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert (len(caught.value.attempts), caught.value.omitted) == (20, 4980)
+        assert kept < 200_000
+
+
+async def test_many_failures_of_one_provider_hide_no_other() -> None:
+    key, encrypted = _raw_aes()
+    other, others = _hierarchical()
+    with pytest.raises(ProviderError) as caught:
+        await MultiMasterKeyProvider(key, other).decrypt_data_key(asking(*[encrypted] * 1000, others))
+    assert {attempt.provider_id for attempt in caught.value.attempts} == {"mine", "aws-kms-hierarchy"}
+    assert len(caught.value.attempts) + caught.value.omitted == 1001

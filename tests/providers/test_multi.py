@@ -5,7 +5,9 @@ Specification: framework/multi-keyring.md.
 
 from __future__ import annotations
 
+import copy
 import itertools
+import pickle
 from collections.abc import Callable
 from typing import Any
 
@@ -97,9 +99,10 @@ def test_what_it_says_of_itself() -> None:
     full, children_only = Multi(one, two), Multi(None, two, one)
     assert (full.providers, full.generates) == ((one, two), True)
     assert (children_only.providers, children_only.generates) == ((two, one), False)
-    assert repr(Multi(one, children_only)) == (
-        "MultiMasterKeyProvider(OwnKey('one'), MultiMasterKeyProvider(None, OwnKey('two'), OwnKey('one')))"
-    )
+    nested = Multi(one, children_only)
+    assert nested.providers == (one, two, one)
+    assert repr(nested) == "MultiMasterKeyProvider(OwnKey('one'), OwnKey('two'), OwnKey('one'))"
+    assert repr(Multi(None, children_only)) == "MultiMasterKeyProvider(None, OwnKey('two'), OwnKey('one'))"
 
 
 # Encrypting
@@ -258,7 +261,8 @@ async def test_no_provider_has_a_key_for_the_message() -> None:
     assert caught.value.attempts == ()
     assert str(caught.value) == (
         "none of the 2 encrypted data keys of the message belongs to a master key given here; "
-        "they come from the providers 'own' ('x'), 'own' ('y'); given are 'own' ('a')"
+        "they come from the providers 'own' ('x'), 'own' ('y'); "
+        "given are 'own' ('a'), 'own' ('b'), 'own' ('c')"
     )
 
 
@@ -329,12 +333,43 @@ async def test_cancellation_ends_decryption_at_once() -> None:
     assert_idle()
 
 
+DEPTH = 2000
+
+
+@pytest.mark.parametrize("side", ["generator", "child", "child without generator"])
 @on_asyncio
-async def test_as_deep_as_you_like() -> None:
-    provider: MasterKeyProvider = OwnKey("a")
-    for name in map(str, range(100)):
-        provider = Multi(provider, OwnKey(name)) if int(name) % 2 else Multi(OwnKey(name), provider)
-    message, header = await encrypt(b"attack at dawn", provider)
-    assert len(header.encrypted_data_keys) == 101
-    for reader in (OwnKey("a"), OwnKey("99"), provider):
-        assert (await decrypt(message, reader)).plaintext == b"attack at dawn"
+async def test_as_deep_as_you_like(side: str) -> None:
+    """Nothing of it is recursive: building, encrypting, decrypting, entering, texts and pickles."""
+    log: list[str] = []
+    inner = OwnProvider("inner", OwnKey("a"), log=log)
+    provider: MasterKeyProvider = inner
+    for depth in range(DEPTH):
+        key = OwnKey(str(depth % 3))
+        if side == "generator":
+            provider = Multi(provider, key) if depth % 100 == 0 else Multi(provider)
+        elif side == "child":
+            provider = Multi(key, provider) if depth % 100 == 0 else Multi(provider)
+        else:
+            provider = Multi(None, key, provider) if depth % 100 == 0 else Multi(None, provider)
+    assert repr(provider).count("OwnKey(") == DEPTH // 100
+    outer = Multi(OwnKey("outer"), provider)
+    async with outer:
+        assert log == ["enter inner"]
+        message, header = await encrypt(b"attack at dawn", outer)
+        assert len(header.encrypted_data_keys) == DEPTH // 100 + 2
+        for reader in (OwnKey("a"), OwnKey("outer"), Multi(None, provider)):
+            assert (await decrypt(message, reader)).plaintext == b"attack at dawn"
+    await outer.warm_up()
+    assert log == ["enter inner", "leave inner", "warm up inner"]
+    stranger, _ = await encrypt(b"", OwnKey("stranger"))
+    with pytest.raises(ProviderError) as caught:
+        await decrypt(stranger, outer)
+    assert caught.value.unclaimed
+
+
+def test_copies_as_deep_as_you_like() -> None:
+    provider = Multi(None, OwnProvider("inner"))
+    for _ in range(DEPTH):
+        provider = Multi(None, provider)
+    for copied in (copy.deepcopy(provider), pickle.loads(pickle.dumps(provider))):
+        assert repr(copied) == repr(provider) == "MultiMasterKeyProvider(None, OwnProvider('inner'))"

@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.kbkdf import KBKDFHMAC, CounterLocation, Mode
 
-from aioencrypt.errors import ProviderError
+from aioencrypt.errors import AttemptLog, ProviderError
 from aioencrypt.format import EncryptedDataKey
 from aioencrypt.format.suites import IV_LENGTH, TAG_LENGTH
 from aioencrypt.materials import DataKey, DataKeyRequest
@@ -200,7 +200,7 @@ class HierarchicalMasterKey(MasterKey):
                 chosen = await self._chosen(request)
                 return await chosen.decrypt_data_key(request)
         # Messages of other keys are not the supplier's business.
-        raise no_data_key(request, (), [self])
+        raise no_data_key(request, AttemptLog(), [self])
 
     async def unwrap_data_key(self, encrypted_data_key: EncryptedDataKey, request: DataKeyRequest) -> DataKey:
         chosen = await self._chosen(request)

@@ -14,7 +14,7 @@ import attrs
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from aioencrypt.aws.protocols import ClientSupplier, KMSClient
-from aioencrypt.errors import ProviderClosedError, ProviderError
+from aioencrypt.errors import AttemptLog, ProviderClosedError, ProviderError
 from aioencrypt.format import EncryptedDataKey
 from aioencrypt.materials import DataKey, DataKeyRequest
 from aioencrypt.providers.base import DecryptedDataKey, MasterKey, attempt, checkpoint_every, no_data_key
@@ -204,7 +204,7 @@ class KMSECDHMasterKey(MasterKey):
                 except ProviderClosedError:
                     raise
                 except Exception as error:
-                    raise no_data_key(request, [attempt("decrypt", self, error)]) from error
+                    raise no_data_key(request, AttemptLog([attempt("decrypt", self, error)])) from error
         return await super().decrypt_data_key(request)
 
     async def unwrap_data_key(self, encrypted_data_key: EncryptedDataKey, request: DataKeyRequest) -> DataKey:

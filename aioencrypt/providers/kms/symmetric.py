@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, Self
 import attrs
 
 from aioencrypt.aws.protocols import ClientSupplier, KMSClient
-from aioencrypt.errors import Attempt, ProviderError
+from aioencrypt.errors import AttemptLog, ProviderError
 from aioencrypt.format import EncryptedDataKey
 from aioencrypt.materials import DataKey, DataKeyRequest
 from aioencrypt.providers.base import (
@@ -214,7 +214,7 @@ class _KMSProvider(MasterKeyProvider):
                     raise ProviderError("an encrypted data key of KMS does not name a KMS key ARN")
                 ours = preferred if self._prefers(stored) else others
                 ours.append((encrypted_data_key, stored))
-        attempts: list[Attempt] = []
+        attempts = AttemptLog()
         for index, (encrypted_data_key, stored) in enumerate(preferred + others):
             await checkpoint_every(index)
             for key in self._keys_for(stored):
