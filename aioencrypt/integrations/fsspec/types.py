@@ -51,6 +51,8 @@ if TYPE_CHECKING:
         autocommit: bool
         buffer: BytesIO
         cache: Any
+        kwargs: dict[str, Any]
+        loc: int
         closed: bool
 
         def __init__(
@@ -63,6 +65,7 @@ if TYPE_CHECKING:
             cache_type: str | None = None,
             cache_options: dict[str, Any] | None = None,
             size: int | None = None,
+            **kwargs: Any,
         ) -> None: ...
         def commit(self) -> None: ...
         def discard(self) -> None: ...
