@@ -167,7 +167,7 @@ class PathsFileSystem(AsyncFileSystem, ChainedFileSystem, metaclass=_ByOptions):
         below, protocol = _below(path)
         if not protocol:
             return super()._strip_protocol(path)
-        return fsspec.get_filesystem_class(protocol)._strip_protocol(below)
+        return fsspec.get_filesystem_class(protocol)._strip_protocol(below)  # noqa: SLF001
 
     @staticmethod
     def _get_kwargs_from_urls(path: str) -> dict[str, Any]:
