@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
+from itertools import chain
 
 from aioencrypt.format.frames import FRAME_HEADER_LENGTH, FRAME_OVERHEAD, SEQUENCE_LENGTH
 from aioencrypt.format.suites import IV_LENGTH
@@ -95,15 +96,65 @@ def slices(offset: int, length: int, stride: int, count: int) -> tuple[slice, ..
     return tuple(slice(i * stride + offset, i * stride + offset + length) for i in range(count))
 
 
+def each_frame(pieces: Sequence[memoryview], stride: int) -> Iterator[tuple[memoryview, ...]]:
+    """Yield each frame of some pieces without a copy, as the views in which it lies."""
+    straddling: list[memoryview] = []
+    missing = stride
+    for piece in pieces:
+        place = 0
+        while len(piece) - place >= missing:
+            yield (*straddling, piece[place : place + missing])
+            straddling.clear()
+            place += missing
+            missing = stride
+        if place < len(piece):
+            straddling.append(piece[place:])
+            missing -= len(piece) - place
+
+
+def parts_of_frames(
+    pieces: Sequence[memoryview], stride: int, offset: int, length: int
+) -> Iterator[memoryview]:
+    """Yield one part of each frame of some pieces; only frames that lie in several pieces are copied.
+
+    With pieces of 64 KiB and frames of 4 KiB, one frame in sixteen is.
+    """
+    return chain.from_iterable(_runs_of_parts(pieces, stride, offset, length))
+
+
+def _runs_of_parts(
+    pieces: Sequence[memoryview], stride: int, offset: int, length: int
+) -> Iterator[Iterable[memoryview]]:
+    straddling: list[memoryview] = []
+    missing = 0
+    for whole_piece in pieces:
+        piece = whole_piece
+        if straddling:
+            straddling.append(piece[:missing])
+            missing -= len(straddling[-1])
+            if missing:
+                continue
+            yield (memoryview(b"".join(straddling))[offset : offset + length],)
+            piece = piece[len(straddling[-1]) :]
+            straddling = []
+        count = len(piece) // stride
+        if count:
+            yield map(piece.__getitem__, slices(offset, length, stride, count))
+        if count * stride < len(piece):
+            straddling = [piece[count * stride :]]
+            missing = stride - len(straddling[0])
+
+
 def write_headers(out: memoryview, sequence: int, count: int, stride: int) -> None:
     """Write the headers of consecutive regular frames, column by column instead of frame by frame."""
     numbers = struct.pack(f">{count}I", *range(sequence, sequence + count))
+    end = count * stride
     for i in range(SEQUENCE_LENGTH, FRAME_HEADER_LENGTH - SEQUENCE_LENGTH):
-        out[i::stride] = bytes(count)
+        out[i:end:stride] = bytes(count)
     for i in range(SEQUENCE_LENGTH):
         column = numbers[i::SEQUENCE_LENGTH]
-        out[i::stride] = column
-        out[FRAME_HEADER_LENGTH - SEQUENCE_LENGTH + i :: stride] = column
+        out[i:end:stride] = column
+        out[FRAME_HEADER_LENGTH - SEQUENCE_LENGTH + i : end : stride] = column
 
 
 def ivs_and_aads(

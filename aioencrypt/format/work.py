@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from io import BytesIO
+from typing import Self
 
 import attrs
 
@@ -24,54 +25,57 @@ VERIFY_COST = 380
 SIGN_COST = 150
 
 
-class _Store(BytesIO):
-    __slots__ = ()
-
-    def __del__(self) -> None:
-        # Closing, which files do here, is refused while an error's traceback still has a view.
-        pass
-
-
 class Output:
     """A buffer that is written in place, part after part, and becomes `bytes` without a second copy.
 
-    `BytesIO` hands its inner object out as it is while no view on it is open.
+    `BytesIO` hands its inner object out as it is while no view on it is open. Leaving `with` releases every
+    view: some may live in the traceback of an error, and CPython 3.12.1 crashes when it collects a cycle
+    with a view on a `BytesIO` in it.
     """
 
     def __init__(self, length: int) -> None:
-        self._store = _Store(bytes(length))
-        self._view = self._store.getbuffer()
+        self._store = BytesIO(bytes(length))
+        self._views = [self._store.getbuffer()]
         self.used: int = 0
 
     def reserve(self, length: int) -> memoryview:
-        """Return the next part, to be written."""
-        part = self._view[self.used : self.used + length]
+        """Return the next part, to be written; take no view of it that lives longer than the writing."""
+        part = self._views[0][self.used : self.used + length]
+        self._views.append(part)
         self.used += length
         return part
 
     def finish(self) -> bytes:
-        """Return what was reserved; a view on it that is left costs a copy, nothing else."""
-        self._view.release()
-        try:
-            self._store.truncate(self.used)
-        except BufferError:
-            return bytes(self._store.getbuffer()[: self.used])
+        """Return what was reserved; releases every view."""
+        self.release()
+        self._store.truncate(self.used)
         return self._store.getvalue()
 
     def wipe(self) -> None:
         """Overwrite what was reserved: AES-GCM writes plaintext before it knows whether the tag is right."""
-        self._view[: self.used] = bytes(self.used)
+        self._views[0][: self.used] = bytes(self.used)
+
+    def release(self) -> None:
+        """Release every view; nothing reads or writes the buffer any more."""
+        for view in self._views:
+            view.release()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
 
 
 def _filled(length: int, fill: Callable[[memoryview], None]) -> bytes:
     """Return `bytes` that `fill` wrote; on failure the buffer is wiped."""
-    output = Output(length)
-    try:
-        fill(output.reserve(length))
-    except BaseException:
-        output.wipe()
-        raise
-    return output.finish()
+    with Output(length) as output:
+        try:
+            fill(output.reserve(length))
+        except BaseException:
+            output.wipe()
+            raise
+        return output.finish()
 
 
 @attrs.frozen
@@ -110,7 +114,7 @@ class SealWork:
         if self.final_length is not None:
             start = self.regular_count * (self.cipher.frame_length + FRAME_OVERHEAD)
             final_sequence = self.sequence + self.regular_count
-            self.cipher.seal_final(final_sequence, self.final, self.final_length, out[start:])
+            self.cipher.seal_final(final_sequence, self.final, self.final_length, out, start)
 
     def digest(self, sealed: bytes | memoryview) -> None:
         """Add what `crypt` made to the digest of a signed message."""

@@ -157,10 +157,13 @@ async def _decrypt_whole(
             )
         return plaintext, header, provenance
     except BaseException:
-        if output.used <= _WIPED_AT_ONCE:
-            output.wipe()
-        else:
-            await run_work(output.wipe, LONG)
+        try:
+            if output.used <= _WIPED_AT_ONCE:
+                output.wipe()
+            else:
+                await run_work(output.wipe, LONG)
+        finally:
+            output.release()
         raise
     finally:
         await digests.aclose()

@@ -119,8 +119,18 @@ class Sealer:
         start = self.machine.start()
         frames = body_length(len(plaintext), self.machine.header.frame_length)
         output = Output(len(start) + frames + self.machine.header.algorithm_suite.footer_length)
+        try:
+            await self._seal_all(memoryview(plaintext), output)
+            return output.finish()
+        finally:
+            try:
+                await self.aclose()  # no digest has a view any more
+            finally:
+                output.release()
+
+    async def _seal_all(self, rest: memoryview, output: Output) -> None:
+        start, last = self.machine.start(), False
         output.reserve(len(start))[:] = start
-        rest, last = memoryview(plaintext), False
         while not last:
             length = self.machine.batch_length(len(rest))
             piece, rest = rest[:length], rest[length:]
@@ -131,7 +141,6 @@ class Sealer:
             self._settle(work)
         footer = await self.finish()
         output.reserve(len(footer))[:] = footer
-        return output.finish()
 
     async def _seal_into(self, work: SealWork, target: memoryview) -> None:
         await run_work(lambda: work.crypt_into(target), work.cost, self._offload)

@@ -157,9 +157,9 @@ class FrameReader:
             runs = await self._runs(first, stop)
             cost = (end - start) / _COPIED_IN_A_MICROSECOND
             return await run_work(lambda: b"".join(self._parts(runs, start, end)), cost, self._offload)
-        output = Output(end - start)
-        await self._fill(output.reserve(end - start), start, range(first, stop, self._step), stop)
-        return output.finish()
+        with Output(end - start) as output:
+            await self._fill(output.reserve(end - start), start, range(first, stop, self._step), stop)
+            return output.finish()
 
     async def _fill(self, target: memoryview, start: int, steps: range, stop: int) -> None:
         """Copy the plaintext from `start` on into `target`, several steps at once."""
@@ -172,7 +172,7 @@ class FrameReader:
                 for step in waiting:
                     runs = await self._runs(step, min(step + self._step, stop))
                     at = max(0, step * self._frame_length - start)
-                    await self._copy(self._parts(runs, start + at, start + len(target)), target[at:])
+                    await self._copy(self._parts(runs, start + at, start + len(target)), target, at)
                     done += 1
             except anyio.get_cancelled_exc_class():
                 raise
@@ -188,11 +188,10 @@ class FrameReader:
         if done < len(steps):
             raise StreamError("a range read was cancelled, and not by its caller")
 
-    async def _copy(self, parts: Iterator[memoryview], target: memoryview) -> None:
-        """Copy parts one behind the other, so much in one turn of the loop as is due."""
+    async def _copy(self, parts: Iterator[memoryview], target: memoryview, done: int) -> None:
+        """Copy parts one behind the other from a place on, so much in one turn of the loop as is due."""
         length = _COPIED_AT_ONCE
         pieces = (part[at : at + length] for part in parts for at in range(0, len(part), length))
-        done = 0
 
         def copy() -> bool:
             nonlocal done

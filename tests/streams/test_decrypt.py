@@ -263,7 +263,7 @@ async def test_a_frame_length_of_4_gib_is_refused_before_its_bytes_and_any_key_c
         ({"frame_length": None}, Limits(max_frame_length=99), "body.length", 0),
         ({"frame_length": None}, Limits(max_plaintext_length=99), "body.length", 0),
         ({}, Limits(max_plaintext_length=49), "frame.5.sequence", 40),
-        ({}, Limits(max_plaintext_length=99), "frame.10.length", 90),
+        ({"full_final_frame": True}, Limits(max_plaintext_length=99), "frame.10.length", 90),
     ],
     ids=["non-framed", "non-framed-plaintext", "regular", "final"],
 )

@@ -185,7 +185,7 @@ async def test_plaintext_that_is_too_long_is_refused_before_it_is_sealed() -> No
     assert isinstance(error, PlaintextLengthError)
     assert (error.expected, error.actual) == (250, 300)
     assert "the source has more bytes than plaintext_length=250" in str(error)
-    assert count == 199 * 33, "the frames of 200 bytes but one, and nothing of the third hundred"
+    assert count == 200 * 33, "the frames of 200 bytes, and nothing of the third hundred"
 
 
 async def test_plaintext_that_is_too_short_has_no_final_frame() -> None:
@@ -193,7 +193,7 @@ async def test_plaintext_that_is_too_short_has_no_final_frame() -> None:
     assert isinstance(error, PlaintextLengthError)
     assert (error.expected, error.actual) == (301, 300)
     assert "ended after 300 bytes, not at plaintext_length=301" in str(error)
-    assert count == 299 * 33
+    assert count == 300 * 33
 
 
 @pytest.mark.spec(
@@ -204,7 +204,7 @@ async def test_a_bound_that_is_exceeded_is_refused_before_it_is_sealed() -> None
     count, error = await chunk_lengths(plaintext_length_bound=299)
     assert isinstance(error, LimitError)
     assert (error.parameter, error.limit, error.actual) == ("plaintext_length_bound", 299, 300)
-    assert count == 199 * 33
+    assert count == 200 * 33
     message, _ = await encrypt(Feed(b"abc"), KEY, plaintext_length_bound=3)
     assert (await decrypt(message, KEY)).plaintext == b"abc"
 
@@ -224,10 +224,10 @@ async def test_a_wrong_length_of_bytes(length: int) -> None:
 
 async def test_a_length_that_needs_too_many_frames_fails_on_entry() -> None:
     source = Feed(b"abc")
-    stream = encrypt_stream(source, KEY, frame_length=1, plaintext_length=2**32)
+    stream = encrypt_stream(source, KEY, frame_length=1, plaintext_length=2**32 - 1)
     with pytest.raises(PolicyError, match=f"needs {2**32} frames of 1 bytes"):
         await stream.__aenter__()
-    async with encrypt_stream(source, KEY, frame_length=1, plaintext_length=2**32 - 1) as stream:
+    async with encrypt_stream(source, KEY, frame_length=1, plaintext_length=2**32 - 2) as stream:
         stream.abandon()
 
 

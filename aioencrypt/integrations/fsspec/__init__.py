@@ -1,10 +1,8 @@
 """An encrypted file system over any file system of fsspec: ``aioencrypt::s3://bucket/key``."""
 
 from aioencrypt.integrations.fsspec.filesystem import EncryptedFileSystem
-from aioencrypt.integrations.fsspec.provider import GivenProvider
-from aioencrypt.integrations.fsspec.target import FileReplacedError
 
-__all__ = ["EncryptedFileSystem", "FileReplacedError", "GivenProvider"]
+__all__ = ["EncryptedFileSystem"]
 
 
 def __dir__() -> list[str]:
