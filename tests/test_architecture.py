@@ -153,7 +153,7 @@ LEFT = {
 }
 
 # Hooks that fsspec documents for file systems over others.
-HOOKS = {"_cat_file", "_open", "_parent", "_strip_protocol"}
+HOOKS = {"_cat_file", "_get_kwargs_from_urls", "_open", "_parent", "_strip_protocol"}
 
 
 @pytest.mark.parametrize("name", sorted(TREES))

@@ -5,15 +5,17 @@ from __future__ import annotations
 import logging
 import sys
 import warnings
+from collections.abc import Mapping
 from contextlib import suppress
 from functools import partial
+from io import IOBase
 from types import TracebackType
 from typing import Any
 
 from fsspec.asyn import sync
 
 from aioencrypt.integrations.fsspec.provider import leave_to_loop
-from aioencrypt.integrations.fsspec.target import TargetWriter
+from aioencrypt.integrations.fsspec.target import TargetRanges, TargetWriter
 from aioencrypt.integrations.fsspec.types import AsyncFile, BufferedFile, Cache
 from aioencrypt.runtime.threads import ThreadLock
 from aioencrypt.streams.seekable import SeekableDecryptStream
@@ -55,6 +57,31 @@ class FrameCache(Cache):
         return self._kept[start - self._start : end - self._start]
 
 
+class OpenMessage:
+    """The plaintext of a message in a file of the target, which somebody may replace meanwhile."""
+
+    def __init__(self, stream: SeekableDecryptStream, ranges: TargetRanges) -> None:
+        self._stream = stream
+        self._ranges = ranges
+        self.length: int = stream.length
+
+    async def read_on(self, start: int, end: int) -> bytes:
+        """Read a range at the position of the stream, so that reads in a row fetch ahead."""
+        async with self._ranges.watched():
+            self._stream.seek(start)
+            return await self._stream.read(end - start)
+
+    async def read_part(self, start: int | None, end: int | None) -> bytes:
+        """Read what a slice of these bounds has: negative ones count from the end."""
+        first, stop, _ = slice(start, end).indices(self.length)
+        async with self._ranges.watched():
+            return await self._stream.read_at(first, max(0, stop - first))
+
+    async def aclose(self) -> None:
+        """Let go of everything."""
+        await self._stream.aclose()
+
+
 class ReadFile(BufferedFile):
     """The plaintext of a message, for callers that block: it is decrypted on the loop of its file system."""
 
@@ -63,13 +90,17 @@ class ReadFile(BufferedFile):
         fs: Any,
         path: str,
         *,
-        stream: SeekableDecryptStream,
+        message: OpenMessage,
         block_size: int | None,
         cache_type: str | None,
         cache_options: dict[str, Any] | None,
+        given: Mapping[str, Any],
     ) -> None:
-        self._stream = stream
+        self._message = message
         self._reading = ThreadLock()
+        # Where lines are taken from: a block of the plaintext, and where it starts.
+        self._block = b""
+        self._block_start = 0
         own = cache_type in (None, FrameCache.name)
         super().__init__(
             fs,
@@ -77,20 +108,51 @@ class ReadFile(BufferedFile):
             block_size=block_size or READ_BLOCK_LENGTH,
             cache_type="none" if own else cache_type,
             cache_options=cache_options,
-            size=stream.length,
+            size=message.length,
+            **given,  # for a copy that another process opens
         )
         if own:
             # Not a method of this file: without a cycle, one that nobody closes ends when it is let go.
-            fetch = partial(_fetch, fs, stream, self._reading)
+            fetch = partial(_fetch, fs, message, self._reading)
             self.cache = FrameCache(self.blocksize, fetch, self.size)
 
     def _fetch_range(self, start: int, end: int) -> bytes:
-        return _fetch(self.fs, self._stream, self._reading, start, end)
+        return _fetch(self.fs, self._message, self._reading, start, end)
+
+    def readline(self, size: int | None = -1, /) -> bytes:
+        """Return a line with its end, or `size` bytes of it; it comes from a block that many lines share."""
+        limit = self.size if size is None or size < 0 else size
+        parts, wanted = [], limit
+        while wanted > 0 and (part := self._line_in_block(wanted)):
+            parts.append(part)
+            wanted -= len(part)
+            if part.endswith(b"\n"):
+                break
+        return b"".join(parts)
+
+    def _line_in_block(self, limit: int) -> bytes:
+        offset = self.loc - self._block_start
+        if not 0 <= offset < len(self._block) or self.closed:
+            self._block_start, offset = self.loc, 0
+            self._block = self.read(self.blocksize)
+        end = self._block.find(b"\n", offset) + 1 or len(self._block)
+        part = self._block[offset : min(end, offset + limit)]
+        self.loc = self._block_start + offset + len(part)
+        return part
+
+    def readlines(self, hint: int | None = -1, /) -> list[bytes]:
+        return IOBase.readlines(self, -1 if hint is None else hint)
+
+    @property
+    def details(self) -> dict[str, Any]:
+        """What `info` says of the version that is open."""
+        return {**self.fs.info(self.path, **self.kwargs), "size": self.size}
 
     def close(self) -> None:
         if not self.closed:
             super().close()
-            sync(self.fs.loop, self._stream.aclose)
+            self._block = b""
+            sync(self.fs.loop, self._message.aclose)
 
     def __del__(self) -> None:
         """Do nothing: what is open is memory."""
@@ -110,6 +172,13 @@ class WriteFile(BufferedFile):
         self._outer = sys.exception()
         self._finished = False
         super().__init__(fs, path, "wb", block_size or WRITE_BLOCK_LENGTH, autocommit)
+
+    def seekable(self) -> bool:
+        """Say yes at the start of an empty file: there text may begin with a byte order mark.
+
+        `TextIOWrapper` asks this and `tell` only. `seek` is an error: a message is written in order.
+        """
+        return self.writable() and self.loc == 0
 
     def _upload_chunk(self, final: bool = False) -> None:
         try:
@@ -162,18 +231,36 @@ class WriteFile(BufferedFile):
                 leave_to_loop(self.fs.loop, self._writer.discard)
 
 
+class WaitingFile:
+    """A file that is written, and waits for the end of a transaction to be put in its place."""
+
+    def __init__(self, fs: Any, path: str, writer: TargetWriter) -> None:
+        self._fs = fs
+        self._writer = writer
+        self.path: str = path
+
+    def commit(self) -> None:
+        """Put the file in its place."""
+        sync(self._fs.loop, self._writer.commit)
+        self._fs.invalidate_cache(self.path)
+
+    def discard(self) -> None:
+        """Drop what was written."""
+        sync(self._fs.loop, self._writer.discard)
+
+
 class AsyncReadFile(AsyncFile):
     """The plaintext of a message, for callers that await."""
 
-    def __init__(self, fs: Any, path: str, *, stream: SeekableDecryptStream) -> None:
-        self._stream = stream
-        super().__init__(fs, path, cache_type="none", size=stream.length)
+    def __init__(self, fs: Any, path: str, *, message: OpenMessage) -> None:
+        self._message = message
+        super().__init__(fs, path, cache_type="none", size=message.length)
 
     async def _fetch_range(self, start: int, end: int) -> bytes:
-        return await read_range(self._stream, start, end)
+        return await self._message.read_on(start, end)
 
     async def close(self) -> None:
-        await self._stream.aclose()
+        await self._message.aclose()
         await super().close()
 
     def __del__(self) -> None:
@@ -214,16 +301,10 @@ class AsyncWriteFile(AsyncFile):
             warnings.warn(f"{self!r} was not closed, and stays unfinished", ResourceWarning, 2, self)
 
 
-def _fetch(fs: Any, stream: SeekableDecryptStream, reading: ThreadLock, start: int, end: int) -> bytes:
+def _fetch(fs: Any, message: OpenMessage, reading: ThreadLock, start: int, end: int) -> bytes:
     with reading:  # some caches fetch ahead in a thread of their own
-        data: bytes = sync(fs.loop, read_range, stream, start, end)
+        data: bytes = sync(fs.loop, message.read_on, start, end)
         return data
-
-
-async def read_range(stream: SeekableDecryptStream, start: int, end: int) -> bytes:
-    """Read a range at the position of a stream, so that reads in a row fetch ahead."""
-    stream.seek(start)
-    return await stream.read(end - start)
 
 
 async def write_block(writer: TargetWriter, data: bytes, final: bool, autocommit: bool) -> None:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import os
 import weakref
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import aclosing, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager, suppress
 from functools import partial
 from types import TracebackType
 from typing import Any, Self, cast
@@ -24,18 +24,32 @@ except ImportError as _error:
     ) from _error
 
 from aioencrypt.client import EncryptionClient
+from aioencrypt.errors import MessageError
 from aioencrypt.format import AlgorithmSuite
+from aioencrypt.format.wire import flat_view
 from aioencrypt.inspection import MessageInspection, inspect_message
-from aioencrypt.integrations.fsspec.files import AsyncReadFile, AsyncWriteFile, ReadFile, WriteFile
+from aioencrypt.integrations.fsspec.files import (
+    AsyncReadFile,
+    AsyncWriteFile,
+    OpenMessage,
+    ReadFile,
+    WaitingFile,
+    WriteFile,
+)
 from aioencrypt.integrations.fsspec.paths import PathsFileSystem
 from aioencrypt.integrations.fsspec.provider import GivenProvider, OpenProviders, Option, leave_to_loop
-from aioencrypt.integrations.fsspec.target import TargetRanges, TargetReader, TargetWriter, in_order
+from aioencrypt.integrations.fsspec.target import (
+    FileReplacedError,
+    TargetRanges,
+    TargetReader,
+    TargetWriter,
+    in_order,
+)
 from aioencrypt.rewrap import Keep, RewrapResult, rewrap_stream
 from aioencrypt.runtime.arguments import check_choice
 from aioencrypt.runtime.event_loops import running_loop
 from aioencrypt.runtime.offload import in_file_thread, read_in_thread
 from aioencrypt.streams.files import FileOutput, FileReader, MessageSink
-from aioencrypt.streams.seekable import SeekableDecryptStream
 
 _CHUNK_LENGTH = 4 * 1024 * 1024
 _AT_ONCE = 16
@@ -119,26 +133,47 @@ class EncryptedFileSystem(PathsFileSystem):
 
     # Reading
 
-    async def _open_stream(self, path: str) -> SeekableDecryptStream:
+    async def _open_message(self, path: str, given: Mapping[str, Any]) -> OpenMessage:
+        ranges = TargetRanges(self._target, path, given)
+        try:
+            return await self._enter_message(ranges)
+        except (MessageError, OSError):
+            # What a cached listing says may be of a file that was replaced since.
+            if not await ranges.is_replaced():
+                raise
+            return await self._enter_message(ranges)
+
+    async def _enter_message(self, ranges: TargetRanges) -> OpenMessage:
         stream = self._client.open_seekable(
-            TargetRanges(self._target, path),
+            ranges,
             await self._providers.get(),
             accept_unverified_signature=self._accept_unverified_signature,
             **self._reading,
         )
-        return await stream.__aenter__()
+        return OpenMessage(await stream.__aenter__(), ranges)
 
     async def _cat_file(
         self, path: str, start: int | None = None, end: int | None = None, **kwargs: Any
     ) -> bytes:
-        path = self._strip_protocol(path)
+        path, given = self._given(path, kwargs)
         if start in (None, 0) and end is None:
-            # All of it can be verified, signature and all.
-            message = await self._target.read_all(path)
-            provider = await self._providers.get()
+            return await self._decrypt_whole(TargetRanges(self._target, path, given))
+        async with aclosing(await self._open_message(path, given)) as message:
+            return await message.read_part(start, end)
+
+    async def _decrypt_whole(self, ranges: TargetRanges) -> bytes:
+        """Return all of a file, verified, signature and all."""
+        provider = await self._providers.get()
+        try:
+            message = await ranges.read_all()
             return (await self._client.decrypt(message, provider, **self._reading)).plaintext
-        async with aclosing(await self._open_stream(path)) as stream:
-            return await _read_part(stream, start, end)
+        except (MessageError, OSError) as error:
+            if isinstance(error, FileNotFoundError | PermissionError | IsADirectoryError):
+                raise
+            # It may have been read in pieces, to a length from a cached listing, and was replaced since.
+            await ranges.is_replaced()
+            message = await ranges.read_all()
+            return (await self._client.decrypt(message, provider, **self._reading)).plaintext
 
     async def _cat_ranges(
         self,
@@ -153,14 +188,18 @@ class EncryptedFileSystem(PathsFileSystem):
         """Read ranges of files: each file is opened once. Of `max_gap` there is no need."""
         firsts = [*starts] if isinstance(starts, Sequence) else [starts] * len(paths)
         lasts = [*ends] if isinstance(ends, Sequence) else [ends] * len(paths)
+        if not len(paths) == len(firsts) == len(lasts):
+            raise ValueError(
+                f"{len(paths)} paths, {len(firsts)} starts and {len(lasts)} ends: give as many of each"
+            )
         wanted: dict[str, list[int]] = {}
         for index, path in enumerate(paths):
             wanted.setdefault(path, []).append(index)
         results: dict[int, bytes | Exception] = {}
 
         async def read(path: str, indexes: list[int]) -> None:
-            async with aclosing(await self._open_stream(self._strip_protocol(path))) as stream:
-                calls = [partial(_read_part, stream, firsts[index], lasts[index]) for index in indexes]
+            async with aclosing(await self._open_message(*self._given(path, kwargs))) as message:
+                calls = [partial(message.read_part, firsts[index], lasts[index]) for index in indexes]
                 results.update(zip(indexes, await in_order(calls, _AT_ONCE), strict=True))
 
         files = await in_order([partial(read, *item) for item in wanted.items()], batch_size or _AT_ONCE)
@@ -168,38 +207,47 @@ class EncryptedFileSystem(PathsFileSystem):
             if isinstance(failure, Exception):
                 results.update(dict.fromkeys(indexes, failure))
         found = [results[index] for index in range(len(paths))]
-        if on_error != "return":
-            for one in found:
-                if isinstance(one, Exception):
-                    raise one
+        for one in found:
+            if isinstance(one, Exception) and (on_error != "return" or isinstance(one, TypeError)):
+                raise one
         return found
 
     async def _get_file(
         self, rpath: str, lpath: Any, callback: Callback = DEFAULT_CALLBACK, **kwargs: Any
     ) -> None:
         """Write the plaintext to a local file, which appears when all of it is verified."""
-        rpath = self._strip_protocol(rpath)
+        rpath, given = self._given(rpath, kwargs)
+        ranges = TargetRanges(self._target, rpath, given)
         if isfilelike(lpath):
             # It may be a pipe, which blocks.
-            await self._decrypt_into(rpath, lambda data: read_in_thread(lambda: lpath.write(data)), callback)
+            await self._decrypt_into(ranges, lambda data: read_in_thread(lambda: lpath.write(data)), callback)
         elif await self._target.call("isdir", rpath):
             await in_file_thread(partial(os.makedirs, lpath, exist_ok=True))
         else:
-            file = FileOutput(lpath)
+            await in_file_thread(partial(os.makedirs, os.path.dirname(lpath) or ".", exist_ok=True))
             try:
-                await in_file_thread(partial(os.makedirs, os.path.dirname(lpath) or ".", exist_ok=True))
-                await file.create()
-                await self._decrypt_into(rpath, file.write, callback)
-                await file.commit()
-            finally:
-                await file.aclose()
+                await self._decrypt_to(ranges, lpath, callback)
+            except FileReplacedError:
+                # Mostly a listing was old. `ranges` knows the new file.
+                await self._decrypt_to(ranges, lpath, callback)
+
+    async def _decrypt_to(self, ranges: TargetRanges, path: str, callback: Callback) -> None:
+        file = FileOutput(path)
+        try:
+            await file.create()
+            await self._decrypt_into(ranges, file.write, callback)
+            await file.commit()
+        finally:
+            await file.aclose()
 
     async def _decrypt_into(
-        self, path: str, write: Callable[[bytes], Awaitable[object]], callback: Callback
+        self, ranges: TargetRanges, write: Callable[[bytes], Awaitable[object]], callback: Callback
     ) -> None:
         provider = await self._providers.get()
-        source = TargetReader(self._target, path)
-        async with self._client.decrypt_stream(source, provider, **self._reading) as stream:
+        async with (
+            ranges.watched(),
+            self._client.decrypt_stream(TargetReader(ranges), provider, **self._reading) as stream,
+        ):
             while data := await stream.read(_CHUNK_LENGTH):
                 await write(data)
                 callback.relative_update(len(data))
@@ -207,12 +255,22 @@ class EncryptedFileSystem(PathsFileSystem):
     # Writing
 
     async def _start_writer(
-        self, path: str, *, exclusive: bool, streaming: bool = False, length: int | None = None
+        self,
+        path: str,
+        given: Mapping[str, Any],
+        *,
+        mode: str = "overwrite",
+        streaming: bool = False,
+        length: int | None = None,
     ) -> TargetWriter:
-        if exclusive and await self._target.call("exists", path):
+        if mode not in ("overwrite", "create", "wb", "xb"):
+            raise ValueError(f"mode is {mode!r}; it must be 'overwrite' or 'create'")
+        if self._intrans and self.asynchronous:
+            raise RuntimeError("transactions block: use a file system without asynchronous=True for them")
+        if mode in ("create", "xb") and await self._target.call("exists", path):
             raise FileExistsError(path)
         provider = await self._providers.get()
-        sink = await self._target.sink(path, streaming=streaming)
+        sink = await self._target.sink(path, streaming=streaming, given=given)
         writer = TargetWriter(
             self._client.open(
                 cast(MessageSink, sink),
@@ -226,11 +284,29 @@ class EncryptedFileSystem(PathsFileSystem):
         await writer.start()
         return writer
 
+    @asynccontextmanager
+    async def _writing_file(
+        self, path: str, given: Mapping[str, Any], *, mode: str, length: int | None
+    ) -> AsyncIterator[TargetWriter]:
+        """Write a file within the context: it is in its place behind it, or behind its transaction."""
+        writer = await self._start_writer(path, given, mode=mode, length=length)
+        try:
+            yield writer
+            await writer.finish()
+        except BaseException:
+            await writer.discard()
+            raise
+        if self._intrans:
+            self.transaction.files.append(WaitingFile(self, path, writer))
+        else:
+            await writer.commit()
+            self.invalidate_cache(path)
+
     async def _pipe_file(self, path: str, value: bytes, mode: str = "overwrite", **kwargs: Any) -> None:
-        path = self._strip_protocol(path)
-        async with await self._start_writer(path, exclusive=mode == "create", length=len(value)) as writer:
-            await writer.write(value)
-        self.invalidate_cache(path)
+        path, given = self._given(path, kwargs)
+        data = flat_view(memoryview(value))
+        async with self._writing_file(path, given, mode=mode, length=len(data)) as writer:
+            await writer.write(data)
 
     async def _put_file(
         self,
@@ -240,7 +316,7 @@ class EncryptedFileSystem(PathsFileSystem):
         mode: str = "overwrite",
         **kwargs: Any,
     ) -> None:
-        rpath = self._strip_protocol(rpath)
+        rpath, given = self._given(rpath, kwargs)
         if await in_file_thread(partial(os.path.isdir, lpath)):
             await self._makedirs(rpath, exist_ok=True)
             return
@@ -249,14 +325,13 @@ class EncryptedFileSystem(PathsFileSystem):
             data, more = await file.read(), await file.read()
             callback.set_size(await in_file_thread(partial(os.path.getsize, lpath)))
             length = None if more else len(data)  # of a file that grows, its size would be too small
-            async with await self._start_writer(rpath, exclusive=mode == "create", length=length) as writer:
+            async with self._writing_file(rpath, given, mode=mode, length=length) as writer:
                 while data:
                     await writer.write(data)
                     callback.relative_update(len(data))
                     data, more = more, more and await file.read()
         finally:
             await file.aclose()
-        self.invalidate_cache(rpath)
 
     async def _rewrap(
         self,
@@ -268,8 +343,9 @@ class EncryptedFileSystem(PathsFileSystem):
     ) -> RewrapResult:
         """Put a message under the keys of another file system, over the same target; see `rewrap_stream`."""
         path = self._strip_protocol(path)
+        ranges = TargetRanges(self._target, path)
         stream = rewrap_stream(
-            TargetReader(self._target, path),
+            TargetReader(ranges),
             await self._providers.get(),
             new_provider=await new._providers.get(),  # type: ignore[arg-type]
             keep=keep,
@@ -277,10 +353,10 @@ class EncryptedFileSystem(PathsFileSystem):
             accept_iv_reuse=accept_iv_reuse,
             client=self._client,
         )
-        sink = await self._target.sink(path, streaming=True)
+        sink = await self._target.sink(path, streaming=True, given={})
         output = FileOutput.of(sink)
         try:
-            async with stream:
+            async with ranges.watched(), stream:
                 await output.create()
                 while data := await stream.read(_CHUNK_LENGTH):
                     await output.write(data)
@@ -342,33 +418,36 @@ class EncryptedFileSystem(PathsFileSystem):
         autocommit: bool = True,
         cache_options: dict[str, Any] | None = None,
         cache_type: str | None = None,
+        size: int | None = None,
         **kwargs: Any,
     ) -> ReadFile | WriteFile:
+        """Open a file for `open`; `size` is a hint of fsspec, and verified."""
         if self.asynchronous:
             raise RuntimeError("this file system is asynchronous: await fs.open_async(path, mode)")
         _check_mode(mode)
+        path, given = self._given(path, kwargs)
         if mode == "rb":
             return ReadFile(
                 self,
                 path,
-                stream=sync(self.loop, self._open_stream, path),
+                message=sync(self.loop, self._open_message, path, given),
                 block_size=block_size,
                 cache_type=cache_type,
                 cache_options=cache_options,
+                given=given,
             )
-        start = partial(self._start_writer, path, exclusive=mode == "xb", streaming=True)
-        writer = sync(self.loop, start)
+        writer = sync(self.loop, self._start_writer, path, given, mode=mode, streaming=True)
         return WriteFile(self, path, writer=writer, block_size=block_size, autocommit=autocommit)
 
     async def open_async(
         self, path: str, mode: str = "rb", block_size: int | None = None, **kwargs: Any
     ) -> AsyncReadFile | AsyncWriteFile:
         """Open a file for a caller who awaits its `read`, `write` and `close`; use it in `async with`."""
-        path = self._strip_protocol(path)
+        path, given = self._given(path, kwargs)
         _check_mode(mode)
         if mode == "rb":
-            return AsyncReadFile(self, path, stream=await self._open_stream(path))
-        writer = await self._start_writer(path, exclusive=mode == "xb", streaming=True)
+            return AsyncReadFile(self, path, message=await self._open_message(path, given))
+        writer = await self._start_writer(path, given, mode=mode, streaming=True)
         return AsyncWriteFile(self, path, writer=writer, block_size=block_size)
 
 
@@ -387,12 +466,6 @@ def _suite(given: AlgorithmSuite | int) -> AlgorithmSuite:
 
 def _unwrapped(option: Any) -> Any:
     return option.given if isinstance(option, Option) else option
-
-
-async def _read_part(stream: SeekableDecryptStream, start: int | None, end: int | None) -> bytes:
-    """Read what a slice of these bounds has: negative ones count from the end."""
-    first, stop, _ = slice(start, end).indices(stream.length)
-    return await stream.read_at(first, max(0, stop - first))
 
 
 def _leave(loop: Any, providers: OpenProviders, pid: int) -> None:

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Hashable, Iterator, Mapping
+from collections.abc import AsyncIterator, Hashable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import fsspec
 from fsspec.asyn import sync
+from fsspec.implementations.cached import CachingFileSystem
 from fsspec.utils import stringify_path
 
 from aioencrypt.errors import MalformedMessageError, MessageError
 from aioencrypt.format import MessageDecryptor
 from aioencrypt.format.frames import body_layouts
+from aioencrypt.integrations.fsspec.arguments import taken
+from aioencrypt.integrations.fsspec.as_json import plain_options
 from aioencrypt.integrations.fsspec.provider import Option
-from aioencrypt.integrations.fsspec.target import TargetFileSystem, TargetRanges, in_order
+from aioencrypt.integrations.fsspec.target import TargetFileSystem, TargetRanges, in_order, version_of
 from aioencrypt.integrations.fsspec.types import AsyncFileSystem, ChainedFileSystem, FileSystemType
 from aioencrypt.policies import Limits
 from aioencrypt.streams.driver import read_header_at
@@ -24,10 +28,7 @@ from aioencrypt.streams.ranges import Ranges
 PROTOCOL = "aioencrypt"
 
 _SIZES_AT_ONCE = 32
-# What file systems call the things that change with a file.
-_VERSIONS = (
-    "ETag etag VersionId generation content_md5 mtime modified ino LastModified last_modified updated created"
-)
+Listing = Sequence[tuple[str, dict[str, Any]]]
 _CAPACITY = 100_000
 
 
@@ -40,14 +41,25 @@ class _ByOptions(FileSystemType):
             for name in ("provider", "client"):
                 if options.get(name) is not None:
                     options[name] = Option.of(options[name])
-            return super().__call__(*args, **options)
+            # In the URL aioencrypt://s3://bucket/key, options of the target come under its name, too.
+            if options.get("target_protocol") in options:
+                options["target_options"] = options.pop(options["target_protocol"])
+            if not options.get("target_options"):
+                options.pop("target_options", None)
+            return super().__call__(*args, **dict(sorted(options.items())))
 
 
 def _strip(below: Any, path: Any) -> Any:
     if isinstance(path, list):
         return [_strip(below, one) for one in path]
-    text = stringify_path(path)
-    return below(text.removeprefix(f"{PROTOCOL}://").removeprefix(f"{PROTOCOL}::"))
+    return below(_below(path)[0])
+
+
+def _below(path: Any) -> tuple[str, str]:
+    """Return a path or URL without our protocol, and the protocol below, or an empty text."""
+    text = stringify_path(path).removeprefix(f"{PROTOCOL}://").removeprefix(f"{PROTOCOL}::")
+    protocol, separator, _ = text.partition("://")
+    return text, protocol if separator else ""
 
 
 class PlaintextSizes:
@@ -60,20 +72,22 @@ class PlaintextSizes:
         self._target = target
         self._known: OrderedDict[Hashable, int] = OrderedDict()
 
-    async def of(self, info: Mapping[str, Any]) -> int:
-        """Return the length of the plaintext; raises `MessageError` for what is no message."""
-        version = tuple((key, str(info[key])) for key in _VERSIONS.split() if info.get(key) is not None)
+    async def of(self, info: dict[str, Any], path: str, given: Mapping[str, Any]) -> int:
+        """Return the length of the plaintext of a file; raises `MessageError` for what is no message."""
+        if info["size"] == 0:
+            raise MalformedMessageError(f"{path} is empty, and no message is")
+        version = version_of(info)
         key = (info["name"], info["size"], version)
         known = self._known.get(key) if version else None
         if known is None:
-            known = await self._read(info["name"])
+            known = await self._read(TargetRanges(self._target, path, given, info=info), path)
             self._known[key] = known
             if len(self._known) > _CAPACITY:
                 self._known.popitem(last=False)
         return known
 
-    async def _read(self, path: str) -> int:
-        ranges = Ranges(TargetRanges(self._target, path), 1)
+    async def _read(self, source: TargetRanges, path: str) -> int:
+        ranges = Ranges(source, 1)
         await ranges.open()
         machine = MessageDecryptor(max_header_length=Limits().max_header_length)
         signed = (await read_header_at(machine, ranges)).header.algorithm_suite.signed
@@ -84,6 +98,15 @@ class PlaintextSizes:
             if found:
                 return found.plaintext_length
         raise MalformedMessageError(f"no message has the {ranges.size} bytes of {path}: it is cut off")
+
+
+def _uncached(fs: Any) -> Any:
+    """Return what is below a cache, which would fetch whole files for their headers."""
+    return _uncached(fs.fs) if isinstance(fs, CachingFileSystem) else fs
+
+
+def _not_known(info: dict[str, Any], reason: object) -> dict[str, Any]:
+    return {**info, "size": None, "ciphertext_size": info["size"], "size_unknown": str(reason)}
 
 
 class PathsFileSystem(AsyncFileSystem, ChainedFileSystem, metaclass=_ByOptions):
@@ -115,10 +138,10 @@ class PathsFileSystem(AsyncFileSystem, ChainedFileSystem, metaclass=_ByOptions):
         if self.fs.async_impl and self.fs.asynchronous != asynchronous:
             raise ValueError(f"asynchronous is {asynchronous}; the file system below must have the same")
         self._target = TargetFileSystem(self.fs)
-        self._sizes = PlaintextSizes(self._target)
+        self._sizes = PlaintextSizes(TargetFileSystem(_uncached(self.fs)))
         self._list_sizes = sizes
         # Instances have the paths of their targets, which fsspec allows for.
-        self._strip_protocol = partial(_strip, self.fs._strip_protocol)  # noqa: SLF001
+        self._strip_protocol = partial(_strip, self.fs._strip_protocol)  # type: ignore[method-assign]  # noqa: SLF001
         self._parent = self.fs._parent  # noqa: SLF001
         self.root_marker: str = self.fs.root_marker
 
@@ -135,7 +158,34 @@ class PathsFileSystem(AsyncFileSystem, ChainedFileSystem, metaclass=_ByOptions):
         return f"{PROTOCOL}_{self.fs.fsid}"
 
     def unstrip_protocol(self, name: str) -> str:
-        return f"{PROTOCOL}::{self.fs.unstrip_protocol(self._strip_protocol(name))}"
+        """Return a path as a URL that begins as others do: DuckDB and `fsspec.generic` ask for that."""
+        return f"{PROTOCOL}://{self.fs.unstrip_protocol(self._strip_protocol(name))}"
+
+    @classmethod
+    def _strip_protocol(cls, path: Any) -> Any:
+        """Return the path of a URL while there is no instance: instances have one of their own."""
+        below, protocol = _below(path)
+        if not protocol:
+            return super()._strip_protocol(path)
+        return fsspec.get_filesystem_class(protocol)._strip_protocol(below)  # noqa: SLF001
+
+    @staticmethod
+    def _get_kwargs_from_urls(path: str) -> dict[str, Any]:
+        """Return the options that a URL of `unstrip_protocol` says."""
+        below, protocol = _below(path)
+        if not protocol:
+            return {}
+        options = fsspec.get_filesystem_class(protocol)._get_kwargs_from_urls(below)  # noqa: SLF001 (fsspec asks types for this)
+        return {"target_protocol": protocol, **({"target_options": options} if options else {})}
+
+    def to_dict(self, *, include_password: bool = True) -> dict[str, Any]:
+        """Return what `from_dict` and `from_json` need to make this file system again; zarr asks for it.
+
+        Raises `TypeError` for a provider that no name leads to, and for a `client`.
+        """
+        options = plain_options(self.storage_options, include_password)
+        name = f"{type(self).__module__}:{type(self).__qualname__}"
+        return {"cls": name, "protocol": PROTOCOL, "args": [], **options}
 
     def invalidate_cache(self, path: str | None = None) -> None:
         self.fs.invalidate_cache(path)
@@ -151,34 +201,74 @@ class PathsFileSystem(AsyncFileSystem, ChainedFileSystem, metaclass=_ByOptions):
 
     # What is there
 
+    def _given(self, path: str, arguments: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+        """Return the path below, and which arguments are for the target; `refresh` is for its cache."""
+        path = self._strip_protocol(path)
+        if arguments.get("refresh"):
+            self.fs.invalidate_cache(path)
+        return path, {key: value for key, value in arguments.items() if key != "refresh"}
+
     async def _info(self, path: str, sizes: bool = True, **kwargs: Any) -> dict[str, Any]:
-        """Return what the target says, with the size of the plaintext; `ciphertext_size` is the other."""
-        info = await self._target.call("info", self._strip_protocol(path))
-        return await self._with_size(info) if sizes else info
+        """Return what the target says, with the size of the plaintext; `ciphertext_size` is the other.
 
-    async def _with_size(self, info: dict[str, Any]) -> dict[str, Any]:
-        if info["type"] != "file":
+        The size is None, and `size_unknown` says why, if the file cannot be read. Raises `MessageError` for
+        a file that is no message.
+        """
+        path, given = self._given(path, kwargs)
+        info = await self._target.call("info", path, given=given)
+        if not sizes:
+            return info  # type: ignore[no-any-return]
+        try:
+            return await self._with_size(info, path, given)
+        except MessageError:
+            ranges = TargetRanges(self._target, path, given, info=info)
+            if not await ranges.is_replaced() or ranges.info is None:
+                raise
+            return await self._with_size(ranges.info, path, given)
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            return _not_known(info, f"{type(error).__name__}: {error}")
+
+    async def _with_size(self, info: dict[str, Any], path: str, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Return an entry with the size of its plaintext."""
+        found = info
+        if info["type"] == "link" or info.get("islink"):
+            found = await self._target.call("info", path)  # of what the link leads to
+        if found["type"] == "directory":
             return info
-        return {**info, "size": await self._sizes.of(info), "ciphertext_size": info["size"]}
+        if found["type"] != "file":
+            raise OSError(f"{path} is no regular file")
+        return {**info, "size": await self._sizes.of(found, path, given), "ciphertext_size": found["size"]}
 
-    async def _with_sizes(self, infos: list[dict[str, Any]], wanted: bool) -> list[dict[str, Any]]:
-        """Return listed files with sizes: None where they are not wanted, and for what is no message."""
-        calls = [partial(self._with_size, info) for info in infos] if wanted else []
-        found = await in_order(calls, _SIZES_AT_ONCE) if wanted else infos
-        unknown = (MessageError, FileNotFoundError)  # it may be gone by now
-        for failure in found:
-            if isinstance(failure, Exception) and not isinstance(failure, unknown):
-                raise failure
+    async def _with_sizes(self, listed: Listing, wanted: bool) -> list[dict[str, Any]]:
+        """Return listed files with sizes: None, and why, for those that are not known or not wanted."""
+        if not wanted:
+            return [
+                info if info["type"] == "directory" else _not_known(info, "sizes=False") for _, info in listed
+            ]
+        calls = [partial(self._with_size, info, path, {}) for path, info in listed]
         return [
-            new
-            if isinstance(new, dict) and (wanted or old["type"] != "file")
-            else {**old, "size": None, "ciphertext_size": old["size"]}
-            for old, new in zip(infos, found, strict=True)
+            new if isinstance(new, dict) else _not_known(old, f"{type(new).__name__}: {new}")
+            for (_, old), new in zip(listed, await in_order(calls, _SIZES_AT_ONCE), strict=True)
         ]
 
+    async def _list(self, name: str, path: str, given: Mapping[str, Any], **kwargs: Any) -> Listing:
+        """Return what `find` or `glob` of the target says, with paths."""
+        found = await self._target.call(name, path, detail=True, given=given, **kwargs)
+        return [(path, info or await self._target.call("info", path)) for path, info in found.items()]
+
+    async def _listed(self, found: Listing, detail: bool, sizes: bool) -> Any:
+        paths = [path for path, _ in found]
+        return dict(zip(paths, await self._with_sizes(found, sizes), strict=True)) if detail else paths
+
     async def _ls(self, path: str, detail: bool = True, sizes: bool = True, **kwargs: Any) -> Any:
-        found = await self._target.call("ls", self._strip_protocol(path), detail=detail, **kwargs)
-        return await self._with_sizes(found, sizes and self._list_sizes) if detail else found
+        path, given = self._given(path, kwargs)
+        found = await self._target.call("ls", path, detail=detail, given=given)
+        if not detail:
+            return found
+        # Of S3, a file and a folder may have one name.
+        return await self._with_sizes([(info["name"], info) for info in found], sizes and self._list_sizes)
 
     async def _find(
         self,
@@ -189,22 +279,19 @@ class PathsFileSystem(AsyncFileSystem, ChainedFileSystem, metaclass=_ByOptions):
         sizes: bool = True,
         **kwargs: Any,
     ) -> Any:
-        path = self._strip_protocol(path)
-        found = await self._target.call(
-            "find", path, maxdepth=maxdepth, withdirs=withdirs, detail=True, **kwargs
-        )
-        infos = [info or await self._target.call("info", name) for name, info in found.items()]
-        if not detail:
-            return [*found]
-        return dict(zip(found, await self._with_sizes(infos, sizes and self._list_sizes), strict=True))
+        path, given = self._given(path, kwargs)
+        found = await self._list("find", path, given, maxdepth=maxdepth, withdirs=withdirs)
+        return await self._listed(found, detail, sizes and self._list_sizes)
 
-    async def _glob(self, path: str, maxdepth: int | None = None, **kwargs: Any) -> Any:
-        detail = kwargs.pop("detail", False)
-        found = await super()._glob(path, maxdepth=maxdepth, detail=True, sizes=False, **kwargs)
-        if not detail:
-            return [*found]
-        infos = [{**info, "size": info.get("ciphertext_size", info["size"])} for info in found.values()]
-        return dict(zip(found, await self._with_sizes(infos, self._list_sizes), strict=True))
+    async def _glob(
+        self, path: str, maxdepth: int | None = None, detail: bool = False, sizes: bool = True, **kwargs: Any
+    ) -> Any:
+        # A slash at the end says that folders are wanted, so that the target gets to see it.
+        slash = "/" if path.endswith("/") else ""
+        path, given = self._given(path, kwargs)
+        options = {name: given.pop(name) for name in ("withdirs",) if name in given}
+        found = await self._list("glob", path.rstrip("/") + slash, given, maxdepth=maxdepth, **options)
+        return await self._listed(found, detail, sizes and self._list_sizes)
 
     async def _walk(
         self,
@@ -237,13 +324,29 @@ class PathsFileSystem(AsyncFileSystem, ChainedFileSystem, metaclass=_ByOptions):
         withdirs: bool = False,
         **kwargs: Any,
     ) -> Any:
-        found = await self._target.call("find", self._strip_protocol(path), maxdepth=maxdepth, detail=True)
-        infos = [info or await self._target.call("info", name) for name, info in found.items()]
-        sizes = {info["name"]: info["size"] or 0 for info in await self._with_sizes(infos, True)}
+        """Add the sizes of plaintexts up. Warns of files whose size is not known: they count as 0."""
+        path, given = self._given(path, kwargs)
+        found = await self._list("find", path, given, maxdepth=maxdepth, withdirs=withdirs)
+        infos = await self._listed(found, True, True)
+        unknown = [path for path, info in infos.items() if info["size"] is None]
+        if unknown:
+            warnings.warn(
+                f"du counts {len(unknown)} of {len(infos)} files as 0 bytes, because their plaintext size is "
+                f"not known; {unknown[0]}: {infos[unknown[0]]['size_unknown']}",
+                stacklevel=2,
+            )
+        sizes = {path: info["size"] or 0 for path, info in infos.items()}
         return sum(sizes.values()) if total else sizes
 
     async def _exists(self, path: str, **kwargs: Any) -> bool:
-        return bool(await self._target.call("exists", self._strip_protocol(path)))
+        path, given = self._given(path, kwargs)
+        if not given:
+            return bool(await self._target.call("exists", path))
+        try:
+            await self._target.call("info", path, given=given)
+        except FileNotFoundError:
+            return False
+        return True
 
     async def _isfile(self, path: str) -> bool:
         return bool(await self._target.call("isfile", self._strip_protocol(path)))
@@ -254,7 +357,9 @@ class PathsFileSystem(AsyncFileSystem, ChainedFileSystem, metaclass=_ByOptions):
     # What changes no content
 
     async def _mkdir(self, path: str, create_parents: bool = True, **kwargs: Any) -> None:
-        await self._target.call("mkdir", self._strip_protocol(path), create_parents=create_parents, **kwargs)
+        await self._target.call(
+            "mkdir", self._strip_protocol(path), create_parents=create_parents, given=kwargs
+        )
 
     async def _makedirs(self, path: str, exist_ok: bool = False) -> None:
         await self._target.call("makedirs", self._strip_protocol(path), exist_ok=exist_ok)
@@ -266,7 +371,7 @@ class PathsFileSystem(AsyncFileSystem, ChainedFileSystem, metaclass=_ByOptions):
         sync(self.loop, self._rmdir, path)
 
     async def _rm_file(self, path: str, **kwargs: Any) -> None:
-        await self._target.call("rm_file", self._strip_protocol(path), **kwargs)
+        await self._target.call("rm_file", self._strip_protocol(path), given=kwargs)
 
     async def _rm(
         self,
@@ -278,12 +383,14 @@ class PathsFileSystem(AsyncFileSystem, ChainedFileSystem, metaclass=_ByOptions):
     ) -> None:
         if maxdepth is not None:
             kwargs["maxdepth"] = maxdepth
-        await self._target.call("rm", self._strip_protocol(path), recursive=recursive, **kwargs)
+        if batch_size is not None:  # how, not what
+            kwargs.update(await taken(self.fs, "rm", {"batch_size": batch_size}))
+        await self._target.call("rm", self._strip_protocol(path), recursive=recursive, given=kwargs)
 
     async def _cp_file(self, path1: str, path2: str, **kwargs: Any) -> None:
         """Copy the message as it is: the same data key, nothing is decrypted."""
         path1, path2 = self._strip_protocol([path1, path2])
-        await self._target.call("cp_file", path1, path2, **kwargs)
+        await self._target.call("cp_file", path1, path2, given=kwargs)
 
     async def _mv(
         self, path1: str, path2: str, recursive: bool = False, maxdepth: int | None = None, **kwargs: Any
@@ -295,7 +402,7 @@ class PathsFileSystem(AsyncFileSystem, ChainedFileSystem, metaclass=_ByOptions):
             await self._copy(path1, path2, recursive=recursive, maxdepth=maxdepth, on_error="raise", **kwargs)
             await self._rm(path1, recursive=recursive)
         else:
-            await self._target.call("mv", path1, path2, recursive=recursive, maxdepth=maxdepth)
+            await self._target.call("mv", path1, path2, given=kwargs, recursive=recursive, maxdepth=maxdepth)
 
     def mv(
         self, path1: str, path2: str, recursive: bool = False, maxdepth: int | None = None, **kwargs: Any

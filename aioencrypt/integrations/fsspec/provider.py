@@ -7,6 +7,7 @@ import pickle
 from collections.abc import Callable, Coroutine, Hashable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, suppress
 from importlib import import_module
+from operator import attrgetter
 from typing import Any
 
 import anyio
@@ -81,13 +82,32 @@ def check_provider(given: object) -> None:
         as_manager(given)  # type: ignore[arg-type]
 
 
+def provider_name(given: Any) -> str:
+    """Return the name that leads to what is given; raises `TypeError` where none does."""
+    if isinstance(given, str):
+        return given
+    module, name = getattr(given, "__module__", None), getattr(given, "__qualname__", None)
+    if isinstance(module, str) and isinstance(name, str) and module != "__main__":
+        try:
+            if _import(f"{module}:{name}") is given:
+                return f"{module}:{name}"
+        except AttributeError:
+            pass  # a function within another one
+    raise TypeError(
+        f"a {type(given).__name__} cannot be named in JSON: give provider='package.module:name', "
+        "the place of a provider or of a function that makes one"
+    )
+
+
+def _import(text: str) -> Any:
+    module, _, name = text.partition(":")
+    return attrgetter(name)(import_module(module))
+
+
 def make_provider(given: Any) -> Provider:
     """Return the provider that is given, imported, or made."""
     if isinstance(given, str):
-        module, _, name = given.partition(":")
-        given = import_module(module)
-        for part in name.split("."):
-            given = getattr(given, part)
+        given = _import(given)
     if callable(given) and not isinstance(given, MasterKeyProvider):
         given = given()
     as_manager(given)

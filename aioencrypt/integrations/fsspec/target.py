@@ -5,18 +5,21 @@ from __future__ import annotations
 import errno
 import os
 import secrets
+import shutil
 import tempfile
 from abc import abstractmethod
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from functools import partial
-from types import TracebackType
-from typing import IO, Any, Self, TypeVar
+from typing import IO, Any, TypeVar
 
 import anyio
+from fsspec.implementations.cached import CachingFileSystem
 from fsspec.implementations.dirfs import DirFileSystem
 from fsspec.implementations.local import LocalFileSystem
 
-from aioencrypt.errors import StreamError
+from aioencrypt.errors import MessageError, StreamError
+from aioencrypt.integrations.fsspec.arguments import checked, is_asynchronous, refuse, taken
 from aioencrypt.integrations.fsspec.types import BufferedFile
 from aioencrypt.runtime.offload import in_file_thread
 from aioencrypt.streams.blocking_files import is_special
@@ -29,9 +32,34 @@ _IN_MEMORY = 8 * 1024 * 1024
 _READ_LENGTH = 4 * 1024 * 1024
 
 
-def _is_async(fs: Any) -> bool:
-    # A DirFileSystem says so of itself, whatever is below it.
-    return bool(fs.async_impl) and (not isinstance(fs, DirFileSystem) or _is_async(fs.fs))
+# What tells one state of a file from another: the first of these that two listings of it have decides ...
+_TAGS = ("ETag", "etag", "generation", "VersionId", "content_md5")
+# ... or else all of these.
+_TIMES = ("mtime", "modified", "ino", "LastModified", "last_modified", "updated", "created")
+
+
+class FileReplacedError(StreamError, OSError):
+    """A file was replaced, changed or removed while it was read: open it again."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(
+            errno.EBUSY, "the file was replaced, changed or removed while it was read: open it again", path
+        )
+
+
+def version_of(info: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+    """Return what a listing says that changes with a file, the name and the size apart."""
+    return tuple((key, str(info[key])) for key in (*_TAGS, *_TIMES) if info.get(key) is not None)
+
+
+def _differ(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Tell whether two listings of a file are of two states of it."""
+    first, second = dict(version_of(one)), dict(version_of(other))
+    for tag in _TAGS:
+        if tag in first and tag in second:
+            return first[tag] != second[tag]
+    times = first.keys() & second.keys()
+    return one["size"] != other["size"] or any(first[key] != second[key] for key in times)
 
 
 class TargetFileSystem:
@@ -39,34 +67,53 @@ class TargetFileSystem:
 
     def __init__(self, fs: Any) -> None:
         self.fs = fs
-        self.is_async = _is_async(fs)
+        self.is_async = is_asynchronous(fs)
+        self.is_cache = isinstance(fs, CachingFileSystem)
 
-    async def call(self, name: str, *args: object, **kwargs: object) -> Any:
-        """Call a method by its synchronous name."""
+    async def call(
+        self, name: str, *args: object, given: Mapping[str, Any] | None = None, **kwargs: object
+    ) -> Any:
+        """Call a method by its synchronous name.
+
+        `given` are arguments of a caller: `TypeError` for those that the method does not take.
+        """
+        if given:
+            [given] = await checked(self.fs, given, name)
+            kwargs = {**given, **kwargs}
         if self.is_async and hasattr(self.fs, f"_{name}"):
             return await getattr(self.fs, f"_{name}")(*args, **kwargs)
         return await in_file_thread(partial(getattr(self.fs, name), *args, **kwargs))
 
-    async def read_all(self, path: str) -> bytes:
-        """Return the whole file."""
+    async def check_regular(self, path: str) -> None:
+        """Raise `OSError` for a pipe or a device, which has no end or is gone once it is read."""
         local = _local(self.fs, path)
-        special = await in_file_thread(lambda: local is not None and is_special(local[1]))
-        if special:
+        if await in_file_thread(lambda: local is not None and is_special(local[1])):
             raise OSError(errno.EINVAL, "not a regular file: read it with aioencrypt.open", path)
-        data: bytes = await self.call("cat_file", path)
-        return data
 
-    async def sink(self, path: str, *, streaming: bool) -> TargetSink | LocalSink:
+    async def sink(self, path: str, *, streaming: bool, given: Mapping[str, Any]) -> TargetSink | LocalSink:
         """Return where to write a message; `streaming` says that its pieces come one at a time."""
         if local := _local(self.fs, path):
+            await checked(self.fs, given, "_open")
             return LocalSink(local[1], makes_folders=local[0].auto_mkdir)
-        if not self.is_async:
-            return RenameSink(self.fs, path)
-        if streaming and not self.fs.asynchronous:
-            file = await in_file_thread(partial(self.fs._open, path, mode="wb", autocommit=False))  # noqa: SLF001 (`open` would note it in a transaction)
+        if not self.is_async and not self.is_cache:
+            [given] = await checked(self.fs, given, "_open")
+            return RenameSink(self.fs, path, given)
+        if self.is_async and streaming and not self.fs.asynchronous:
+            taken_by_open = await taken(self.fs, "_open", given)
+            file = await in_file_thread(
+                partial(self.fs._open, path, mode="wb", autocommit=False, **taken_by_open)  # noqa: SLF001 (`open` would note it in a transaction)
+            )
             if _commits(file):
-                return TransactionSink(file)
-        return UploadSink(self, path)
+                sink = TransactionSink(file)
+                try:
+                    refuse(self.fs, ["_open"], given.keys() - taken_by_open.keys())
+                except TypeError:
+                    await sink.release()
+                    raise
+                return sink
+        piping, putting = await checked(self.fs, given, "pipe_file", "put_file")
+        refuse(self.fs, ["pipe_file", "put_file"], piping.keys() ^ putting.keys())
+        return UploadSink(self, path, piping)
 
 
 def _local(fs: Any, path: str) -> tuple[LocalFileSystem, str] | None:
@@ -85,25 +132,93 @@ def _commits(file: Any) -> bool:
 
 
 class TargetRanges:
-    """Ranges of a file of the target: a `RangeSource`."""
+    """Ranges of a file of the target: a `RangeSource`.
 
-    def __init__(self, target: TargetFileSystem, path: str) -> None:
+    `given` are arguments of a caller for the methods `info` and `cat_file` of the target. `info` is what
+    a listing said of the file. It is a hint, as its size is: `is_replaced` asks again, past all caches.
+    """
+
+    def __init__(
+        self,
+        target: TargetFileSystem,
+        path: str,
+        given: Mapping[str, Any] | None = None,
+        *,
+        info: dict[str, Any] | None = None,
+    ) -> None:
         self._target = target
         self._path = path
+        self._given: Mapping[str, Any] = given or {}
+        self._reading: dict[str, Any] = {}
+        self.info: dict[str, Any] | None = info
 
     async def size(self) -> int:
-        info = await self._target.call("info", self._path)
+        looking, self._reading = await checked(self._target.fs, self._given, "info", "cat_file")
+        info = self.info = self.info or await self._target.call("info", self._path, **looking)
         if info["type"] == "directory":
-            raise IsADirectoryError(self._path)
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), self._path)
         if info["type"] == "other":
             raise OSError(errno.EINVAL, "not a regular file: read it with aioencrypt.open", self._path)
+        if self._target.is_cache:
+            # Its copy may be an older state than the listing tells of.
+            return await in_file_thread(self._copied_size)
         if info["size"] is None:
-            raise OSError(f"the size of {self._path} is not known, so that no range of it can be read")
+            raise OSError(
+                f"the size of {self._path} is not known, so that no range of it can be read: "
+                "read it whole, with cat_file or get_file"
+            )
         return int(info["size"])
 
+    def _copied_size(self) -> int:
+        with self._target.fs.open(self._path, "rb") as file:
+            return int(file.seek(0, os.SEEK_END))
+
     async def read_range(self, start: int, end: int, /) -> bytes:
-        data: bytes = await self._target.call("cat_file", self._path, start=start, end=end)
+        data: bytes = await self._target.call("cat_file", self._path, start=start, end=end, **self._reading)
+        if len(data) > end - start:
+            raise OSError(
+                errno.ENOTSUP,
+                f"the {type(self._target.fs).__name__} below, or its server, ignores ranges: it sent "
+                f"{len(data)} bytes for the {end - start} from {start} on. "
+                "Read the file whole, with cat_file or get_file",
+                self._path,
+            )
         return data
+
+    async def read_all(self) -> bytes:
+        """Return the whole file."""
+        await self._target.check_regular(self._path)
+        data: bytes = await self._target.call("cat_file", self._path, given=self._given)
+        return data
+
+    async def is_replaced(self) -> bool:
+        """Ask the target, past its caches, whether the file is another one than when it was first asked.
+
+        If it is, reading may begin anew. Raises `FileNotFoundError` for a file that is gone.
+        """
+        before, self.info = self.info, None
+        self._target.fs.invalidate_cache(self._path)
+        if before is None:
+            return False
+        looking = await taken(self._target.fs, "info", self._given)
+        self.info = await self._target.call("info", self._path, **looking)
+        return _differ(before, self.info or before)
+
+    @asynccontextmanager
+    async def watched(self) -> AsyncIterator[None]:
+        """Raise `FileReplacedError` for an error whose cause is that the file is another one by now."""
+        try:
+            yield
+        except (MessageError, OSError) as error:
+            if await self._is_another():
+                raise FileReplacedError(self._path) from error
+            raise
+
+    async def _is_another(self) -> bool:
+        try:
+            return await self.is_replaced()
+        except OSError as error:  # nothing is known then, unless the file is gone
+            return isinstance(error, FileNotFoundError)
 
     async def aclose(self) -> None:
         """Do nothing: nothing is open between two reads."""
@@ -112,8 +227,8 @@ class TargetRanges:
 class TargetReader:
     """A file of the target from start to end, in large ranges: a source of `decrypt_stream`."""
 
-    def __init__(self, target: TargetFileSystem, path: str) -> None:
-        self._ranges = TargetRanges(target, path)
+    def __init__(self, ranges: TargetRanges) -> None:
+        self._ranges = ranges
         self._position = 0
         self._size: int | None = None
 
@@ -174,9 +289,10 @@ class LocalSink(FileOutput):
 class RenameSink(TargetSink):
     """A file that is written beside its place, and moved there."""
 
-    def __init__(self, fs: Any, path: str) -> None:
+    def __init__(self, fs: Any, path: str, given: Mapping[str, Any]) -> None:
         self._fs = fs
         self._path = path
+        self._given = given
         folder, slash, _ = path.rpartition("/")
         self._temporary = f"{folder}{slash}.aioencrypt-{secrets.token_hex(8)}.partial"
         self._file: Any = None
@@ -184,7 +300,7 @@ class RenameSink(TargetSink):
     def create(self) -> None:
         if self._fs.isdir(self._path):
             raise IsADirectoryError(self._path)  # moving would put it inside
-        self._file = self._fs.open(self._temporary, "wb", autocommit=True)
+        self._file = self._fs.open(self._temporary, "wb", autocommit=True, **self._given)
 
     def write(self, data: bytes, /) -> None:
         self._file.write(data)
@@ -237,9 +353,10 @@ class TransactionSink(TargetSink):
 class UploadSink(TargetSink):
     """A message that is kept, in memory or else in a temporary file, and uploaded in one call."""
 
-    def __init__(self, target: TargetFileSystem, path: str) -> None:
+    def __init__(self, target: TargetFileSystem, path: str, given: Mapping[str, Any]) -> None:
         self._target = target
         self._path = path
+        self._given = given
         self._parts: list[bytes] = []
         self._length = 0
         self._file: IO[bytes] | None = None
@@ -260,10 +377,27 @@ class UploadSink(TargetSink):
             self._file.close()
 
     async def settle(self) -> None:
-        if self._name:
-            await self._target.call("put_file", self._name, self._path)
+        if self._target.is_cache:
+            await in_file_thread(self._copy)
+        elif self._name:
+            await self._target.call("put_file", self._name, self._path, **self._given)
         else:
-            await self._target.call("pipe_file", self._path, b"".join(self._parts))
+            await self._target.call("pipe_file", self._path, b"".join(self._parts), **self._given)
+
+    def _copy(self) -> None:
+        """Write through a cache: its `put_file` would leave the copy of the old message in it."""
+        file = self._target.fs._open(self._path, mode="wb", autocommit=False)  # noqa: SLF001 (as in `TargetFileSystem.sink`)
+        file.autocommit = False
+        try:
+            if self._name:
+                with open(self._name, "rb") as kept:
+                    shutil.copyfileobj(kept, file, _READ_LENGTH)
+            file.writelines(self._parts)
+            file.close()
+            file.commit()
+        except BaseException:
+            file.discard()
+            raise
 
     async def release(self) -> None:
         self._parts.clear()
@@ -278,7 +412,7 @@ class UploadSink(TargetSink):
 
 
 class TargetWriter:
-    """One message on its way into a target, after `start`. Leaving `async with` puts it there."""
+    """One message on its way into a target, after `start`."""
 
     def __init__(self, writer: EncryptWriter, sink: TargetSink | LocalSink) -> None:
         self._writer = writer
@@ -292,7 +426,7 @@ class TargetWriter:
             await self._sink.release()
             raise
 
-    async def write(self, data: bytes) -> None:
+    async def write(self, data: bytes | memoryview) -> None:
         """Encrypt and write bytes."""
         await self._writer.write(data)
 
@@ -306,22 +440,6 @@ class TargetWriter:
             await self._sink.settle()
         finally:
             await self._sink.release()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        if exc is not None:
-            await self.discard()
-            return
-        try:
-            await self.finish()
-        except BaseException:
-            await self.discard()
-            raise
-        await self.commit()
 
     async def discard(self) -> None:
         """Drop the message, also while another task writes."""

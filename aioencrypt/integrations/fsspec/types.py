@@ -19,6 +19,8 @@ if TYPE_CHECKING:
         def __init__(self, *, asynchronous: bool, loop: Any, batch_size: int | None) -> None: ...
         def __getattr__(self, name: str) -> Any: ...
         @classmethod
+        def _strip_protocol(cls, path: Any) -> Any: ...
+        @classmethod
         def clear_instance_cache(cls) -> None: ...
         def open(
             self,
@@ -51,6 +53,8 @@ if TYPE_CHECKING:
         autocommit: bool
         buffer: BytesIO
         cache: Any
+        kwargs: dict[str, Any]
+        loc: int
         closed: bool
 
         def __init__(
@@ -63,6 +67,7 @@ if TYPE_CHECKING:
             cache_type: str | None = None,
             cache_options: dict[str, Any] | None = None,
             size: int | None = None,
+            **kwargs: Any,
         ) -> None: ...
         def commit(self) -> None: ...
         def discard(self) -> None: ...

@@ -176,7 +176,7 @@ async def test_listings_end_with_their_caller() -> None:
 
 
 @on_asyncio
-async def test_an_error_of_the_target_ends_a_listing() -> None:
+async def test_an_error_of_the_target_leaves_a_size_unknown() -> None:
     target: Any = AsyncMemoryFileSystem(asynchronous=True)
     fs = over(target, asynchronous=True)
     await fs._pipe_file("/folder/1", b"figures")
@@ -185,8 +185,8 @@ async def test_an_error_of_the_target_ends_a_listing() -> None:
         raise PermissionError(path)
 
     target._cat_file = failing
-    with pytest.raises(PermissionError):
-        await fs._ls("/folder", detail=True)
+    [info] = await fs._ls("/folder", detail=True)
+    assert (info["size"], info["size_unknown"]) == (None, "PermissionError: /folder/1")
 
 
 @on_asyncio

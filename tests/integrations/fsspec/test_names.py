@@ -148,10 +148,10 @@ def test_a_url_names_the_file_system_below(tmp_path: Path) -> None:
         file.write(b"figures")
     with fsspec.open(url, aioencrypt={"provider": PROVIDER}) as file:
         assert file.read() == b"figures"
-        assert file.full_name == url
+        assert file.full_name == f"aioencrypt://file://{tmp_path}/report.bin"
     fs, path = fsspec.url_to_fs(url, provider=PROVIDER)
     assert path == f"{tmp_path}/report.bin"
-    assert fs.unstrip_protocol(path) == url
+    assert fs.unstrip_protocol(path) == f"aioencrypt://file://{path}"
     assert fsspec.url_to_fs(fs.unstrip_protocol(path), provider=PROVIDER) == (fs, path)
     assert fs.fsid == "aioencrypt_local"
     for given in (path, f"file://{path}", f"aioencrypt://{path}", f"aioencrypt::file://{path}", Path(path)):

@@ -15,7 +15,7 @@ import pytest
 import s3fs
 
 from aioencrypt import MessageError
-from aioencrypt.integrations.fsspec import EncryptedFileSystem
+from aioencrypt.integrations.fsspec import EncryptedFileSystem, FileReplacedError
 from tests.support.encrypted_fs import OTHER_PROVIDER, PROVIDER
 from tests.support.moto import moto_server
 from tests.support.streaming import flipped, plaintext_of
@@ -137,8 +137,10 @@ def test_a_changed_object_is_an_error(fs: Any, s3: Any) -> None:
         message = s3.get_object(Bucket=BUCKET, Key="report.bin")["Body"].read()
         s3.put_object(Bucket=BUCKET, Key="report.bin", Body=flipped(message, PART // 2))
         file.seek(PART // 2 - 50_000)
-        with pytest.raises(MessageError):
+        with pytest.raises(FileReplacedError, match="open it again"):
             file.read(100_000)
+    with fs.open(PATH) as file, pytest.raises(MessageError):
+        file.read()
 
 
 def test_pyarrow_writes_a_data_set(fs: Any, s3: Any) -> None:

@@ -61,8 +61,10 @@ def test_listings_have_the_sizes_of_plaintexts() -> None:
         info["name"]: info for _, _, files in fs.walk("/folder", detail=True) for info in files.values()
     }
     assert sizes_of(walked.values()) == DEEP
-    assert fs.du("/folder") == sum(size or 0 for size in DEEP.values())
-    assert fs.du("/folder", total=False, maxdepth=1) == {name: size or 0 for name, size in SIZES.items()}
+    with pytest.warns(UserWarning, match=r"du counts 1 of 8 files as 0 bytes, .*/folder/_SUCCESS: Malformed"):
+        assert fs.du("/folder") == sum(size or 0 for size in DEEP.values())
+    with pytest.warns(UserWarning, match="du counts 1 of 7"):
+        assert fs.du("/folder", total=False, maxdepth=1) == {name: size or 0 for name, size in SIZES.items()}
     assert fs.sizes(["/folder/1", "/folder/5"]) == [100, 500]
     with pytest.raises(MalformedMessageError):
         fs.info("/folder/_SUCCESS")
