@@ -7,7 +7,7 @@ What goes wrong later breaks the connection: no client takes a part for the whol
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import datetime
 
 import anyio
@@ -227,27 +227,33 @@ async def decrypted_response(
     )
     version = (request.version.major, request.version.minor)
     head = RequestHead(request.method, version, fields_of(request.headers.items()))
-    async with download.opened(head, given, status) as answer:
-        response = web.StreamResponse(status=answer.plan.status, headers=answer.plan.headers)
-        await _write(request, response, answer)
-    await response.prepare(request)
-    await response.write_eof()
-    return response
+    return await _respond(request, download.opened(head, given, status))
 
 
-async def _write(request: web.BaseRequest, response: web.StreamResponse, answer: Answer) -> None:
+async def _respond(
+    request: web.BaseRequest, opening: AbstractAsyncContextManager[Answer]
+) -> web.StreamResponse:
+    response: web.StreamResponse | None = None
+
     async def write(chunk: bytes) -> None:
+        assert response is not None
         if not response.prepared:
             await response.prepare(request)
         await response.write(chunk)
 
     try:
-        await answer.write_to(write)
+        async with opening as answer:
+            response = web.StreamResponse(status=answer.plan.status, headers=answer.plan.headers)
+            await answer.write_to(write)
     except BaseException:
-        # Whatever a handler or a middleware makes of it: nothing can follow what was sent.
-        if response.prepared and request.transport is not None:
+        # Whatever a handler or a middleware makes of it: nothing can follow what was sent. Nothing is
+        # awaited after this, because servers may cancel the handler of a connection that is gone.
+        if response is not None and response.prepared and request.transport is not None:
             request.transport.abort()
         raise
+    await response.prepare(request)
+    await response.write_eof()
+    return response
 
 
 def connection_broken(request: web.BaseRequest) -> bool:
