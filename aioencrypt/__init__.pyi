@@ -5,6 +5,7 @@ from .aws.client_suppliers import (
     exclude_regions as exclude_regions,
     limit_regions as limit_regions,
 )
+from .aws.connection import AWSConnection as AWSConnection
 from .client import (
     DecryptResult as DecryptResult,
     EncryptionClient as EncryptionClient,
@@ -168,6 +169,7 @@ from .streams.sources import (
 )
 
 __all__ = [
+    "AWSConnection",
     "AlgorithmSuite",
     "AsyncCache",
     "Attempt",

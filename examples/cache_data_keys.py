@@ -3,7 +3,7 @@
     python cache_data_keys.py
 
 KMS is the in-memory one of `aioencrypt.testing`, with the time that a call over the network takes. For
-AWS, leave `clients=` out; everything else stays.
+AWS, leave `connection=` out; everything else stays.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ async def main() -> None:
     kms = InMemoryKMS()
     key = kms.create_key()
     kms.latency = 0.02
-    provider = KMSMasterKeyProvider([key], clients=kms.clients("us-east-1"))
+    provider = KMSMasterKeyProvider([key], connection=kms.connection("us-east-1"))
 
     start = time.perf_counter()
     await write(provider)

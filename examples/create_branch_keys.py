@@ -3,7 +3,7 @@
     python create_branch_keys.py
 
 Those who create keys need not be able to read them. KMS and DynamoDB are the in-memory ones of
-`aioencrypt.testing`. For AWS, leave `clients=` and `dynamodb_client=` out and open the stores with
+`aioencrypt.testing`. For AWS, leave `connection=` out and open the stores with
 `async with`; everything else stays.
 """
 
@@ -11,7 +11,15 @@ from __future__ import annotations
 
 import asyncio
 
-from aioencrypt import BranchKeyStore, KMSConfiguration, KMSDiscovery, KMSKeyArn, ProviderError, ServiceError
+from aioencrypt import (
+    AWSConnection,
+    BranchKeyStore,
+    KMSConfiguration,
+    KMSDiscovery,
+    KMSKeyArn,
+    ProviderError,
+    ServiceError,
+)
 from aioencrypt.testing import InMemoryDynamoDB, InMemoryKMS
 
 TENANTS = ["the-baker", "the-butcher"]
@@ -26,8 +34,7 @@ async def main() -> None:
             "branch-keys",
             kms_configuration=configuration,
             logical_name="branch keys of my service",
-            clients=kms.clients("us-east-1"),
-            dynamodb_client=dynamodb.client("us-east-1"),
+            connection=AWSConnection(kms=kms.clients("us-east-1"), dynamodb=dynamodb.clients("us-east-1")),
         )
 
     # The deployment makes table and keys, and does no harm when it is run again.

@@ -41,7 +41,7 @@ from rich.progress import (
 )
 from upload_service import make_app
 
-from aioencrypt import KMSMasterKeyProvider
+from aioencrypt import AWSConnection, KMSMasterKeyProvider
 
 MIB = 1024 * 1024
 REGIONS = ("us-east-1", "eu-west-1")
@@ -222,7 +222,7 @@ async def demo(given: Path | None, size: int) -> None:
             session = get_session()
             calls: list[str] = []
             session.register("before-call.kms", lambda model, **_: calls.append(model.name))
-            provider = KMSMasterKeyProvider(keys, session=session, endpoint_url=endpoint)
+            provider = KMSMasterKeyProvider(keys, connection=AWSConnection(session=session, kms=endpoint))
             async with service(make_app(provider, folder)) as url, loop_delays() as delays:
                 idle = psutil.Process().memory_info().rss / MIB
                 await asyncio.sleep(0.5)

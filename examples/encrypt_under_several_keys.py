@@ -2,7 +2,7 @@
 
     python encrypt_under_several_keys.py
 
-The KMS is the in-memory one of `aioencrypt.testing`. For AWS, leave `clients=` out and open the
+The KMS is the in-memory one of `aioencrypt.testing`. For AWS, leave `connection=` out and open the
 provider with `async with`; everything else stays.
 """
 
@@ -27,7 +27,7 @@ from aioencrypt.testing import InMemoryKMS
 async def main() -> None:
     kms = InMemoryKMS()
     keys = [kms.create_key(region="us-east-1"), kms.create_key(region="eu-west-1")]
-    regions = KMSMasterKeyProvider(keys, clients=kms.clients("us-east-1", "eu-west-1"))
+    regions = KMSMasterKeyProvider(keys, connection=kms.connection("us-east-1", "eu-west-1"))
 
     # The private half lies in a safe. The service that encrypts has the public one only.
     recovery_key = rsa.generate_private_key(public_exponent=65537, key_size=3072)

@@ -3,7 +3,7 @@
     python hierarchical_keys.py
 
 Each tenant has a branch key, kept in a DynamoDB table and wrapped by one KMS key. KMS and DynamoDB are the
-in-memory ones of `aioencrypt.testing`. For AWS, leave `clients=` and `dynamodb_client=` out; everything
+in-memory ones of `aioencrypt.testing`. For AWS, leave `connection=` out; everything
 else stays.
 """
 
@@ -13,6 +13,7 @@ import asyncio
 from collections.abc import Mapping
 
 from aioencrypt import (
+    AWSConnection,
     BranchKeyStore,
     HierarchicalMasterKey,
     KMSKeyArn,
@@ -36,8 +37,7 @@ async def main() -> None:
         "branch-keys",
         kms_configuration=KMSKeyArn(kms.create_key(region="us-east-1")),
         logical_name="branch-keys of my service",
-        clients=kms.clients("us-east-1"),
-        dynamodb_client=dynamodb.client("us-east-1"),
+        connection=AWSConnection(kms=kms.clients("us-east-1"), dynamodb=dynamodb.clients("us-east-1")),
     )
     async with HierarchicalMasterKey(store, branch_key_id_supplier=branch_key_of_tenant, ttl=600) as provider:
         # Once, when the service and its tenants are set up.

@@ -3,7 +3,7 @@
     python key_agreement.py
 
 The KMS is the in-memory one of `aioencrypt.testing`. For AWS, take the client of an aiobotocore session
-to fetch the public key, leave `clients=` out, and open the keys of KMS with `async with`.
+to fetch the public key, leave `connection=` out, and open the keys of KMS with `async with`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import asyncio
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from aioencrypt import KMSECDHMasterKey, ProviderError, RawECDHMasterKey, decrypt, encrypt
+from aioencrypt import AWSConnection, KMSECDHMasterKey, ProviderError, RawECDHMasterKey, decrypt, encrypt
 from aioencrypt.testing import InMemoryKMS
 
 
@@ -26,7 +26,7 @@ async def main() -> None:
     shop_private = ec.generate_private_key(ec.SECP384R1())
     shop_public = shop_private.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
 
-    bank = KMSECDHMasterKey.static(bank_arn, shop_public, clients=clients)
+    bank = KMSECDHMasterKey.static(bank_arn, shop_public, connection=AWSConnection(kms=clients))
     shop = RawECDHMasterKey.static(private_key=shop_private, recipient_public_key=bank_public)
     order, header = await encrypt(b"pay 10 to the baker", shop, encryption_context={"order": "1"})
     print(f"under {header.encrypted_data_keys[0].provider_id}: {(await decrypt(order, bank)).plaintext!r}")
@@ -41,7 +41,7 @@ async def main() -> None:
         await decrypt(letter, bank)
     except ProviderError as error:
         print(f"refused: {error}")
-    letterbox = KMSECDHMasterKey.discovery(bank_arn, clients=clients)
+    letterbox = KMSECDHMasterKey.discovery(bank_arn, connection=AWSConnection(kms=clients))
     print(f"from anybody: {(await decrypt(letter, letterbox)).plaintext!r}")
 
     # What he wrote he cannot read.

@@ -3,7 +3,7 @@
     python kms_rsa_offline.py
 
 The KMS is the in-memory one of `aioencrypt.testing`. For AWS, take the client of an aiobotocore session
-to fetch the public key, leave `clients=` out, and open the key that reads with `async with`.
+to fetch the public key, leave `connection=` out, and open the key that reads with `async with`.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ async def main() -> None:
 
     # The service that collects the messages may decrypt.
     kms.recover("eu-west-1")
-    reader = KMSRSAMasterKey(key_arn, encryption_algorithm=ALGORITHM, clients=kms.clients("eu-west-1"))
+    reader = KMSRSAMasterKey(key_arn, encryption_algorithm=ALGORITHM, connection=kms.connection("eu-west-1"))
     plaintext, _ = await decrypt(message, reader, encryption_context={"device": "7"})
     print(f"decrypted by KMS: {plaintext!r}")
 

@@ -54,7 +54,7 @@ async def main() -> None:
     kms = InMemoryKMS()
     us, eu = kms.create_key(region="us-east-1"), kms.create_key(region="eu-west-1")
     kms.latency = 0.02
-    provider = KMSMasterKeyProvider([us, eu], clients=kms.clients("us-east-1", "eu-west-1"))
+    provider = KMSMasterKeyProvider([us, eu], connection=kms.connection("us-east-1", "eu-west-1"))
 
     with instrument(tracer_provider=tracer_provider, meter_provider=meter_provider):
         message = await upload(provider)

@@ -39,7 +39,7 @@ def aioencrypt_provider(aioencrypt_kms: InMemoryKMS) -> KMSMasterKeyProvider:
     """In place of the provider with one key that the plugin has: this service writes to two regions."""
     regions = ["us-east-1", "eu-west-1"]
     keys = [aioencrypt_kms.create_key(region=region) for region in regions]
-    return KMSMasterKeyProvider(keys, clients=aioencrypt_kms.clients(*regions))
+    return KMSMasterKeyProvider(keys, connection=aioencrypt_kms.connection(*regions))
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from pathlib import Path
 from aiohttp import web
 
 import aioencrypt
-from aioencrypt import AlgorithmSuite, KMSMasterKeyProvider, MasterKeyProvider
+from aioencrypt import AlgorithmSuite, AWSConnection, KMSMasterKeyProvider, MasterKeyProvider
 from aioencrypt.integrations.aiohttp import (
     UploadReader,
     decrypted_response,
@@ -111,7 +111,9 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=8080)
     arguments = parser.parse_args()
     try:
-        provider = KMSMasterKeyProvider(arguments.key_arn, endpoint_url=arguments.endpoint_url)
+        provider = KMSMasterKeyProvider(
+            arguments.key_arn, connection=AWSConnection(kms=arguments.endpoint_url)
+        )
     except ValueError as error:
         parser.error(str(error))
     arguments.folder.mkdir(parents=True, exist_ok=True)

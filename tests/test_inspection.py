@@ -11,6 +11,7 @@ import pytest
 
 from aioencrypt import (
     AlgorithmSuite,
+    AWSConnection,
     EncryptedDataKey,
     InspectedKey,
     KMSMasterKeyProvider,
@@ -146,7 +147,9 @@ async def test_what_is_no_source_is_refused() -> None:
 async def test_arns_of_kms_keys_are_told() -> None:
     kms = InMemoryKMS()
     kms.create_key(region="us-east-1", key_id=US.rpartition("/")[2])
-    provider = KMSMasterKeyProvider([US], clients={"us-east-1": kms.client("us-east-1")})
+    provider = KMSMasterKeyProvider(
+        [US], connection=AWSConnection(kms={"us-east-1": kms.client("us-east-1")})
+    )
     message, _ = await encrypt(b"", provider)
     inspection = await inspect_message(message)
     assert inspection.keys == (InspectedKey("aws-kms", US),)

@@ -83,6 +83,7 @@ SECTIONS: dict[str, tuple[ModuleType, list[str]]] = {
     "AWS KMS": (
         aioencrypt,
         [
+            "AWSConnection",
             "KMSMasterKeyProvider",
             "KMSDiscoveryMasterKeyProvider",
             "MultiRegion",
@@ -205,7 +206,16 @@ MADE_BY_US = {
     "SeekableDecryptStream",
 }
 # Base classes that are not public.
-HELPERS = {"object", "ABC", "ByteStream", "Protocol", "Generic", "ObjectRanges", "PathsFileSystem"}
+HELPERS = {
+    "object",
+    "ABC",
+    "ByteStream",
+    "Protocol",
+    "Generic",
+    "EntersConnection",
+    "ObjectRanges",
+    "PathsFileSystem",
+}
 # What has no docstring in the code, because its parts have.
 UNIONS = {
     "Event": "What `MessageDecryptor.next_event` returns.",
@@ -320,7 +330,7 @@ def member_lines(cls: type) -> Iterator[str]:
     if issubclass(cls, enum.Enum):
         yield from (f"{member.name} = {enum_value(member)}" for member in cls)
     elif attr.has(cls):
-        for field in attr.fields(cls):
+        for field in (field for field in attr.fields(cls) if field.init):
             default = "" if field.default is attr.NOTHING else f" = {default_text(field.default)}"
             yield f"{field.name}: {annotation(field.type)}{default}"
     else:

@@ -1,53 +1,56 @@
-"""Clients that a caller gives: refused before the first call where they cannot work."""
+"""Refuse clients and sessions that cannot work, before the first call."""
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Awaitable, Mapping
+from collections.abc import Iterable
 from typing import TypeVar
 
-from aioencrypt.errors import ProviderError
-from aioencrypt.runtime.event_loops import on_trio, running_loop
+from aioencrypt.runtime.arguments import describe_type
 
-T = TypeVar("T")
 C = TypeVar("C")
 
 
-def check_client(client: C) -> C:
-    """Return a client as it is; raises `TypeError` for one of boto3."""
-    homes = {f"{cls.__module__}.{cls.__qualname__}" for cls in type(client).__mro__}
-    # Of no other client it can be told before it is called: the methods of aiobotocore are plain functions.
-    if "botocore.client.BaseClient" in homes and "aiobotocore.client.AioBaseClient" not in homes:
+def _is_a(value: object, name: str) -> bool:
+    # By name, because neither library need be installed.
+    return any(f"{cls.__module__}.{cls.__qualname__}" == name for cls in type(value).__mro__)
+
+
+def check_client(client: C, service: str, methods: Iterable[str]) -> C:
+    """Return a client as it is.
+
+    Raises `TypeError` for a client that blocks, that was not entered, or that has none of the `methods`.
+    """
+    # That another client blocks shows at its first call only: the methods of aiobotocore are plain functions.
+    if _is_a(client, "botocore.client.BaseClient") and not _is_a(client, "aiobotocore.client.AioBaseClient"):
         raise TypeError(
             "this is a client of boto3, which blocks the event loop: give one of aiobotocore, or leave the "
             "client out, and it is made"
         )
+    if _is_a(client, "aiobotocore.session.ClientCreatorContext"):
+        raise TypeError(
+            f"this client of {service} has not been entered: give the client of "
+            "`async with session.create_client(...) as client`"
+        )
+    if isinstance(client, type) or not any(callable(getattr(client, name, None)) for name in methods):
+        raise TypeError(f"{describe_type(client)} is not a client of {service}: give one of aiobotocore")
     return client
 
 
-def check_clients(clients: Mapping[str, C]) -> dict[str, C]:
-    """Return a copy of clients by region; raises `TypeError`."""
-    if not isinstance(clients, Mapping):
-        kind = type(clients).__name__
-        raise TypeError(f"clients is a mapping of region to client, not {kind}: write {{region: client}}")
-    return {region: check_client(client) for region, client in clients.items()}
-
-
-async def answer_of_client(answer: Awaitable[T], what: str) -> T:
-    """Await what a client or supplier of the caller returned; raises `ProviderError` where that cannot be."""
-    if not inspect.isawaitable(answer):
-        raise ProviderError(
-            f"{what} returned {type(answer).__name__}, which is not awaited: "
-            "clients have to be asynchronous, like those of aiobotocore"
+def check_session(session: object) -> None:
+    """Check a session from which clients are made; raises `TypeError`."""
+    blocking = _is_a(session, "botocore.session.Session") and not _is_a(
+        session, "aiobotocore.session.AioSession"
+    )
+    if blocking or isinstance(session, type) or not callable(getattr(session, "create_client", None)):
+        raise TypeError(
+            f"session is a session of aiobotocore, not {describe_type(session)}: "
+            "give aiobotocore.session.get_session(), or leave it out"
         )
-    return await answer
 
 
-def loop_of_clients() -> object:
-    """Return the running event loop; raises `ProviderError` where aiobotocore does not run on it."""
-    if on_trio():
-        raise ProviderError(
-            "AWS clients are made with aiobotocore, which runs on asyncio and not on trio: "
-            "run there, or pass clients= or client_supplier="
+def check_config(config: object) -> None:
+    """Check a configuration of clients; raises `TypeError`."""
+    if not _is_a(config, "botocore.config.Config"):
+        raise TypeError(
+            f"client_config is an AioConfig of aiobotocore, not {describe_type(config)}: write AioConfig(...)"
         )
-    return running_loop()

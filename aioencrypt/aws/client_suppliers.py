@@ -1,68 +1,36 @@
 """Client suppliers: which KMS client a region gets, and which regions get none.
 
-The `client_supplier` of every key class that calls KMS.
+They stand in `kms` of an `AWSConnection`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import partial
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any
 
-from aioencrypt.aws.connection import AWSClients
+from aioencrypt.aws.connection import AWSClients, AWSConnection, EntersConnection
 from aioencrypt.aws.protocols import ClientSupplier, KMSClient
-from aioencrypt.errors import ProviderClosedError, ServiceError
-
-if TYPE_CHECKING:
-    from aiobotocore.config import AioConfig
-    from aiobotocore.session import AioSession
+from aioencrypt.errors import ServiceError
 
 
-class KMSClientFactory:
+class KMSClientFactory(EntersConnection):
     """Makes one KMS client for each region, when it is first asked for: a client supplier.
 
-    Several providers that get the same factory share its clients. `async with` makes room for them, is
-    counted, and closes them at its last exit; it belongs to its event loop and process while it is
-    open. `session`, `client_config` and `endpoint_url` are those of `KMSMasterKeyProvider`.
+    It is what `limit_regions` and `exclude_regions` restrict. `async with` makes room for the clients, is
+    counted, and closes them at its last exit.
     """
 
-    def __init__(
-        self,
-        *,
-        session: AioSession | None = None,
-        client_config: AioConfig | None = None,
-        endpoint_url: str | None = None,
-    ) -> None:
-        self._clients: AWSClients[KMSClient] = AWSClients(
-            "kms", session=session, client_config=client_config, endpoint_url=endpoint_url, clients=None
-        )
+    def __init__(self, *, connection: AWSConnection | None = None) -> None:
+        self._clients: AWSClients[KMSClient] = AWSClients(connection, "kms", "the KMSClientFactory")
+        super().__init__(self._clients)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # A copy is not entered.
-        return partial(KMSClientFactory, **self._clients.configuration), ()  # type: ignore[arg-type]
+        return partial(KMSClientFactory, connection=self._clients.connection), ()
 
     async def __call__(self, region: str | None) -> KMSClient:
         """Return the client for a region, or for the default region; raises `ProviderClosedError`."""
-        try:
-            return await self._clients.get(region)
-        except ProviderClosedError as error:
-            # It speaks of the provider, which may well be open.
-            text = str(error).replace("the provider", "the KMSClientFactory")
-            raise ProviderClosedError(text) from error
-
-    async def __aenter__(self) -> Self:
-        await self._clients.enter()
-        return self
-
-    async def __aexit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        await self._clients.exit()
-
-    async def aclose(self) -> None:
-        """Leave `async with`."""
-        await self._clients.exit()
+        return await self._clients.get(region)
 
 
 def limit_regions(supplier: ClientSupplier, regions: Iterable[str]) -> ClientSupplier:

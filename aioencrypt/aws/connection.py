@@ -1,46 +1,90 @@
-"""AWS clients: where they come from, and how long they live. The only file that knows aiobotocore."""
+"""Connections to AWS: where clients come from, and how long they live.
+
+The only file that knows aiobotocore.
+"""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from contextlib import AsyncExitStack
 from functools import partial
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
-from weakref import WeakSet
+from types import MappingProxyType, TracebackType
+from typing import TYPE_CHECKING, Any, Generic, Literal, Self, TypeVar, cast
+from weakref import WeakKeyDictionary, WeakSet
 
-import anyio
+import attrs
 
-from aioencrypt.aws.client_checks import answer_of_client, check_client, check_clients, loop_of_clients
+from aioencrypt.aws.client_checks import check_client, check_config, check_session
 from aioencrypt.aws.errors import call_service
-from aioencrypt.errors import ProviderClosedError, ServiceError
-from aioencrypt.runtime.event_loops import running_loop
-from aioencrypt.runtime.offload import in_file_thread
+from aioencrypt.aws.protocols import ClientSupplier, DynamoDBClient, KMSClient
+from aioencrypt.errors import ProviderClosedError, ProviderError, ServiceError
+from aioencrypt.runtime.arguments import check_seconds, check_type, describe_type
+from aioencrypt.runtime.cache import AsyncCache
+from aioencrypt.runtime.event_loops import BackgroundTask, on_trio, running_loop
+from aioencrypt.runtime.observation import ServiceCall
+from aioencrypt.runtime.offload import in_file_thread, wait_shielded
+from aioencrypt.runtime.plugins import await_answer
 
 if TYPE_CHECKING:
     from aiobotocore.config import AioConfig
     from aiobotocore.session import AioSession
 
 C = TypeVar("C")
+S = TypeVar("S")
+Service = Literal["kms", "dynamodb"]
 
 # A client takes a megabyte, and strangers' messages may name any regions. AWS has some forty.
 _MAX_CLIENTS = 64
+_SERVICES: dict[str, tuple[Literal["KMS", "DynamoDB"], type]] = {
+    "kms": ("KMS", KMSClient),
+    "dynamodb": ("DynamoDB", DynamoDBClient),
+}
 
 
-def _load_aiobotocore(session: AioSession | None, service: str) -> tuple[AioSession, AioConfig]:
+class ClientPool:
+    """The clients that one connection has made, apart for each event loop and process."""
+
+    def __init__(self) -> None:
+        self._opened: list[_OpenClients] = []
+
+    def here(self) -> _OpenClients | None:
+        """Return the clients of this loop and process, if they are open."""
+        return next((opened for opened in self._opened if opened.is_here), None)
+
+    async def open(self, connection: AWSConnection, service: Service) -> _OpenClients:
+        """Return the clients of this loop and process, to be counted by the caller."""
+        if on_trio():
+            raise ProviderError(
+                "AWS clients are made with aiobotocore, which runs on asyncio and not on trio: "
+                "run there, or give ready clients or a supplier in connection="
+            )
+        if (opened := self.here()) is None:
+            self._opened = [opened for opened in self._opened if not opened.is_stale]
+            session, config = await in_file_thread(partial(_load_aiobotocore, connection, service))
+            # Another task may have opened them meanwhile.
+            if (opened := self.here()) is None:
+                opened = _OpenClients(connection, session, config)
+                self._opened.append(opened)
+        return opened
+
+    def drop(self, opened: _OpenClients) -> None:
+        """Forget clients that are to be closed."""
+        self._opened.remove(opened)
+
+
+def _load_aiobotocore(connection: AWSConnection, service: Service) -> tuple[AioSession, AioConfig]:
     """Import aiobotocore and read its data files: a tenth of a second, so in a thread."""
     try:
         from aiobotocore.config import AioConfig
-        from aiobotocore.session import get_session
+        from aiobotocore.session import AioSession
     except ImportError as error:
         raise ImportError(
-            "AWS clients need aiobotocore: pip install 'aioencrypt[aws]', or pass clients="
+            "AWS clients need aiobotocore: pip install 'aioencrypt[aws]', "
+            "or give ready clients or a supplier in connection="
         ) from error
-    session = session or get_session()
-    loader = session.get_component("data_loader")
-    loader.load_data("endpoints")
-    for kind in ("service-2", "endpoint-rule-set-1"):
-        loader.load_service_model(service, kind)
+    session = connection.session or AioSession(profile=connection.profile)
+    _load_data(session, service)
     config = AioConfig(
         connect_timeout=5,
         read_timeout=10,
@@ -49,158 +93,342 @@ def _load_aiobotocore(session: AioSession | None, service: str) -> tuple[AioSess
         retries={"mode": "standard"},
         user_agent_extra="aioencrypt",
     )
+    if given := connection.client_config:
+        # merge() would take a dictionary of retries whole, and lose the mode.
+        retries = {**config.retries, **(given.retries or {})}
+        config = config.merge(given).merge(AioConfig(retries=retries))
     return session, config
 
 
-class AWSClients(Generic[C]):
-    """The clients for one service (``"kms"``, ``"dynamodb"``) of one provider, one for each region.
-
-    Clients and suppliers that were given are used as they are and never closed. Otherwise clients are
-    made from an aiobotocore session inside `async with`, whose entries are counted.
-    """
-
-    def __init__(
-        self,
-        service: str,
-        *,
-        session: AioSession | None,
-        client_config: AioConfig | None,
-        endpoint_url: str | None,
-        clients: Mapping[str, C] | None,
-        client_supplier: Callable[[str | None], Awaitable[C]] | None = None,
-    ) -> None:
-        own = session is not None or client_config is not None or endpoint_url is not None
-        if (clients is not None) + (client_supplier is not None) + own > 1:
-            raise ValueError(
-                "give clients, or client_supplier, or any of session, client_config and endpoint_url"
-            )
-        self._service = service
-        self._session = session
-        self._config = client_config
-        self._endpoint_url = endpoint_url
-        self._clients = check_clients(clients) if clients is not None else None
-        self._supplier = client_supplier
-        self._entries = 0
-        self._open: _OpenClients[C] | None = None
-
-    @property
-    def configuration(self) -> dict[str, object]:
-        """The arguments that make an equal object; raises `TypeError` where that cannot be pickled."""
-        if self._clients is not None or self._supplier is not None or self._session is not None:
-            raise TypeError(
-                "a provider with a session, clients or a supplier of its caller is not pickled or copied; "
-                "build it where it is used"
-            )
-        return {"client_config": self._config, "endpoint_url": self._endpoint_url}
-
-    @property
-    def _makes_clients(self) -> bool:
-        return self._clients is None and self._supplier is None
-
-    async def enter(self) -> None:
-        if not self._makes_clients:
-            return
-        if self._open is None:
-            session, config = await in_file_thread(partial(_load_aiobotocore, self._session, self._service))
-            if self._config:
-                # merge() would take a dictionary of retries whole, and lose the mode.
-                retries = {**config.retries, **(self._config.retries or {})}
-                config = config.merge(self._config).merge(type(config)(retries=retries))
-            # Another task may have entered meanwhile.
-            self._open = self._open or _OpenClients(
-                partial(session.create_client, self._service, endpoint_url=self._endpoint_url, config=config)
-            )
-        self._check_owner()
-        self._entries += 1
-
-    async def exit(self) -> None:
-        if not self._makes_clients or not self._entries:
-            return
-        if self._open and self._open.ours:
-            self._open.check_owner()
-        self._entries -= 1
-        if not self._entries and self._open:
-            opened, self._open = self._open, None
-            with anyio.CancelScope(shield=True):
-                await opened.aclose()
-
-    def _check_owner(self) -> _OpenClients[C]:
-        if self._open is None:
-            raise ProviderClosedError("the provider is not open: open it with `async with`, or pass clients=")
-        self._open.check_owner()
-        return self._open
-
-    async def warm_up(self, regions: Sequence[str | None], timeout: float | None) -> None:
-        """Make the clients for these regions, each within a time in seconds; raises `ServiceError`."""
-        for region in dict.fromkeys(regions):
-            await call_service(f"a {self._service} client for {region}", partial(self.get, region), timeout)
-
-    async def get(self, region: str | None) -> C:
-        """Return the client for a region, or for the default region; raises `ServiceError`."""
-        if self._supplier is not None:
-            return check_client(await answer_of_client(self._supplier(region), "client_supplier"))
-        if self._clients is None:
-            return await self._check_owner().get(region)
-        if region is None and len(self._clients) == 1:
-            return next(iter(self._clients.values()))
-        if region is None:
-            raise ServiceError(
-                "the key is named without a region, and clients= does not have exactly one; give its ARN"
-            )
-        if region not in self._clients:
-            raise ServiceError(
-                f"clients= has no client for the region {region!r}, only for {sorted(self._clients)}"
-            )
-        return self._clients[region]
+def _load_data(session: AioSession, service: Service) -> None:
+    """Read the data files of a service, which its loader keeps."""
+    loader = session.get_component("data_loader")
+    loader.load_data("endpoints")
+    for kind in ("service-2", "endpoint-rule-set-1"):
+        loader.load_service_model(service, kind)
 
 
-_opened: WeakSet[_OpenClients[Any]] = WeakSet()
-_of_parents: list[_OpenClients[Any]] = []
+_alive: WeakSet[_OpenClients] = WeakSet()
+_of_parents: list[_OpenClients] = []
 # Kept for ever: a connection that is collected after a fork takes itself out of the event loop of the
 # parent, which then waits for answers in vain.
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=lambda: _of_parents.extend(_opened))
+    os.register_at_fork(after_in_child=lambda: _of_parents.extend(_alive))
 
 
-class _OpenClients(Generic[C]):
-    """Clients that we made, open on one event loop in one process."""
+class _OpenClients:
+    """Clients that we made, open on one event loop in one process, as long as somebody has entered."""
 
-    def __init__(self, create: Callable[..., AbstractAsyncContextManager[C]]) -> None:
-        self._create = create
-        self._stack = AsyncExitStack()
-        self._clients: dict[str | None, C] = {}
-        self._lock = anyio.Lock()
-        self._loop = loop_of_clients()
+    def __init__(self, connection: AWSConnection, session: AioSession, config: AioConfig) -> None:
+        self.entries = 0
+        self._connection = connection
+        self._session = session
+        self._config = config
+        self._loop: Any = running_loop()
         self._process = os.getpid()
+        self._clients: dict[tuple[Service, str | None], Any] = {}
+        # Of clients that are there, or being made.
+        self._keys: set[tuple[Service, str | None]] = set()
+        self._stack = AsyncExitStack()
+        # Whoever needs a client that is being made waits for it. A caller that is cancelled leaves it behind.
+        self._making: AsyncCache[Any] = AsyncCache(capacity=0)
         self._closed = False
-        _opened.add(self)
+        _alive.add(self)
 
     @property
-    def ours(self) -> bool:
+    def is_ours(self) -> bool:
         """Whether this process opened them; otherwise they belong to the parent, which closes them."""
         return os.getpid() == self._process
 
-    def check_owner(self) -> None:
-        """Raise `ProviderClosedError` on another loop or after a fork: connections cannot be shared."""
-        if not self.ours:
-            raise ProviderClosedError("the provider was opened before a fork; open one in this process")
-        if running_loop() is not self._loop:
-            raise ProviderClosedError("the provider was opened on another event loop; open one on this loop")
+    @property
+    def is_here(self) -> bool:
+        """Whether the caller may use them: connections cannot be shared with other loops and processes."""
+        return self.is_ours and running_loop() is self._loop
 
-    async def get(self, region: str | None) -> C:
-        async with self._lock:
-            if self._closed:
-                raise ProviderClosedError("the provider was left while it made a client")
-            if region not in self._clients:
-                if len(self._clients) >= _MAX_CLIENTS:
-                    here = f"there are clients for {_MAX_CLIENTS} regions, and none is made for {region!r}"
-                    raise ServiceError(f"{here}; say which ones are yours with region= or limit_regions()")
-                creator = self._create(region_name=region)
-                self._clients[region] = await self._stack.enter_async_context(creator)
-            return self._clients[region]
+    @property
+    def is_stale(self) -> bool:
+        """Whether their event loop has ended, so that nobody can close them any more."""
+        return self.is_ours and self._loop.is_closed()
+
+    async def get(self, service: Service, region: str | None) -> Any:
+        """Return the client for a region, which is made by its first use."""
+        key = service, region
+        if key not in self._clients:
+            if key not in self._keys and len(self._keys) >= _MAX_CLIENTS:
+                here = f"there are clients for {_MAX_CLIENTS} regions, and none is made for {region!r}"
+                raise ServiceError(f"{here}; say which ones are yours with region= or limit_regions()")
+            self._keys.add(key)
+            try:
+                await self._making.get(key, partial(self._make, *key), ttl=0.0)
+            except ProviderClosedError as error:
+                raise ProviderClosedError("the provider was left while it made a client") from error
+        return self._clients[key]
+
+    async def _make(self, service: Service, region: str | None) -> None:
+        try:
+            await in_file_thread(partial(_load_data, self._session, service))
+            client = self._session.create_client(
+                service,
+                region_name=region,
+                endpoint_url=getattr(self._connection, service),
+                config=self._config,
+            )
+            self._clients[service, region] = await self._stack.enter_async_context(client)
+        except BaseException:
+            self._keys.discard((service, region))
+            raise
 
     async def aclose(self) -> None:
-        if self.ours:
-            self._closed = True
-            async with self._lock:  # a client that is being made is closed, too
-                await self._stack.aclose()
+        """Close all clients, those too that are being made, also when the caller is cancelled meanwhile."""
+        closing = BackgroundTask()
+        failures: list[BaseException] = []
+        closing.start(partial(self._close, failures))
+        try:
+            await wait_shielded(closing.ended)
+        finally:
+            if not self._closed:
+                # All tasks of the loop were cancelled, the one that closes before its first step.
+                await self._close(failures)
+        if failures:
+            raise failures[0]
+
+    async def _close(self, failures: list[BaseException]) -> None:
+        try:
+            await self._making.aclose()
+            await self._stack.aclose()
+        except Exception as error:
+            failures.append(error)
+        self._closed = True
+
+
+def check_name(what: str, name: object) -> None:
+    """Check the name of a region or profile, or None; raises `ValueError`."""
+    if name is not None and (not isinstance(name, str) or not name):
+        raise ValueError(f"{what} is the name of a {what.rpartition('_')[2]}, or None")
+
+
+def check_timeout(timeout: float | None) -> None:
+    """Check a time limit in seconds, or None; raises `TypeError` and `ValueError`."""
+    if timeout is not None and not check_seconds("timeout", timeout) > 0:
+        raise ValueError(f"timeout is {timeout}; it must be above 0 seconds, or None")
+
+
+def _check_client(client: C, service: str) -> C:
+    name, protocol = _SERVICES[service]
+    return check_client(client, name, [method for method in vars(protocol) if not method.startswith("_")])
+
+
+def _checked_source(name: str, source: S) -> S:
+    """Check where the clients of a service come from; raises `TypeError` and `ValueError`."""
+    if isinstance(source, Mapping):
+        for region, client in source.items():
+            _check_client(client, name)
+            if not isinstance(region, str):
+                raise TypeError(
+                    f"{name} names the region of a client by {describe_type(region)}, not by a str"
+                )
+        return cast(S, MappingProxyType(dict(source)))
+    if isinstance(source, str) and not source.startswith(("http://", "https://")):
+        raise ValueError(f"{name} is {source!r}; write an endpoint as a URL, https://...")
+    if isinstance(source, type) or not (source is None or isinstance(source, str) or callable(source)):
+        raise TypeError(
+            f"{name} is an endpoint URL, a mapping of region to client, or an async function from region to "
+            f"client, not {describe_type(source)}: write {{region: client}}"
+        )
+    return source
+
+
+def _kms_source(
+    source: str | Mapping[str, KMSClient] | ClientSupplier | None,
+) -> str | Mapping[str, KMSClient] | ClientSupplier | None:
+    return _checked_source("kms", source)
+
+
+def _dynamodb_source(
+    source: str | Mapping[str, DynamoDBClient] | Callable[[str | None], Awaitable[DynamoDBClient]] | None,
+) -> str | Mapping[str, DynamoDBClient] | Callable[[str | None], Awaitable[DynamoDBClient]] | None:
+    return _checked_source("dynamodb", source)
+
+
+@attrs.frozen(kw_only=True)
+class AWSConnection:
+    """How to reach AWS. Providers that are given the same connection object share its clients.
+
+    Without arguments, clients use the standard credentials. `profile` names others in the configuration
+    files of AWS; a `session` of aiobotocore brings its own. `region` is for keys and tables that name none.
+    `client_config` is merged over our settings. `timeout` is in seconds, for one call with all its retries;
+    None waits for ever.
+
+    `kms` and `dynamodb` are each an endpoint URL, ready clients by region (``{"us-east-1": client}``), or a
+    client supplier: an async function from region to client; a region of None is the default one. What is
+    given is never closed here. Other clients are made, and live inside `async with` of the providers.
+
+    It pickles as its settings, and refuses with a session, clients or a supplier. Raises `TypeError` for a
+    session or client that cannot work, such as those of boto3, and `ValueError`.
+    """
+
+    region: str | None = None
+    profile: str | None = None
+    session: AioSession | None = None
+    client_config: AioConfig | None = None
+    timeout: float | None = 30.0
+    kms: str | Mapping[str, KMSClient] | ClientSupplier | None = attrs.field(
+        default=None, converter=_kms_source, hash=False
+    )
+    dynamodb: (
+        str | Mapping[str, DynamoDBClient] | Callable[[str | None], Awaitable[DynamoDBClient]] | None
+    ) = attrs.field(default=None, converter=_dynamodb_source, hash=False)
+    pool: ClientPool = attrs.field(init=False, factory=ClientPool, eq=False, repr=False)
+
+    def __attrs_post_init__(self) -> None:
+        check_name("region", self.region)
+        check_name("profile", self.profile)
+        check_timeout(self.timeout)
+        if self.session is not None:
+            check_session(self.session)
+        if self.client_config is not None:
+            check_config(self.client_config)
+        if self.profile is not None and self.session is not None:
+            raise ValueError("give profile or session; a session has a profile of its own")
+        given = self._given
+        if len(given) == 2 and (self.profile or self.session is not None or self.client_config is not None):
+            raise ValueError(
+                "profile, session and client_config are of no use where both services have ready clients"
+            )
+
+    @property
+    def _given(self) -> list[object]:
+        """What has ready clients, or supplies them."""
+        return [source for source in (self.kms, self.dynamodb) if not isinstance(source, str | None)]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if self.session is not None or self._given:
+            raise TypeError(
+                "a connection with a session, clients or a supplier is not pickled or copied; "
+                "build it where it is used"
+            )
+        # A copy has a pool of its own, in which nothing is open.
+        return partial(
+            AWSConnection, **attrs.asdict(self, filter=lambda field, _: field.init, recurse=False)
+        ), ()
+
+
+class AWSClients(Generic[C]):
+    """The clients of one service for one provider: its entries are its own, the clients are shared."""
+
+    def __init__(
+        self, connection: AWSConnection | None, service: Service, user: str = "the provider"
+    ) -> None:
+        if connection is not None:
+            check_type("connection", connection, AWSConnection, ": write AWSConnection(...)")
+        self.connection: AWSConnection = connection or AWSConnection()
+        self._service = service
+        self._user = user
+        self._source: Any = getattr(self.connection, service)
+        self.makes: bool = isinstance(self._source, str | None)
+        self._entries: WeakKeyDictionary[_OpenClients, int] = WeakKeyDictionary()
+
+    async def enter(self) -> None:
+        """Keep the clients open until as many calls of `leave`."""
+        if self.makes:
+            opened = await self.connection.pool.open(self.connection, self._service)
+            opened.entries += 1
+            self._entries[opened] = self._entries.get(opened, 0) + 1
+
+    async def leave(self) -> None:
+        """Close the clients where nobody else has them open; does nothing where `enter` was not called."""
+        if not any(opened.is_ours for opened in self._entries):
+            return
+        opened = self._open()
+        opened.entries -= 1
+        self._entries[opened] -= 1
+        if not self._entries[opened]:
+            del self._entries[opened]
+        if not opened.entries:
+            self.connection.pool.drop(opened)
+            await opened.aclose()
+
+    def _open(self) -> _OpenClients:
+        opened = self.connection.pool.here()
+        if opened is not None and opened in self._entries:
+            return opened
+        if any(opened.is_ours for opened in self._entries):
+            raise ProviderClosedError(f"{self._user} was opened on another event loop; open it on this loop")
+        if self._entries:
+            raise ProviderClosedError(f"{self._user} was opened before a fork; open it in this process")
+        raise ProviderClosedError(
+            f"{self._user} is not open: open it with `async with`, or give ready clients in connection="
+        )
+
+    async def get(self, region: str | None) -> C:
+        """Return the client for a region, or for the default region; raises `ServiceError`."""
+        region = region or self.connection.region
+        if self.makes:
+            return cast(C, await self._open().get(self._service, region))
+        if not isinstance(self._source, Mapping):
+            what = f"the supplier in {self._service}="
+            client = await await_answer(what, self._source(region), object)
+            return cast(C, _check_client(client, self._service))
+        if region is None and len(self._source) == 1:
+            return cast(C, next(iter(self._source.values())))
+        if region is None:
+            raise ServiceError(
+                f"no region is named, and {self._service}= of the connection has not exactly one client; "
+                "give an ARN, or region="
+            )
+        if region not in self._source:
+            raise ServiceError(
+                f"{self._service}= of the connection has no client for the region {region!r}, "
+                f"only for {sorted(self._source)}"
+            )
+        return cast(C, self._source[region])
+
+    async def warm_up(self, regions: Sequence[str | None]) -> None:
+        """Make the clients for these regions; raises `ServiceError`."""
+        for region in dict.fromkeys(regions):
+            what = f"a {self._service} client for {region}"
+            await call_service(what, partial(self.get, region), self.connection.timeout)
+
+    async def call(
+        self,
+        operation: str,
+        resource: str,
+        region: str | None,
+        call: Callable[[C], Awaitable[Mapping[str, Any]]],
+    ) -> Mapping[str, Any]:
+        """Call the client for a region; `operation` and `resource` name the call. Raises `ServiceError`."""
+        region = region or self.connection.region
+
+        async def with_client() -> Mapping[str, Any]:
+            client = await self.get(region)
+            what = f"{type(client).__name__}, asked for {operation},"
+            return await await_answer(what, call(client), Mapping)  # type: ignore[type-abstract]
+
+        observed = ServiceCall(_SERVICES[self._service][0], operation, resource, region)
+        return await call_service(observed, with_client, self.connection.timeout)
+
+
+class EntersConnection:
+    """`async with` for whatever uses clients of AWS: opens those that are made here, counted."""
+
+    def __init__(self, *clients: AWSClients[Any]) -> None:
+        self._entered = clients
+
+    async def __aenter__(self) -> Self:
+        async with AsyncExitStack() as stack:
+            for clients in self._entered:
+                await clients.enter()
+                stack.push_async_callback(clients.leave)
+            stack.pop_all()
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Leave `async with`."""
+        async with AsyncExitStack() as stack:
+            for clients in self._entered:
+                stack.push_async_callback(clients.leave)

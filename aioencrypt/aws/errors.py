@@ -42,7 +42,7 @@ _ADVICE = {
     "IncorrectKeyException": "the data key was encrypted under another key",
     "InvalidCiphertextException": "the encrypted data key or the encryption context was changed",
     "KMSInvalidStateException": "check the state of the key; it may be pending deletion",
-    "NoCredentialsError": "set up AWS credentials, or pass session= or clients=",
+    "NoCredentialsError": "set up AWS credentials, or name a profile= of the connection",
     "NoRegionError": "set AWS_DEFAULT_REGION, or name the key by its ARN",
     "NoSuchBucket": "check the name of the bucket",
     "NoSuchKey": "check the key of the object",

@@ -9,7 +9,7 @@ ready clients of aiobotocore would::
     kms = InMemoryKMS()
     here = kms.create_key(region="us-east-1")
     there = kms.create_key(region="eu-west-1")
-    provider = KMSMasterKeyProvider([here, there], clients=kms.clients("us-east-1", "eu-west-1"))
+    provider = KMSMasterKeyProvider([here, there], connection=kms.connection("us-east-1", "eu-west-1"))
 
 Keys are of other accounts, of several regions (`multi_region=True`, `replicate_key`), key pairs
 (`key_spec="RSA_2048"`, `"ECC_NIST_P256"`, ...), and have names (`create_alias`). To see what a program
@@ -30,15 +30,14 @@ and to see what it asked for::
     assert all(call.key_id is not None for call in kms.calls if call.operation == "Decrypt")
 
 Branch keys need a table: `InMemoryDynamoDB` has tables with conditions and transactions, and fails in the
-same ways; its client goes where one of aiobotocore would::
+same ways; its clients go where those of aiobotocore would::
 
     dynamodb = InMemoryDynamoDB()
     store = BranchKeyStore(
         "branch-keys",
         kms_configuration=KMSKeyArn(here),
         logical_name="branch-keys",
-        clients=kms.clients("us-east-1"),
-        dynamodb_client=dynamodb.client("us-east-1"),
+        connection=AWSConnection(kms=kms.clients("us-east-1"), dynamodb=dynamodb.clients("us-east-1")),
     )
 
 For programs that make their own clients, in any language, `aioencrypt.testing.kms` serves the same over

@@ -24,7 +24,7 @@ def aioencrypt_kms() -> testing.InMemoryKMS:
 def aioencrypt_provider(aioencrypt_kms: testing.InMemoryKMS) -> aioencrypt.KMSMasterKeyProvider:
     """A provider of one new KMS key in us-east-1, over the client of `aioencrypt_kms`."""
     return aioencrypt.KMSMasterKeyProvider(
-        [aioencrypt_kms.create_key(region=REGION)], clients=aioencrypt_kms.clients(REGION)
+        [aioencrypt_kms.create_key(region=REGION)], connection=aioencrypt_kms.connection(REGION)
     )
 
 
@@ -43,6 +43,7 @@ def aioencrypt_key_store(
         "branch-keys",
         kms_configuration=aioencrypt.KMSKeyArn(aioencrypt_kms.create_key(region=REGION)),
         logical_name="branch-keys",
-        clients=aioencrypt_kms.clients(REGION),
-        dynamodb_client=aioencrypt_dynamodb.client(REGION),
+        connection=aioencrypt.AWSConnection(
+            kms=aioencrypt_kms.clients(REGION), dynamodb=aioencrypt_dynamodb.clients(REGION)
+        ),
     )

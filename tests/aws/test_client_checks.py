@@ -10,6 +10,7 @@ import botocore.session
 import pytest
 
 from aioencrypt import (
+    AWSConnection,
     BranchKeyStore,
     HierarchicalMasterKey,
     KMSClientFactory,
@@ -49,15 +50,17 @@ def blocking_client(service: str = "kms") -> Any:
 def test_clients_of_boto3_are_refused_at_once(kms: InMemoryKMS) -> None:
     key = kms.create_key()
     with pytest.raises(TypeError) as caught:
-        KMSMasterKeyProvider([key], clients={US: blocking_client()})
+        KMSMasterKeyProvider([key], connection=AWSConnection(kms={US: blocking_client()}))
     assert str(caught.value) == BLOCKING
     options: dict[str, Any] = {"kms_configuration": KMSKeyArn(key), "logical_name": "store"}
     with pytest.raises(TypeError) as caught:
-        BranchKeyStore("store", clients={US: blocking_client()}, **options)
+        BranchKeyStore("store", connection=AWSConnection(kms={US: blocking_client()}), **options)
     assert str(caught.value) == BLOCKING
     with pytest.raises(TypeError) as caught:
         BranchKeyStore(
-            "store", clients=kms.clients(US), dynamodb_client=blocking_client("dynamodb"), **options
+            "store",
+            connection=AWSConnection(kms=kms.clients(US), dynamodb={US: blocking_client("dynamodb")}),
+            **options,
         )
     assert str(caught.value) == BLOCKING
 
@@ -66,7 +69,7 @@ async def test_a_client_of_boto3_from_a_supplier_is_not_called(kms: InMemoryKMS)
     async def supply(region: str | None) -> Any:
         return blocking_client()
 
-    provider = KMSMasterKeyProvider([kms.create_key()], client_supplier=supply)
+    provider = KMSMasterKeyProvider([kms.create_key()], connection=AWSConnection(kms=supply))
     with pytest.raises(ProviderError) as caught:
         await encrypt(b"", provider)
     [attempt] = caught.value.attempts
@@ -76,19 +79,17 @@ async def test_a_client_of_boto3_from_a_supplier_is_not_called(kms: InMemoryKMS)
 
 @on_asyncio
 async def test_a_client_of_aiobotocore_is_taken(kms: InMemoryKMS) -> None:
-    factory = KMSClientFactory(endpoint_url="http://127.0.0.1:1")
+    factory = KMSClientFactory(connection=AWSConnection(kms="http://127.0.0.1:1"))
     async with factory:
-        KMSMasterKeyProvider([kms.create_key()], clients={US: await factory(US)})
+        KMSMasterKeyProvider([kms.create_key()], connection=AWSConnection(kms={US: await factory(US)}))
 
 
-@pytest.mark.parametrize("make", [lambda kms: kms.client(US), lambda kms: [kms.client(US)], lambda kms: US])
+@pytest.mark.parametrize("make", [lambda kms: kms.client(US), lambda kms: [kms.client(US)]])
 def test_what_is_no_mapping_of_clients(kms: InMemoryKMS, make: Callable[[InMemoryKMS], Any]) -> None:
     wrong = make(kms)
-    text = (
-        rf"^clients is a mapping of region to client, not {type(wrong).__name__}: write {{region: client}}$"
-    )
+    text = rf"^kms is an endpoint URL, .* client, not {type(wrong).__name__}: write {{region: client}}$"
     with pytest.raises(TypeError, match=text):
-        KMSMasterKeyProvider([kms.create_key()], clients=wrong)
+        KMSMasterKeyProvider([kms.create_key()], connection=AWSConnection(kms=wrong))
 
 
 class Synchronous:
@@ -101,13 +102,15 @@ class Synchronous:
         return {}
 
 
-NOT_AWAITED = "which is not awaited: clients have to be asynchronous, like those of aiobotocore"
+NOT_AWAITED = "which is not awaited: is it an async function?"
 
 
 async def test_a_client_whose_methods_are_not_asynchronous(kms: InMemoryKMS) -> None:
     client: Any = Synchronous()
     with pytest.raises(ProviderError) as caught:
-        await encrypt(b"", KMSMasterKeyProvider([kms.create_key()], clients={US: client}))
+        await encrypt(
+            b"", KMSMasterKeyProvider([kms.create_key()], connection=AWSConnection(kms={US: client}))
+        )
     [attempt] = caught.value.attempts
     text = f"Synchronous, asked for GenerateDataKey, returned dict, {NOT_AWAITED}"
     assert str(attempt.error) == text
@@ -119,8 +122,7 @@ async def test_a_table_client_whose_methods_are_not_asynchronous(kms: InMemoryKM
         "store",
         kms_configuration=KMSKeyArn(kms.create_key()),
         logical_name="store",
-        clients=kms.clients(US),
-        dynamodb_client=client,
+        connection=AWSConnection(kms=kms.clients(US), dynamodb={US: client}),
     )
     with pytest.raises(ProviderError) as caught:
         await encrypt(b"", HierarchicalMasterKey(store, branch_key_id="a", ttl=1))
@@ -131,9 +133,12 @@ async def test_a_table_client_whose_methods_are_not_asynchronous(kms: InMemoryKM
 async def test_a_supplier_that_is_not_asynchronous(kms: InMemoryKMS) -> None:
     supplier: Any = kms.client
     with pytest.raises(ProviderError) as caught:
-        await encrypt(b"", KMSMasterKeyProvider([kms.create_key()], client_supplier=lambda _: supplier(US)))
+        await encrypt(
+            b"",
+            KMSMasterKeyProvider([kms.create_key()], connection=AWSConnection(kms=lambda _: supplier(US))),
+        )
     [attempt] = caught.value.attempts
-    assert str(attempt.error) == f"client_supplier returned InMemoryKMSClient, {NOT_AWAITED}"
+    assert str(attempt.error) == f"the supplier in kms= returned InMemoryKMSClient, {NOT_AWAITED}"
     assert kms.calls == []
 
 
@@ -141,7 +146,7 @@ def test_own_clients_need_asyncio() -> None:
     async def main() -> None:
         provider = KMSMasterKeyProvider(["alias/a"])
         with pytest.raises(
-            ProviderError, match=r"runs on asyncio and not on trio: .* pass clients= or client_"
+            ProviderError, match=r"runs on asyncio and not on trio: .* give ready clients or a supplier"
         ):
             async with provider:
                 pytest.fail("entered")

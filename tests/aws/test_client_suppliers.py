@@ -13,6 +13,7 @@ from aiobotocore.config import AioConfig
 from aiobotocore.session import get_session
 
 from aioencrypt import (
+    AWSConnection,
     KMSClientFactory,
     KMSDiscoveryMasterKeyProvider,
     KMSMasterKeyProvider,
@@ -66,9 +67,13 @@ async def test_a_factory_makes_one_client_for_each_region_of_all_its_providers(
 ) -> None:
     session: Any = WatchedSession()
     keys = [kms.create_key(region=region) for region in (US, EU, US)]
-    async with KMSClientFactory(session=session, endpoint_url=url) as factory:
-        providers = [KMSMasterKeyProvider(given, client_supplier=factory) for given in (keys, keys[1:])]
-        discovery = KMSDiscoveryMasterKeyProvider(discovery_filter=None, client_supplier=factory)
+    async with KMSClientFactory(connection=AWSConnection(session=session, kms=url)) as factory:
+        providers = [
+            KMSMasterKeyProvider(given, connection=AWSConnection(kms=factory)) for given in (keys, keys[1:])
+        ]
+        discovery = KMSDiscoveryMasterKeyProvider(
+            discovery_filter=None, connection=AWSConnection(kms=factory)
+        )
         assert session.regions == []
         messages = await asyncio.gather(*(sealed(provider) for provider in providers * 5))
         for message in messages:
@@ -88,15 +93,15 @@ async def test_a_factory_knows_the_default_region(
 ) -> None:
     monkeypatch.setenv("AWS_DEFAULT_REGION", EU)
     kms.create_alias("alias/app", kms.create_key(region=EU))
-    async with KMSClientFactory(endpoint_url=url) as factory:
-        await sealed(KMSMasterKeyProvider(["alias/app"], client_supplier=factory))
+    async with KMSClientFactory(connection=AWSConnection(kms=url)) as factory:
+        await sealed(KMSMasterKeyProvider(["alias/app"], connection=AWSConnection(kms=factory)))
     assert calls_of(kms) == [("GenerateDataKey", EU, "alias/app")]
 
 
 @on_asyncio
 async def test_a_factory_merges_a_configuration(kms: InMemoryKMS, url: str) -> None:
     config = AioConfig(user_agent_extra="mine", retries={"total_max_attempts": 2})
-    async with KMSClientFactory(endpoint_url=url, client_config=config) as factory:
+    async with KMSClientFactory(connection=AWSConnection(kms=url, client_config=config)) as factory:
         client: Any = await factory(US)
         assert client.meta.config.user_agent_extra == "mine"
         assert client.meta.config.retries == {"mode": "standard", "total_max_attempts": 2}
@@ -106,8 +111,8 @@ async def test_a_factory_merges_a_configuration(kms: InMemoryKMS, url: str) -> N
 @on_asyncio
 async def test_a_factory_is_used_inside_async_with(kms: InMemoryKMS, url: str) -> None:
     key = kms.create_key()
-    factory = KMSClientFactory(endpoint_url=url)
-    provider = KMSMasterKeyProvider([key], client_supplier=factory)
+    factory = KMSClientFactory(connection=AWSConnection(kms=url))
+    provider = KMSMasterKeyProvider([key], connection=AWSConnection(kms=factory))
     for use in (lambda: factory(US), lambda: sealed(provider), provider.warm_up):
         with pytest.raises(ProviderClosedError, match=r"^the KMSClientFactory is not open: open it with"):
             await use()
@@ -131,15 +136,14 @@ async def test_a_factory_is_used_inside_async_with(kms: InMemoryKMS, url: str) -
 async def test_a_factory_is_copied_as_its_configuration(
     kms: InMemoryKMS, url: str, duplicate: Callable[[KMSClientFactory], KMSClientFactory]
 ) -> None:
-    async with KMSClientFactory(endpoint_url=url) as factory:
+    async with KMSClientFactory(connection=AWSConnection(kms=url)) as factory:
         copied = duplicate(factory)
         with pytest.raises(ProviderClosedError):
             await copied(US)
         async with copied:
-            assert await copied(US) is not await factory(US)
-            await sealed(KMSMasterKeyProvider([kms.create_key()], client_supplier=copied))
+            await sealed(KMSMasterKeyProvider([kms.create_key()], connection=AWSConnection(kms=copied)))
     with pytest.raises(TypeError, match="build it where it is used"):
-        duplicate(KMSClientFactory(session=get_session()))
+        duplicate(KMSClientFactory(connection=AWSConnection(session=get_session())))
 
 
 # Regions
@@ -183,7 +187,9 @@ async def test_excluded_regions_get_no_clients(kms: InMemoryKMS, excluded: list[
 @pytest.mark.parametrize("restrict", [limit_regions, exclude_regions])
 async def test_the_default_region_is_never_known_to_be_allowed(kms: InMemoryKMS, restrict: Any) -> None:
     kms.create_alias("alias/app", kms.create_key())
-    provider = KMSMasterKeyProvider(["alias/app"], client_supplier=restrict(supplier_of(kms), [US, EU]))
+    provider = KMSMasterKeyProvider(
+        ["alias/app"], connection=AWSConnection(kms=restrict(supplier_of(kms), [US, EU]))
+    )
     with pytest.raises(ProviderError, match=r"the key is named without a region, .* give its ARN") as caught:
         await encrypt(b"x", provider)
     assert [type(attempt.error) for attempt in caught.value.attempts] == [ServiceError]
@@ -200,12 +206,12 @@ async def test_a_region_that_is_not_allowed_is_that_keys_failure_and_the_next_is
     kms: InMemoryKMS, restrict: Callable[[ClientSupplier], ClientSupplier]
 ) -> None:
     keys = [kms.create_key(region=region) for region in (US, EU, AP)]
-    message = await sealed(KMSMasterKeyProvider(keys, client_supplier=supplier_of(kms)))
+    message = await sealed(KMSMasterKeyProvider(keys, connection=AWSConnection(kms=supplier_of(kms))))
     kms.reset_calls()
     supply = restrict(supplier_of(kms))
     for provider in (
-        KMSMasterKeyProvider(keys, client_supplier=supply),
-        KMSDiscoveryMasterKeyProvider(discovery_filter=None, client_supplier=supply),
+        KMSMasterKeyProvider(keys, connection=AWSConnection(kms=supply)),
+        KMSDiscoveryMasterKeyProvider(discovery_filter=None, connection=AWSConnection(kms=supply)),
     ):
         result = await decrypt(message, provider)
         assert [use.key_id for use in result.provenance.keys] == [keys[1]]
@@ -223,7 +229,9 @@ async def test_a_region_that_is_not_allowed_is_that_keys_failure_and_the_next_is
 async def test_encrypting_needs_every_region(kms: InMemoryKMS) -> None:
     keys = [kms.create_key(region=region) for region in (US, EU)]
     for region, operation in ((US, "encrypt"), (EU, "generate")):
-        provider = KMSMasterKeyProvider(keys, client_supplier=limit_regions(supplier_of(kms), [region]))
+        provider = KMSMasterKeyProvider(
+            keys, connection=AWSConnection(kms=limit_regions(supplier_of(kms), [region]))
+        )
         with pytest.raises(ProviderError, match=f"could not {operation} a data key") as caught:
             await encrypt(b"x", provider)
         assert [attempt.operation for attempt in caught.value.attempts] == [operation]
@@ -248,7 +256,7 @@ async def test_what_a_supplier_raises_passes_the_limit(kms: InMemoryKMS) -> None
             await supply(US)
         key = arn("key/1234")
         with pytest.raises(ProviderError) as caught:
-            await encrypt(b"x", KMSMasterKeyProvider([key], client_supplier=supply))
+            await encrypt(b"x", KMSMasterKeyProvider([key], connection=AWSConnection(kms=supply)))
         assert isinstance(caught.value.attempts[0].error, ServiceError)
         assert isinstance(caught.value.attempts[0].error.__cause__, LookupError)
 
@@ -259,10 +267,10 @@ async def test_a_factory_behind_a_limit_makes_no_client_for_a_region_that_is_not
 ) -> None:
     session: Any = WatchedSession()
     keys = [kms.create_key(), kms.create_key(region=EU)]
-    message = await sealed(KMSMasterKeyProvider(keys, client_supplier=supplier_of(kms)))
-    async with KMSClientFactory(session=session, endpoint_url=url) as factory:
+    message = await sealed(KMSMasterKeyProvider(keys, connection=AWSConnection(kms=supplier_of(kms))))
+    async with KMSClientFactory(connection=AWSConnection(session=session, kms=url)) as factory:
         supply = limit_regions(factory, [EU])
-        provider = KMSDiscoveryMasterKeyProvider(discovery_filter=None, client_supplier=supply)
+        provider = KMSDiscoveryMasterKeyProvider(discovery_filter=None, connection=AWSConnection(kms=supply))
         assert (await decrypt(message, provider)).plaintext == b"x"
     assert session.regions == [EU]
 

@@ -13,6 +13,7 @@ from aiobotocore.config import AioConfig
 from aiobotocore.session import get_session
 
 from aioencrypt import (
+    AWSConnection,
     EncryptedDataKey,
     EncryptionError,
     KMSDiscoveryMasterKeyProvider,
@@ -25,7 +26,7 @@ from aioencrypt import (
 )
 from aioencrypt.testing import InMemoryKMS
 from aioencrypt.testing.kms import run_in_thread
-from tests.support.aws import WatchedSession, run_script, sealed, strict
+from tests.support.aws import WatchedSession, connected, run_script, sealed, strict
 from tests.support.kms import AP, EU, SECRET, US, calls_of
 from tests.support.providers import asking
 from tests.support.streaming import assert_idle, collected, on_asyncio, on_asyncio_and_uvloop
@@ -51,12 +52,14 @@ def url(kms: InMemoryKMS) -> Iterator[str]:
 @on_asyncio_and_uvloop
 async def test_the_standard_credentials_at_an_endpoint(kms: InMemoryKMS, url: str) -> None:
     keys = [kms.create_key(), kms.create_key(region=EU)]
-    async with strict(*keys, endpoint_url=url) as provider:
+    async with strict(*keys, kms=url) as provider:
         message = await sealed(provider)
         assert calls_of(kms) == [("GenerateDataKey", US, keys[0]), ("Encrypt", EU, keys[1])]
         kms.deny(keys[0])
         assert (await decrypt(message, provider)).plaintext == b"x"
-    async with KMSDiscoveryMasterKeyProvider(discovery_filter=None, endpoint_url=url) as discovery:
+    async with KMSDiscoveryMasterKeyProvider(
+        discovery_filter=None, connection=AWSConnection(kms=url)
+    ) as discovery:
         kms.reset_calls()
         assert (await decrypt(message, discovery)).plaintext == b"x"
         # botocore does not repeat what was denied
@@ -70,7 +73,7 @@ async def test_a_key_without_a_region_is_in_the_default_region(
 ) -> None:
     monkeypatch.setenv("AWS_DEFAULT_REGION", EU)
     kms.create_alias("alias/app", kms.create_key(region=EU))
-    async with strict("alias/app", endpoint_url=url) as provider:
+    async with strict("alias/app", kms=url) as provider:
         await provider.warm_up()
         await sealed(provider)
     assert calls_of(kms) == [("GenerateDataKey", EU, "alias/app")]
@@ -85,7 +88,7 @@ async def test_a_session_brings_its_own_credentials(
     session = WatchedSession()
     session.set_credentials("mine", "secret")
     key = kms.create_key()
-    async with strict(key, session=session, endpoint_url=url) as provider:
+    async with strict(key, session=session, kms=url) as provider:
         assert session.regions == []
         await sealed(provider)
     assert session.regions == [US]
@@ -105,8 +108,8 @@ async def test_given_clients_stay_open_and_need_no_async_with(kms: InMemoryKMS, 
         async def supply(region: str | None) -> Any:
             return clients[region or US]
 
-        for options in ({"clients": clients}, {"client_supplier": supply}):
-            provider = strict(*keys, **options)
+        for source in (clients, supply):
+            provider = strict(*keys, kms=source)
             message = await sealed(provider)
             async with provider:
                 await sealed(provider)
@@ -120,7 +123,7 @@ async def test_given_clients_stay_open_and_need_no_async_with(kms: InMemoryKMS, 
 async def test_a_cold_provider_makes_one_client_for_each_region(kms: InMemoryKMS, url: str) -> None:
     session = WatchedSession()
     keys = [kms.create_key(region=region) for region in (US, EU, US, EU)]
-    async with strict(*keys, session=session, endpoint_url=url) as provider:
+    async with strict(*keys, session=session, kms=url) as provider:
         messages = await asyncio.gather(*(sealed(provider) for _ in range(10)))
         await asyncio.gather(*(decrypt(message, provider) for message in messages))
         assert sorted(filter(None, session.regions)) == [EU, US]
@@ -134,8 +137,8 @@ async def test_a_message_does_not_make_as_many_clients_as_it_names_regions(url: 
     session = WatchedSession()
     names = [f"arn:aws:kms:xx-any-{number}:111122223333:key/any" for number in range(66)]
     request = asking(*[EncryptedDataKey("aws-kms", name.encode(), b"x") for name in names])
-    options: Any = {"session": session, "endpoint_url": url}
-    async with KMSDiscoveryMasterKeyProvider(discovery_filter=None, **options) as provider:
+    connection = AWSConnection(session=session, kms=url)
+    async with KMSDiscoveryMasterKeyProvider(discovery_filter=None, connection=connection) as provider:
         with pytest.raises(ProviderError) as caught:
             await provider.decrypt_data_key(request)
     assert len(set(session.regions)) == 64
@@ -150,11 +153,11 @@ async def test_a_message_does_not_make_as_many_clients_as_it_names_regions(url: 
 async def test_warming_up_makes_the_clients_and_calls_nobody(kms: InMemoryKMS, url: str) -> None:
     session = WatchedSession()
     key, other = kms.create_key(region=EU), kms.create_key(region=AP)
-    async with strict(key, other, key, session=session, endpoint_url=url) as provider:
+    async with strict(key, other, key, session=session, kms=url) as provider:
         await provider.warm_up()
         assert session.regions == [EU, AP]
     async with KMSDiscoveryMasterKeyProvider(
-        discovery_filter=None, region=US, session=session, endpoint_url=url
+        discovery_filter=None, region=US, connection=AWSConnection(session=session, kms=url)
     ) as discovery:
         await discovery.warm_up()
     assert session.regions == [EU, AP, US]
@@ -168,10 +171,10 @@ async def test_warming_up_makes_the_clients_and_calls_nobody(kms: InMemoryKMS, u
 async def test_outside_of_async_with_nothing_is_opened(kms: InMemoryKMS, url: str) -> None:
     session = WatchedSession()
     key = kms.create_key()
-    options: dict[str, Any] = {"session": session, "endpoint_url": url}
+    options = connected({"session": session, "kms": url})
     provider = strict(key, key, **options)
     discovery = KMSDiscoveryMasterKeyProvider(discovery_filter=None, region=US, **options)
-    message = await sealed(strict(key, clients=kms.clients(US)))
+    message = await sealed(strict(key, kms=kms.clients(US)))
     kms.reset_calls()
 
     async def check_closed() -> None:
@@ -184,7 +187,8 @@ async def test_outside_of_async_with_nothing_is_opened(kms: InMemoryKMS, url: st
             discovery.warm_up,
         ):
             with pytest.raises(
-                ProviderClosedError, match="is not open: open it with `async with`, or pass clients="
+                ProviderClosedError,
+                match="is not open: open it with `async with`, or give ready clients",
             ):
                 await use()
 
@@ -195,14 +199,14 @@ async def test_outside_of_async_with_nothing_is_opened(kms: InMemoryKMS, url: st
         await decrypt(message, discovery)
         await decrypt(message, provider)
     await check_closed()
-    assert session.regions == [US, US]
+    assert session.regions == [US], "they have one connection"
     assert kms.call_count() == 2
 
 
 @on_asyncio
 async def test_entries_are_counted(kms: InMemoryKMS, url: str) -> None:
     session = WatchedSession()
-    provider = strict(kms.create_key(), session=session, endpoint_url=url)
+    provider = strict(kms.create_key(), session=session, kms=url)
     for _ in range(2):
         async with provider as entered:
             assert entered is provider
@@ -222,7 +226,7 @@ async def test_entries_are_counted(kms: InMemoryKMS, url: str) -> None:
 @on_asyncio
 async def test_entered_by_many_tasks_at_once(kms: InMemoryKMS, url: str) -> None:
     session = WatchedSession()
-    provider = strict(kms.create_key(), session=session, endpoint_url=url)
+    provider = strict(kms.create_key(), session=session, kms=url)
     everyone = asyncio.Barrier(5)
 
     async def use() -> None:
@@ -239,7 +243,7 @@ async def test_entered_by_many_tasks_at_once(kms: InMemoryKMS, url: str) -> None
 
 @on_asyncio
 async def test_entered_and_left_by_different_tasks(kms: InMemoryKMS, url: str) -> None:
-    provider = strict(kms.create_key(), endpoint_url=url)
+    provider = strict(kms.create_key(), kms=url)
     await asyncio.create_task(provider.__aenter__())
     await asyncio.create_task(sealed(provider))
     await asyncio.create_task(provider.aclose())
@@ -253,7 +257,7 @@ async def fail_inside(provider: KMSMasterKeyProvider) -> None:
 
 @on_asyncio
 async def test_an_exception_passes_and_leaves_nothing_open(kms: InMemoryKMS, url: str) -> None:
-    provider = strict(kms.create_key(), endpoint_url=url)
+    provider = strict(kms.create_key(), kms=url)
     with pytest.raises(KeyError):
         await fail_inside(provider)
     with pytest.raises(ProviderClosedError):
@@ -262,7 +266,7 @@ async def test_an_exception_passes_and_leaves_nothing_open(kms: InMemoryKMS, url
 
 @on_asyncio
 async def test_cancelled_on_entry_and_in_a_call(kms: InMemoryKMS, url: str) -> None:
-    provider = strict(kms.create_key(), endpoint_url=url)
+    provider = strict(kms.create_key(), kms=url)
     entering = asyncio.create_task(provider.__aenter__())
     await asyncio.sleep(0)
     entering.cancel()
@@ -341,10 +345,10 @@ async def main():
         except ImportError as error:
             print(error, "|", type(error.__cause__).__name__)
     kms.deny(key, "Encrypt")
-    provider = KMSMasterKeyProvider([key], clients=kms.clients("us-east-1"))
+    provider = KMSMasterKeyProvider([key], connection=kms.connection("us-east-1"))
     print((await decrypt((await encrypt(b"works", provider)).ciphertext, provider)).plaintext.decode())
     try:
-        await encrypt(b"x", KMSMasterKeyProvider([key, key], clients=kms.clients("us-east-1")))
+        await encrypt(b"x", KMSMasterKeyProvider([key, key], connection=kms.connection("us-east-1")))
     except Exception as error:
         print(error.attempts[0].error.code)
 
@@ -354,7 +358,8 @@ asyncio.run(main())
 
 def test_without_aiobotocore_the_error_names_the_extra_and_given_clients_work() -> None:
     text = (
-        "AWS clients need aiobotocore: pip install 'aioencrypt[aws]', or pass clients= | ModuleNotFoundError"
+        "AWS clients need aiobotocore: pip install 'aioencrypt[aws]', "
+        "or give ready clients or a supplier in connection= | ModuleNotFoundError"
     )
     assert run_script(WITHOUT_AIOBOTOCORE) == [text, text, "works", "AccessDeniedException"]
 
@@ -370,7 +375,7 @@ async def test_nothing_above_debug_and_nothing_secret_is_logged(
     keys = [kms.create_key(), kms.create_key()]
     tokens = [kms.create_grant(keys[0], "Decrypt")]
     config = AioConfig(retries={"total_max_attempts": 1})
-    options: dict[str, Any] = {"endpoint_url": url, "client_config": config, "grant_tokens": tokens}
+    options: dict[str, Any] = {"kms": url, "client_config": config, "grant_tokens": tokens}
     async with strict(*keys, **options) as provider:
         message, _ = await encrypt(b"x", provider, encryption_context={"tenant": SECRET})
         kms.outage(US)

@@ -35,7 +35,7 @@ def url(kms: InMemoryKMS) -> Iterator[str]:
 
 @pytest.mark.parametrize("prepare", [lambda provider: provider, lambda p: pickle.loads(pickle.dumps(p))])
 def test_two_loops_one_after_the_other(kms: InMemoryKMS, url: str, prepare: Callable[[Any], Any]) -> None:
-    provider = strict(kms.create_key(), kms.create_key(region=EU), endpoint_url=url)
+    provider = strict(kms.create_key(), kms.create_key(region=EU), kms=url)
 
     async def main() -> bytes:
         # while it is open, it pickles as one that is not
@@ -53,11 +53,11 @@ def test_two_loops_one_after_the_other(kms: InMemoryKMS, url: str, prepare: Call
 
 @on_asyncio
 async def test_another_loop_is_refused_with_the_reason(kms: InMemoryKMS, url: str) -> None:
-    provider = strict(kms.create_key(), endpoint_url=url)
+    provider = strict(kms.create_key(), kms=url)
     refused: list[BaseException] = []
 
     def elsewhere() -> None:
-        for use in (lambda: sealed(provider), provider.__aenter__, provider.warm_up, provider.aclose):
+        for use in (lambda: sealed(provider), provider.warm_up, provider.aclose):
             try:
                 asyncio.run(use())
             except Exception as error:
@@ -68,8 +68,8 @@ async def test_another_loop_is_refused_with_the_reason(kms: InMemoryKMS, url: st
         thread = threading.Thread(target=elsewhere)
         thread.start()
         await asyncio.to_thread(thread.join)
-        assert [type(error) for error in refused] == [ProviderClosedError] * 4
-        reason = "the provider was opened on another event loop; open one on this loop"
+        assert [type(error) for error in refused] == [ProviderClosedError] * 3
+        reason = "the provider was opened on another event loop; open it on this loop"
         assert {str(error) for error in refused} == {reason}
         # at home it is open as before
         assert (await decrypt(message, provider)).plaintext == b"x"
@@ -79,18 +79,18 @@ async def test_another_loop_is_refused_with_the_reason(kms: InMemoryKMS, url: st
 
 FORK = """
 import asyncio, os, sys
-from aioencrypt import KMSMasterKeyProvider, ProviderClosedError, encrypt
+from aioencrypt import AWSConnection, KMSMasterKeyProvider, ProviderClosedError, encrypt
 
 url, key = sys.argv[1:]
-provider = KMSMasterKeyProvider([key], endpoint_url=url)
+provider = KMSMasterKeyProvider([key], connection=AWSConnection(kms=url))
 
 async def child():
-    for use in (lambda: encrypt(b"x", provider), provider.__aenter__, provider.warm_up):
+    for use in (lambda: encrypt(b"x", provider), provider.warm_up):
         try:
             await use()
         except ProviderClosedError as error:
             print(error)
-    async with KMSMasterKeyProvider([key], endpoint_url=url) as other:
+    async with KMSMasterKeyProvider([key], connection=AWSConnection(kms=url)) as other:
         await encrypt(b"x", other)
     # left, without a touch of the parent's connections, it may be opened here
     await provider.aclose()
@@ -115,6 +115,6 @@ asyncio.run(parent())
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 def test_a_fork_is_refused_with_the_reason(kms: InMemoryKMS, url: str) -> None:
-    refused = ["the provider was opened before a fork; open one in this process"] * 3
+    refused = ["the provider was opened before a fork; open it in this process"] * 2
     assert run_script(FORK, url, kms.create_key()) == [*refused, "child is done", "parent is done"]
     assert kms.call_count("GenerateDataKey") == 4

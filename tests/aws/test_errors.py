@@ -22,7 +22,14 @@ from botocore.exceptions import (
     ReadTimeoutError,
 )
 
-from aioencrypt import EncryptedDataKey, KMSDiscoveryMasterKeyProvider, ProviderError, ServiceError, encrypt
+from aioencrypt import (
+    AWSConnection,
+    EncryptedDataKey,
+    KMSDiscoveryMasterKeyProvider,
+    ProviderError,
+    ServiceError,
+    encrypt,
+)
 from aioencrypt.aws.errors import service_error
 from aioencrypt.testing import InMemoryKMS
 from aioencrypt.testing.kms import run_in_thread
@@ -105,21 +112,21 @@ def http(
 async def test_no_credentials(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
-    told = service_error_of(await failure(KEY, endpoint_url=url))
+    told = service_error_of(await failure(KEY, kms=url))
     assert isinstance(told.__cause__, NoCredentialsError)
-    assert str(told).endswith("; set up AWS credentials, or pass session= or clients=")
+    assert str(told).endswith("; set up AWS credentials, or name a profile= of the connection")
     assert (told.code, told.request_id, told.retryable) == (None, None, False)
 
 
 @on_asyncio
 async def test_no_region(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("AWS_DEFAULT_REGION")
-    told = service_error_of(await failure("alias/app", endpoint_url=url))
+    told = service_error_of(await failure("alias/app", kms=url))
     assert isinstance(told.__cause__, NoRegionError)
     assert str(told).endswith("; set AWS_DEFAULT_REGION, or name the key by its ARN")
     assert (told.code, told.request_id, told.retryable) == (None, None, False)
     # no exception of botocore crosses the border while warming up, either
-    async with strict("alias/app", endpoint_url=url) as provider:
+    async with strict("alias/app", kms=url) as provider:
         with pytest.raises(ServiceError, match="set AWS_DEFAULT_REGION") as caught:
             await provider.warm_up()
         assert isinstance(caught.value.__cause__, NoRegionError)
@@ -130,7 +137,9 @@ async def test_no_region(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_a_region_in_a_message_that_cannot_be_one(region: str) -> None:
     """Discovery takes the region from the message, where anybody may have written it."""
     encrypted = EncryptedDataKey("aws-kms", arn(f"key/{ID}", region=region).encode(), b"blob")
-    async with KMSDiscoveryMasterKeyProvider(discovery_filter=None, client_config=ONCE) as discovery:
+    async with KMSDiscoveryMasterKeyProvider(
+        discovery_filter=None, connection=AWSConnection(client_config=ONCE)
+    ) as discovery:
         with pytest.raises(ProviderError, match="InvalidRegionError"):
             await discovery.decrypt_data_key(request(encrypted))
 
@@ -139,7 +148,7 @@ async def test_a_region_in_a_message_that_cannot_be_one(region: str) -> None:
 async def test_a_closed_port() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         url = f"http://127.0.0.1:{taken.getsockname()[1]}"
-    told = service_error_of(await failure(KEY, endpoint_url=url, client_config=ONCE))
+    told = service_error_of(await failure(KEY, kms=url, client_config=ONCE))
     assert isinstance(told.__cause__, EndpointConnectionError)
     assert url in str(told)
     assert (told.code, told.request_id, told.retryable) == (None, None, True)
@@ -152,7 +161,7 @@ async def test_a_closed_port() -> None:
 async def test_the_read_timeout_of_the_client(kms: InMemoryKMS, url: str) -> None:
     kms.latency = 3600
     config = AioConfig(read_timeout=0.05, retries={"total_max_attempts": 1})
-    told = service_error_of(await failure(kms.create_key(), endpoint_url=url, client_config=config))
+    told = service_error_of(await failure(kms.create_key(), kms=url, client_config=config))
     assert isinstance(told.__cause__, ReadTimeoutError)
     assert str(told).startswith("ReadTimeoutError: ")
     assert (told.code, told.retryable) == (None, True)
@@ -162,7 +171,7 @@ async def test_the_read_timeout_of_the_client(kms: InMemoryKMS, url: str) -> Non
 async def test_the_time_limit_is_around_all_retries(kms: InMemoryKMS, url: str) -> None:
     kms.latency = 3600
     config = AioConfig(read_timeout=0.05, retries={"total_max_attempts": 100})
-    error = await failure(kms.create_key(), endpoint_url=url, client_config=config, timeout=0.2)
+    error = await failure(kms.create_key(), kms=url, client_config=config, timeout=0.2)
     told = service_error_of(error)
     assert str(told) == "no answer within 0.2 seconds"
     assert isinstance(told.__cause__, TimeoutError)
@@ -177,7 +186,7 @@ async def test_the_time_limit_is_around_all_retries(kms: InMemoryKMS, url: str) 
 async def test_a_refusal_of_kms(kms: InMemoryKMS, url: str) -> None:
     key, other = kms.create_key(), kms.create_key(region=EU)
     kms.deny(other)
-    told = service_error_of(await failure(key, other, endpoint_url=url))
+    told = service_error_of(await failure(key, other, kms=url))
     cause = told.__cause__
     assert isinstance(cause, ClientError)
     assert told.code == "AccessDeniedException"
@@ -194,13 +203,13 @@ async def test_botocore_retries_and_nobody_else(kms: InMemoryKMS, url: str) -> N
     key = kms.create_key()
     # of the retry modes, "standard" repeats this one
     kms.fail_next("LimitExceededException")
-    async with strict(key, endpoint_url=url) as provider:
+    async with strict(key, kms=url) as provider:
         await sealed(provider)
     assert [call.error for call in kms.calls] == ["LimitExceededException", None]
     kms.reset_calls()
     kms.fail_next("ThrottlingException", times=2)
     config = AioConfig(retries={"total_max_attempts": 2})
-    told = service_error_of(await failure(key, endpoint_url=url, client_config=config))
+    told = service_error_of(await failure(key, kms=url, client_config=config))
     assert (told.code, told.retryable) == ("ThrottlingException", True)
     assert kms.call_count() == 2
 
@@ -220,7 +229,7 @@ async def test_a_config_goes_over_ours_and_leaves_the_rest(
     config: AioConfig | None, status: int, mode: str, extra: str, attempts: int
 ) -> None:
     async with answering(http(f"{status} No", "{}")) as endpoint:
-        await failure(KEY, endpoint_url=endpoint.url, client_config=config)
+        await failure(KEY, kms=endpoint.url, client_config=config)
     assert len(endpoint.heads) == attempts
     agent = endpoint.heads[0].partition("User-Agent: ")[2].partition("\r\n")[0].split()
     assert f"cfg/retry-mode#{mode}" in agent
@@ -290,7 +299,7 @@ ANSWERS = [
 @pytest.mark.parametrize("answer", ANSWERS, ids=lambda answer: answer.name)
 async def test_an_endpoint_that_is_not_kms(answer: Answer) -> None:
     async with answering(answer.data) as endpoint:
-        error = await failure(KEY, endpoint_url=endpoint.url, client_config=ONCE)
+        error = await failure(KEY, kms=endpoint.url, client_config=ONCE)
     told = error.attempts[0].error
     assert type(told) is answer.kind
     assert answer.text in str(told)
@@ -344,7 +353,7 @@ def error_of(code: object = "SomeException", **metadata: object) -> Shaped:
         (type("Mine", (type("HTTPClientError", (Exception,), {}),), {})("x"), "Mine: x", None, None, True),
         (
             type("NoCredentialsError", (Exception,), {})("none"),
-            "NoCredentialsError: none; set up AWS credentials, or pass session= or clients=",
+            "NoCredentialsError: none; set up AWS credentials, or name a profile= of the connection",
             None,
             None,
             False,

@@ -11,6 +11,7 @@ from aiobotocore.session import get_session
 from botocore.exceptions import ClientError
 
 from aioencrypt import (
+    AWSConnection,
     DiscoveryFilter,
     EncryptedDataKey,
     KMSDiscoveryMasterKeyProvider,
@@ -63,7 +64,8 @@ def keys(boto: dict[str, Any]) -> dict[str, str]:
 
 
 def discovery(url: str, **options: Any) -> KMSDiscoveryMasterKeyProvider:
-    return KMSDiscoveryMasterKeyProvider(**{"discovery_filter": None, "endpoint_url": url, **options})
+    options = {"discovery_filter": None, "connection": AWSConnection(kms=url), **options}
+    return KMSDiscoveryMasterKeyProvider(**options)
 
 
 def data_key_by_boto(boto: dict[str, Any], header: MessageHeader, index: int, region: str) -> bytes:
@@ -83,7 +85,7 @@ def data_key_by_boto(boto: dict[str, Any], header: MessageHeader, index: int, re
 
 @on_asyncio
 async def test_one_key(url: str, keys: dict[str, str]) -> None:
-    async with KMSMasterKeyProvider([keys[US]], endpoint_url=url) as provider:
+    async with KMSMasterKeyProvider([keys[US]], connection=AWSConnection(kms=url)) as provider:
         message, header = await encrypt(PLAINTEXT, provider, encryption_context=CONTEXT)
         plaintext, read = await decrypt(message, provider, encryption_context=CONTEXT)
     assert plaintext == PLAINTEXT
@@ -94,17 +96,17 @@ async def test_one_key(url: str, keys: dict[str, str]) -> None:
 
 @on_asyncio_and_uvloop
 async def test_two_keys_in_two_regions_each_open_the_message(url: str, keys: dict[str, str]) -> None:
-    async with KMSMasterKeyProvider([keys[EU], keys[US]], endpoint_url=url) as both:
+    async with KMSMasterKeyProvider([keys[EU], keys[US]], connection=AWSConnection(kms=url)) as both:
         message, header = await encrypt(PLAINTEXT, both, encryption_context=CONTEXT)
     assert key_arns(header) == [keys[EU], keys[US]]
     for region in (US, EU):
-        async with KMSMasterKeyProvider([keys[region]], endpoint_url=url) as one:
+        async with KMSMasterKeyProvider([keys[region]], connection=AWSConnection(kms=url)) as one:
             assert (await decrypt(message, one)).plaintext == PLAINTEXT
 
 
 @on_asyncio_and_uvloop
 async def test_streams(url: str, keys: dict[str, str]) -> None:
-    async with KMSMasterKeyProvider([keys[US], keys[EU]], endpoint_url=url) as provider:
+    async with KMSMasterKeyProvider([keys[US], keys[EU]], connection=AWSConnection(kms=url)) as provider:
         source = in_chunks(PLAINTEXT, 10_000)
         async with encrypt_stream(source, provider, encryption_context=CONTEXT) as stream:
             message = b"".join([chunk async for chunk in stream])
@@ -120,20 +122,20 @@ async def test_streams(url: str, keys: dict[str, str]) -> None:
 async def test_other_names_of_a_key_encrypt(
     url: str, keys: dict[str, str], name: Callable[[str], str]
 ) -> None:
-    async with KMSMasterKeyProvider([name(keys[US])], endpoint_url=url) as provider:
+    async with KMSMasterKeyProvider([name(keys[US])], connection=AWSConnection(kms=url)) as provider:
         message, header = await encrypt(PLAINTEXT, provider)
         with pytest.raises(ProviderError, match="belongs to a master key given here"):
             await decrypt(message, provider)
     assert key_arns(header) == [keys[US]]
-    async with KMSMasterKeyProvider([keys[US]], endpoint_url=url) as reader:
+    async with KMSMasterKeyProvider([keys[US]], connection=AWSConnection(kms=url)) as reader:
         assert (await decrypt(message, reader)).plaintext == PLAINTEXT
 
 
 @on_asyncio
 async def test_discovery(url: str, keys: dict[str, str]) -> None:
-    async with KMSMasterKeyProvider([keys[EU], keys[US]], endpoint_url=url) as both:
+    async with KMSMasterKeyProvider([keys[EU], keys[US]], connection=AWSConnection(kms=url)) as both:
         message, _ = await encrypt(PLAINTEXT, both)
-    async with KMSMasterKeyProvider([keys[EU]], endpoint_url=url) as one:
+    async with KMSMasterKeyProvider([keys[EU]], connection=AWSConnection(kms=url)) as one:
         of_eu, _ = await encrypt(PLAINTEXT, one)
     for options in (
         {},
@@ -157,7 +159,9 @@ async def test_discovery(url: str, keys: dict[str, str]) -> None:
 @on_asyncio
 async def test_kms_beside_a_raw_key(url: str, keys: dict[str, str]) -> None:
     raw = RawAESMasterKey("raw", "key", wrapping_key=bytes(32))
-    async with MultiMasterKeyProvider(KMSMasterKeyProvider([keys[US]], endpoint_url=url), raw) as provider:
+    async with MultiMasterKeyProvider(
+        KMSMasterKeyProvider([keys[US]], connection=AWSConnection(kms=url)), raw
+    ) as provider:
         message, header = await encrypt(PLAINTEXT, provider)
     assert [key.provider_id for key in header.encrypted_data_keys] == ["aws-kms", "raw"]
     assert (await decrypt(message, raw)).plaintext == PLAINTEXT
@@ -172,7 +176,7 @@ async def test_kms_beside_a_raw_key(url: str, keys: dict[str, str]) -> None:
 async def test_boto3_opens_every_encrypted_data_key_of_ours(
     url: str, boto: dict[str, Any], keys: dict[str, str]
 ) -> None:
-    async with KMSMasterKeyProvider([keys[US], keys[EU]], endpoint_url=url) as provider:
+    async with KMSMasterKeyProvider([keys[US], keys[EU]], connection=AWSConnection(kms=url)) as provider:
         data_key, encrypted, _ = await make_data_key(provider, request())
         _, header = await encrypt(PLAINTEXT, provider, encryption_context=CONTEXT)
     for region, key in zip((US, EU), encrypted, strict=True):
@@ -197,7 +201,10 @@ async def test_ours_opens_the_encrypted_data_keys_of_boto3(
         answer = boto[EU].encrypt(KeyId=keys[EU], Plaintext=DATA_KEY, EncryptionContext=CONTEXT)
     encrypted = EncryptedDataKey("aws-kms", answer["KeyId"].encode(), answer["CiphertextBlob"])
     expected = answer.get("Plaintext", DATA_KEY)
-    for provider in (KMSMasterKeyProvider([keys[US], keys[EU]], endpoint_url=url), discovery(url)):
+    for provider in (
+        KMSMasterKeyProvider([keys[US], keys[EU]], connection=AWSConnection(kms=url)),
+        discovery(url),
+    ):
         async with provider:
             opened = await provider.decrypt_data_key(request(encrypted))
             assert opened.data_key.plaintext == expected
@@ -211,7 +218,7 @@ async def test_ours_opens_the_encrypted_data_keys_of_boto3(
 async def test_a_key_that_is_not_there(url: str, keys: dict[str, str]) -> None:
     missing = keys[US][:-12] + "0" * 12
     for key_ids in ([missing], [keys[US], missing]):
-        async with KMSMasterKeyProvider(key_ids, endpoint_url=url) as provider:
+        async with KMSMasterKeyProvider(key_ids, connection=AWSConnection(kms=url)) as provider:
             with pytest.raises(ProviderError, match="check key id, account and region") as caught:
                 await encrypt(PLAINTEXT, provider)
         told = service_error_of(caught.value)
@@ -222,7 +229,7 @@ async def test_a_key_that_is_not_there(url: str, keys: dict[str, str]) -> None:
 
 @on_asyncio
 async def test_a_changed_data_key_and_the_next_one(url: str, keys: dict[str, str]) -> None:
-    async with KMSMasterKeyProvider([keys[US], keys[EU]], endpoint_url=url) as provider:
+    async with KMSMasterKeyProvider([keys[US], keys[EU]], connection=AWSConnection(kms=url)) as provider:
         data_key, (first, second), _ = await make_data_key(provider, request())
         changed = EncryptedDataKey("aws-kms", first.provider_info, first.ciphertext[:-1] + b"\x00\x00")
         opened = await provider.decrypt_data_key(request(changed, second))
@@ -240,7 +247,7 @@ async def client(url: str) -> AsyncIterator[Any]:
 
 @on_asyncio
 async def test_a_client_in_a_fixture(client: Any, keys: dict[str, str]) -> None:
-    provider = KMSMasterKeyProvider([keys[US]], clients={US: client})
+    provider = KMSMasterKeyProvider([keys[US]], connection=AWSConnection(kms={US: client}))
     message, _ = await encrypt(PLAINTEXT, provider)
     async with provider:
         assert (await decrypt(message, provider)).plaintext == PLAINTEXT

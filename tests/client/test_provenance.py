@@ -169,7 +169,7 @@ async def test_keys_of_kms(tmp_path: Path) -> None:
     first, second = kms.create_key(region=US), kms.create_key(region=EU)
     kms.create_alias("alias/first", first)
     alias = first.replace(first.split(":")[-1], "alias/first")
-    provider = KMSMasterKeyProvider([alias, second], clients=kms.clients(US, EU))
+    provider = KMSMasterKeyProvider([alias, second], connection=kms.connection(US, EU))
     message, written = await encrypted(provider, tmp_path / "file")
     # the name that was given; the header has the ARN that it stands for
     assert written.keys == (KeyUse("generate", "aws-kms", alias), KeyUse("encrypt", "aws-kms", second))
@@ -178,7 +178,7 @@ async def test_keys_of_kms(tmp_path: Path) -> None:
         KeyUse("decrypt", "aws-kms", second),
     )
     kms.disable_key(first)
-    discovery = KMSDiscoveryMasterKeyProvider(discovery_filter=None, clients=kms.clients(US, EU))
+    discovery = KMSDiscoveryMasterKeyProvider(discovery_filter=None, connection=kms.connection(US, EU))
     assert (await decrypted(message, discovery, tmp_path / "file")).keys == (
         KeyUse("decrypt", "aws-kms", second),
     )
@@ -188,8 +188,8 @@ async def test_a_replica_that_opens_is_the_key_that_shows(tmp_path: Path) -> Non
     kms = InMemoryKMS()
     primary = kms.create_key(region=US, multi_region=True)
     replica = kms.replicate_key(primary, region=EU)
-    message, _ = await encrypt(b"secret", KMSMasterKeyProvider([primary], clients=kms.clients(US)))
-    provider = KMSMasterKeyProvider([replica], clients=kms.clients(EU))
+    message, _ = await encrypt(b"secret", KMSMasterKeyProvider([primary], connection=kms.connection(US)))
+    provider = KMSMasterKeyProvider([replica], connection=kms.connection(EU))
     read = await decrypted(message, provider, tmp_path / "file")
     assert read.keys == (KeyUse("decrypt", "aws-kms", replica),)
 

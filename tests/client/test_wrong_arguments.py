@@ -15,6 +15,7 @@ import pytest
 import aioencrypt
 import aioencrypt.testing
 from aioencrypt import (
+    AWSConnection,
     CachingCMM,
     DefaultCMM,
     EncryptionClient,
@@ -67,7 +68,7 @@ SECRET: Any = b"attack at dawn, key of 32 bytes!"
         lambda: encrypt_stream(b"", KEY, encryption_context=SECRET),
         lambda: decrypt_stream(b"", KEY, limits=SECRET),
         lambda: KMSMasterKeyProvider([SECRET]),
-        lambda: KMSMasterKeyProvider(["alias/a"], clients=SECRET),
+        lambda: KMSMasterKeyProvider(["alias/a"], connection=AWSConnection(kms=SECRET)),
         lambda: KMSMRDiscovery(SECRET),
         lambda: limit_regions(SECRET, ["us-east-1"]),
         lambda: limit_regions(print, [SECRET]),  # type: ignore[arg-type]

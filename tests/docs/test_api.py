@@ -152,12 +152,13 @@ def body_of(cls: type) -> dict[str, list[Stub]]:
 
 def members(cls: type) -> dict[str, object]:
     """Return the public members that come from this library."""
+    internal = {field.name for field in attr.fields(cls) if not field.init} if attr.has(cls) else set()
     return {
         name: inspect.getattr_static(cls, name)
         for base in cls.__mro__
         if base.__module__.startswith("aioencrypt")
         for name in vars(base)
-        if name[0] != "_"
+        if name[0] != "_" and name not in internal
     }
 
 
@@ -170,7 +171,7 @@ def test_a_class_has_every_member_with_every_parameter(name: str) -> None:
         if inspect.isfunction(value):
             check_function(shown[member][0], value, shown[member])
     if attr.has(cls):
-        assert {field.name for field in attr.fields(cls)} <= shown.keys()
+        assert {field.name for field in attr.fields(cls) if field.init} <= shown.keys()
     if "__init__" in shown:
         check_function(shown["__init__"][0], cls.__init__, shown["__init__"])
 
@@ -179,7 +180,7 @@ def test_a_class_has_every_member_with_every_parameter(name: str) -> None:
 def test_a_class_has_no_member_that_does_not_exist(name: str) -> None:
     cls = CLASSES[name]
     source = inspect.getsource(cls)
-    fields = {field.name for field in attr.fields(cls)} if attr.has(cls) else set()
+    fields = {field.name for field in attr.fields(cls) if field.init} if attr.has(cls) else set()
     stub = DOCUMENTED[name]
     assert isinstance(stub, ast.ClassDef)
     assert ast.get_docstring(stub)

@@ -20,6 +20,7 @@ from opentelemetry.trace import SpanKind, StatusCode
 
 import aioencrypt
 from aioencrypt import (
+    AWSConnection,
     CachingCMM,
     KMSMasterKeyProvider,
     Provider,
@@ -218,7 +219,7 @@ async def test_a_call_of_kms_is_a_span_by_the_conventions(exported: Telemetry, k
 
 async def test_a_call_without_a_region_names_none(exported: Telemetry, kms: InMemoryKMS) -> None:
     kms.create_alias("alias/orders", kms.create_key(region=US))
-    await encrypt(b"x", KMSMasterKeyProvider(["alias/orders"], clients=kms.clients(US)))
+    await encrypt(b"x", KMSMasterKeyProvider(["alias/orders"], connection=kms.connection(US)))
     attributes = attributes_of(exported.one("KMS.GenerateDataKey"))
     assert "cloud.region" not in attributes
     assert attributes["aioencrypt.kms.key_id"] == "alias/orders"
@@ -295,7 +296,9 @@ async def test_a_call_that_is_cancelled_ends_its_span(exported: Telemetry, kms: 
         calling.set()
         await anyio.sleep_forever()
 
-    provider = KMSMasterKeyProvider([kms.create_key(region=US)], clients=wrapped(kms, around, US))
+    provider = KMSMasterKeyProvider(
+        [kms.create_key(region=US)], connection=AWSConnection(kms=wrapped(kms, around, US))
+    )
     task = asyncio.create_task(encrypt(b"x", provider))
     await calling.wait()
     task.cancel()

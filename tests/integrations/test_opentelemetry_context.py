@@ -15,6 +15,7 @@ from opentelemetry import baggage, context, trace
 from opentelemetry.sdk.trace import ReadableSpan
 
 from aioencrypt import (
+    AWSConnection,
     CachingCMM,
     KMSMasterKeyProvider,
     ProviderError,
@@ -116,7 +117,9 @@ async def test_the_client_sees_the_call_as_current_and_the_callers_baggage(
             seen.append(baggage.get_baggage("tenant"))
             return await call()
 
-    provider = KMSMasterKeyProvider([kms.create_key(region=US)], clients=wrapped(kms, around, US))
+    provider = KMSMasterKeyProvider(
+        [kms.create_key(region=US)], connection=AWSConnection(kms=wrapped(kms, around, US))
+    )
     token = context.attach(baggage.set_baggage("tenant", "42"))
     try:
         await encrypt(b"x", provider)
@@ -144,7 +147,9 @@ async def test_concurrent_tasks_nest_on_their_own(exported: Telemetry, kms: InMe
                 assert trace.get_current_span() is span
                 await stream.read()
 
-    provider = KMSMasterKeyProvider([kms.create_key(region=US)], clients=wrapped(kms, around, US))
+    provider = KMSMasterKeyProvider(
+        [kms.create_key(region=US)], connection=AWSConnection(kms=wrapped(kms, around, US))
+    )
     async with anyio.create_task_group() as group:
         for number in range(20):
             group.start_soon(request, number)
@@ -176,7 +181,9 @@ async def test_one_fetch_for_many_is_inside_the_first_message(exported: Telemetr
         with exported.tracer.start_as_current_span(f"request {number}"):
             await encrypt(b"x", manager)
 
-    provider = KMSMasterKeyProvider([kms.create_key(region=US)], clients=wrapped(kms, around, US))
+    provider = KMSMasterKeyProvider(
+        [kms.create_key(region=US)], connection=AWSConnection(kms=wrapped(kms, around, US))
+    )
     async with CachingCMM(provider, max_age=60) as manager, anyio.create_task_group() as group:
         group.start_soon(request, 0)
         await calling.wait()
@@ -201,7 +208,9 @@ async def test_a_fetch_outlives_its_first_message_and_is_still_inside_it(
         await go.wait()
         return await call()
 
-    provider = KMSMasterKeyProvider([kms.create_key(region=US)], clients=wrapped(kms, around, US))
+    provider = KMSMasterKeyProvider(
+        [kms.create_key(region=US)], connection=AWSConnection(kms=wrapped(kms, around, US))
+    )
     async with CachingCMM(provider, max_age=60) as manager:
         async with anyio.create_task_group() as group:
             group.start_soon(encrypt, b"x", manager)
@@ -316,7 +325,7 @@ async def test_a_loop_that_ends_with_a_call_under_way_ends_its_spans(exported: T
             await asyncio.sleep(3600)
 
         calling = asyncio.Event()
-        provider = KMSMasterKeyProvider([key], clients=wrapped(kms, around, US))
+        provider = KMSMasterKeyProvider([key], connection=AWSConnection(kms=wrapped(kms, around, US)))
         tasks.append(asyncio.create_task(encrypt(b"x", provider)))
         await calling.wait()
 

@@ -13,6 +13,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.trace import Link, StatusCode
 
 from aioencrypt import (
+    AWSConnection,
     CachingCMM,
     DataKey,
     DataKeyRequest,
@@ -119,7 +120,9 @@ def kms_provider(around: Callable[..., Awaitable[Any]] | None = None) -> KMSMast
 
     clients = wrapped(kms, around or simply, US)
     # The one in memory does not know the token; what repeats it is in its place.
-    return KMSMasterKeyProvider([key], clients=clients, grant_tokens=[GRANT_TOKEN] if around else [])
+    return KMSMasterKeyProvider(
+        [key], connection=AWSConnection(kms=clients), grant_tokens=[GRANT_TOKEN] if around else []
+    )
 
 
 async def refusing(operation: str, parameters: Mapping[str, Any], call: Call) -> Any:

@@ -16,6 +16,7 @@ from aws_cryptographic_material_providers.keystore.config import KeyStoreConfig
 from aws_cryptographic_material_providers.keystore.errors import ServiceError as MPLError
 
 from aioencrypt import (
+    AWSConnection,
     BranchKeyStore,
     KMSConfiguration,
     KMSDiscovery,
@@ -68,10 +69,9 @@ class Services:
             TABLE,
             kms_configuration=configuration,
             logical_name=logical_name,
-            region=US,
-            session=SESSION,
-            kms_endpoint_url=self.kms_url,
-            dynamodb_endpoint_url=self.dynamodb_url,
+            connection=AWSConnection(
+                session=SESSION, kms=self.kms_url, dynamodb=self.dynamodb_url, region=US
+            ),
         )
 
     def theirs(self, configuration: KMSConfiguration, logical_name: str = LOGICAL) -> Any:
@@ -360,9 +360,9 @@ async def test_mpl_makes_a_version_in_between(table: Services) -> None:
             TABLE,
             kms_configuration=KMSKeyArn(table.key),
             logical_name=LOGICAL,
-            session=SESSION,
-            kms_endpoint_url=table.kms_url,
-            dynamodb_client=_Between(client, version),
+            connection=AWSConnection(
+                session=SESSION, kms=table.kms_url, dynamodb={US: _Between(client, version)}
+            ),
         )
         async with ours:
             with pytest.raises(ServiceError, match="got a new version from somebody else") as caught:

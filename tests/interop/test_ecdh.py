@@ -27,6 +27,7 @@ from aws_encryption_sdk.exceptions import AWSEncryptionSDKClientError
 
 from aioencrypt import (
     AlgorithmSuite,
+    AWSConnection,
     KMSECDHMasterKey,
     MasterKeyProvider,
     MultiMasterKeyProvider,
@@ -194,10 +195,12 @@ class Server:
 
     def static(self, key_id: str, other: str, **options: Any) -> KMSECDHMasterKey:
         recipient = public_der(ec_key(other, self.curve))
-        return KMSECDHMasterKey.static(key_id, recipient, session=SESSION, endpoint_url=self.url, **options)
+        return KMSECDHMasterKey.static(
+            key_id, recipient, connection=AWSConnection(session=SESSION, kms=self.url), **options
+        )
 
     def discovery(self, key_id: str) -> KMSECDHMasterKey:
-        return KMSECDHMasterKey.discovery(key_id, session=SESSION, endpoint_url=self.url)
+        return KMSECDHMasterKey.discovery(key_id, connection=AWSConnection(session=SESSION, kms=self.url))
 
     def official_static(self, key_id: str, other: str, sender: str | None = None) -> dict[str, Any]:
         scheme = KmsPrivateKeyToStaticPublicKeyInput(

@@ -22,6 +22,7 @@ from aws_encryption_sdk.exceptions import AWSEncryptionSDKClientError
 
 from aioencrypt import (
     AlgorithmSuite,
+    AWSConnection,
     BranchKeyStore,
     HierarchicalMasterKey,
     KMSKeyArn,
@@ -79,10 +80,9 @@ class Services:
             TABLE,
             kms_configuration=KMSKeyArn(self.kms_key),
             logical_name=LOGICAL,
-            region=US,
-            session=SESSION,
-            kms_endpoint_url=self.kms_url,
-            dynamodb_endpoint_url=self.dynamodb_url,
+            connection=AWSConnection(
+                session=SESSION, kms=self.kms_url, dynamodb=self.dynamodb_url, region=US
+            ),
         )
 
     def ours(self, branch_key_id: str | None) -> HierarchicalMasterKey:

@@ -13,6 +13,7 @@ from aws_encryption_sdk.exceptions import AWSEncryptionSDKClientError
 
 from aioencrypt import (
     AlgorithmSuite,
+    AWSConnection,
     DecryptResult,
     DiscoveryFilter,
     EncryptResult,
@@ -53,14 +54,15 @@ class Server:
     other: str
 
     def strict(self, *key_ids: str, **options: Any) -> KMSMasterKeyProvider:
-        return KMSMasterKeyProvider(key_ids, session=SESSION, endpoint_url=self.url, **options)
+        return KMSMasterKeyProvider(
+            key_ids, connection=AWSConnection(session=SESSION, kms=self.url), **options
+        )
 
     def discovery(self, *accounts: str, region: str | None = None) -> KMSDiscoveryMasterKeyProvider:
         return KMSDiscoveryMasterKeyProvider(
             discovery_filter=DiscoveryFilter(accounts or [self.account]),
             region=region,
-            session=SESSION,
-            endpoint_url=self.url,
+            connection=AWSConnection(session=SESSION, kms=self.url),
         )
 
 

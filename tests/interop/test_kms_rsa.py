@@ -16,6 +16,7 @@ from aws_encryption_sdk.exceptions import AWSEncryptionSDKClientError
 
 from aioencrypt import (
     AlgorithmSuite,
+    AWSConnection,
     DecryptResult,
     KMSEncryptionAlgorithm,
     KMSRSAMasterKey,
@@ -67,8 +68,7 @@ class Server:
             key_id,
             encryption_algorithm=KMSEncryptionAlgorithm(algorithm),
             public_key=public_pem(rsa_key()) if public else None,
-            session=SESSION,
-            endpoint_url=self.url,
+            connection=AWSConnection(session=SESSION, kms=self.url),
         )
 
 

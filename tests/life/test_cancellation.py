@@ -12,6 +12,7 @@ import pytest
 import aioencrypt
 from aioencrypt import (
     AlgorithmSuite,
+    AWSConnection,
     KMSMasterKeyProvider,
     MasterKeyProvider,
     MessageError,
@@ -173,7 +174,7 @@ async def test_one_shot_under_several_kms_keys(way: Way, whole: bool) -> None:
     kms = InMemoryKMS()
     keys = [kms.create_key(region=region) for region in ("us-east-1", "eu-west-1", "ap-south-1")]
     clients = kms.clients("us-east-1", "eu-west-1", "ap-south-1")
-    provider = MultiMasterKeyProvider(KMSMasterKeyProvider(keys, clients=clients), KEY)
+    provider = MultiMasterKeyProvider(KMSMasterKeyProvider(keys, connection=AWSConnection(kms=clients)), KEY)
     await cancel_everywhere(
         way, lambda: OneShot(provider, PLAINTEXT, whole=whole, frame_length=4096), at_least=5
     )

@@ -149,7 +149,7 @@ class SlowKMS(InMemoryKMS):
 async def test_in_calls_of_kms(way: Way, operation: str) -> None:
     kms = SlowKMS(operation)
     arns = [kms.create_key(region=region) for region in ("us-east-1", "eu-west-1")]
-    provider = KMSMasterKeyProvider(arns, clients=kms.clients("us-east-1", "eu-west-1"))
+    provider = KMSMasterKeyProvider(arns, connection=kms.connection("us-east-1", "eu-west-1"))
 
     async def use() -> None:
         message, _ = await encrypt(b"abc", provider)

@@ -15,6 +15,7 @@ import pytest_asyncio
 from anyio.lowlevel import checkpoint
 
 from aioencrypt import (
+    AWSConnection,
     DecryptStream,
     EncryptionClient,
     EncryptStream,
@@ -68,7 +69,7 @@ def url(kms: InMemoryKMS) -> Iterator[str]:
 @pytest_asyncio.fixture
 async def provider(arns: list[str], url: str) -> AsyncIterator[KMSMasterKeyProvider]:
     task = asyncio.current_task()
-    async with KMSMasterKeyProvider(arns, endpoint_url=url) as provider:
+    async with KMSMasterKeyProvider(arns, connection=AWSConnection(kms=url)) as provider:
         yield provider
     assert asyncio.current_task() is not task
     assert_idle()
@@ -203,7 +204,9 @@ async def test_an_exit_stack_that_another_task_closes(arns: list[str], url: str)
     stack = AsyncExitStack()
 
     async def enter() -> DecryptStream:
-        provider = await stack.enter_async_context(KMSMasterKeyProvider(arns, endpoint_url=url))
+        provider = await stack.enter_async_context(
+            KMSMasterKeyProvider(arns, connection=AWSConnection(kms=url))
+        )
         await provider.warm_up()
         encrypting = await stack.enter_async_context(encrypt_stream(PLAINTEXT, provider))
         return await stack.enter_async_context(decrypt_stream(encrypting, provider))
@@ -351,7 +354,7 @@ async def exchange(provider: Provider, client: EncryptionClient) -> None:
 
 def test_three_loops_in_three_threads(kms: InMemoryKMS, arns: list[str], url: str) -> None:
     """They share a client, a raw key and a provider with clients of its caller; one is each loop's own."""
-    shared: list[Provider] = [KEY, KMSMasterKeyProvider(arns, clients=kms.clients(*REGIONS))]
+    shared: list[Provider] = [KEY, KMSMasterKeyProvider(arns, connection=kms.connection(*REGIONS))]
     client, together = EncryptionClient(), threading.Barrier(3)
     failures: list[BaseException] = []
 
@@ -364,7 +367,7 @@ def test_three_loops_in_three_threads(kms: InMemoryKMS, arns: list[str], url: st
                     await exchange(own, client)
 
     def run(backend: str, options: dict[str, Any]) -> None:
-        own = KMSMasterKeyProvider(arns, endpoint_url=url) if backend == "asyncio" else None
+        own = KMSMasterKeyProvider(arns, connection=AWSConnection(kms=url)) if backend == "asyncio" else None
         try:
             together.wait(20)
             anyio.run(main, own, backend=backend, backend_options=options)
@@ -387,7 +390,7 @@ def test_three_loops_in_three_threads(kms: InMemoryKMS, arns: list[str], url: st
 
 def test_runs_in_a_row_with_the_same_objects(arns: list[str], url: str) -> None:
     """Nothing of a loop stays in a key, a provider, a client, or a stream that was not entered."""
-    provider, client = KMSMasterKeyProvider(arns, endpoint_url=url), EncryptionClient()
+    provider, client = KMSMasterKeyProvider(arns, connection=AWSConnection(kms=url)), EncryptionClient()
     message, _ = asyncio.run(encrypt(PLAINTEXT, KEY))
     streams = [decrypt_stream(message, KEY) for _ in range(3)]
 

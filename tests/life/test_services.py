@@ -19,7 +19,14 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message
 
 import aioencrypt
-from aioencrypt import KMSMasterKeyProvider, ProviderClosedError, decrypt, encrypt, encrypt_stream
+from aioencrypt import (
+    AWSConnection,
+    KMSMasterKeyProvider,
+    ProviderClosedError,
+    decrypt,
+    encrypt,
+    encrypt_stream,
+)
 from aioencrypt.testing import InMemoryKMS
 from aioencrypt.testing.kms import run_in_thread
 from tests.support.cancelling import settle
@@ -55,7 +62,9 @@ def url(kms: InMemoryKMS) -> Iterator[str]:
 
 @pytest.fixture
 def provider(kms: InMemoryKMS, url: str) -> KMSMasterKeyProvider:
-    return KMSMasterKeyProvider([kms.create_key(region=region) for region in REGIONS], endpoint_url=url)
+    return KMSMasterKeyProvider(
+        [kms.create_key(region=region) for region in REGIONS], connection=AWSConnection(kms=url)
+    )
 
 
 async def assert_closed(provider: KMSMasterKeyProvider) -> None:

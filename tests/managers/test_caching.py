@@ -308,7 +308,7 @@ async def test_three_hundred_messages_under_kms_make_one_call_each_way() -> None
     kms = InMemoryKMS()
     arn = kms.create_key()
     kms.latency = 0.02
-    provider = KMSMasterKeyProvider([arn], clients=kms.clients("us-east-1"))
+    provider = KMSMasterKeyProvider([arn], connection=kms.connection("us-east-1"))
     cmm = CachingCMM(provider, max_age=300)
     results = await at_once(300, partial(encrypt, b"plaintext", cmm, algorithm_suite=UNSIGNED))
     messages = [result[0] for result in results if isinstance(result, tuple)]

@@ -11,6 +11,7 @@ from anyio.lowlevel import checkpoint
 
 from aioencrypt import (
     AsyncCache,
+    AWSConnection,
     CachingCMM,
     KMSMasterKeyProvider,
     ProviderClosedError,
@@ -68,7 +69,7 @@ async def test_a_call_is_told_with_all_that_names_it(notes: Notes, kms: InMemory
 
 async def test_an_alias_is_called_without_a_region(notes: Notes, kms: InMemoryKMS) -> None:
     kms.create_alias("alias/orders", kms.create_key(region=US))
-    await encrypt(b"x", KMSMasterKeyProvider(["alias/orders"], clients=kms.clients(US)))
+    await encrypt(b"x", KMSMasterKeyProvider(["alias/orders"], connection=kms.connection(US)))
     assert notes.activities[1] == ServiceCall("KMS", "GenerateDataKey", "alias/orders", None)
 
 
@@ -206,7 +207,9 @@ async def test_the_client_is_called_within_the_call(notes: Notes, kms: InMemoryK
         seen.append(notes.call_began(ServiceCall("KMS", "request", "", None)).within)
         return await call()
 
-    provider = KMSMasterKeyProvider([kms.create_key(region=US)], clients=wrapped(kms, around, US))
+    provider = KMSMasterKeyProvider(
+        [kms.create_key(region=US)], connection=AWSConnection(kms=wrapped(kms, around, US))
+    )
     await encrypt(b"x", provider)
     assert seen == [("encrypt whole", "GenerateDataKey")]
 
@@ -246,7 +249,9 @@ async def test_tasks_do_not_see_what_is_current_in_others(notes: Notes, kms: InM
         await all_there.wait()
         return await call()
 
-    provider = KMSMasterKeyProvider([kms.create_key(region=US)], clients=wrapped(kms, around, US))
+    provider = KMSMasterKeyProvider(
+        [kms.create_key(region=US)], connection=AWSConnection(kms=wrapped(kms, around, US))
+    )
     async with anyio.create_task_group() as group:
         for _ in range(10):
             group.start_soon(encrypt, b"x", provider)

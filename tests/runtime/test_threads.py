@@ -146,7 +146,9 @@ def hold_all(held: threading.Event, go: threading.Event) -> None:
 
 def test_everything_works_in_a_child_while_another_thread_holds_every_lock() -> None:
     kms = InMemoryKMS()
-    provider = KMSMasterKeyProvider([kms.create_key(region="us-east-1")], clients=kms.clients("us-east-1"))
+    provider = KMSMasterKeyProvider(
+        [kms.create_key(region="us-east-1")], connection=kms.connection("us-east-1")
+    )
     manager = CachingCMM(provider, max_age=60)
 
     async def round_trip() -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from aiobotocore.session import get_session
 
-from aioencrypt import KMSMasterKeyProvider, Provider, encrypt
+from aioencrypt import AWSConnection, KMSMasterKeyProvider, Provider, encrypt
 from tests.support.kms import SUITE
 
 
@@ -28,8 +29,18 @@ class WatchedSession:
         return getattr(self.session, name)
 
 
+def connected(options: Mapping[str, Any], *more: str) -> dict[str, Any]:
+    """Return the options of a provider; those of a connection, and some more, go into a connection."""
+    names = {"kms", "clients", "dynamodb", "session", "profile", "client_config", "timeout", *more}
+    connection = {
+        "kms" if name == "clients" else name: value for name, value in options.items() if name in names
+    }
+    rest = {name: value for name, value in options.items() if name not in names}
+    return {"connection": AWSConnection(**connection), **rest} if connection else rest
+
+
 def strict(*key_ids: str, **options: Any) -> KMSMasterKeyProvider:
-    return KMSMasterKeyProvider(key_ids, **options)
+    return KMSMasterKeyProvider(key_ids, **connected(options))
 
 
 async def sealed(provider: Provider) -> bytes:

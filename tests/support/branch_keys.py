@@ -9,6 +9,7 @@ import attrs
 
 from aioencrypt import BranchKeyStore, KMSConfiguration, KMSKeyArn
 from aioencrypt.testing import InMemoryDynamoDB, InMemoryKMS
+from tests.support.aws import connected
 
 US, EU = "us-east-1", "eu-west-1"
 TABLE, LOGICAL = "branch-keys", "logical name"
@@ -67,11 +68,12 @@ class World:
         options = {
             "logical_name": LOGICAL,
             "region": US,
-            "clients": self.kms.clients(US, EU),
-            "dynamodb_client": self.dynamodb.client(US),
+            "kms": self.kms.clients(US, EU),
+            "dynamodb": self.dynamodb.clients(US),
             **options,
         }
-        return BranchKeyStore(TABLE, kms_configuration=configuration or KMSKeyArn(self.key), **options)
+        options = {"kms_configuration": configuration or KMSKeyArn(self.key), **connected(options, "region")}
+        return BranchKeyStore(TABLE, **options)
 
     async def with_table(self) -> World:
         await self.store().create_key_store()

@@ -15,6 +15,7 @@ from starlette.routing import Route
 
 from aioencrypt import (
     Attempt,
+    AWSConnection,
     KMSMasterKeyProvider,
     ProviderError,
     RawAESMasterKey,
@@ -72,7 +73,9 @@ async def _kms_names(kms: InMemoryKMS) -> dict[str, Any]:
     denied = kms.create_key(region="us-east-1")
     far = kms.create_key(region="ap-southeast-2")
     ready = kms.clients("us-east-1", "ap-southeast-2")
-    message, _ = await encrypt(b"attack at dawn", KMSMasterKeyProvider([denied, far], clients=ready))
+    message, _ = await encrypt(
+        b"attack at dawn", KMSMasterKeyProvider([denied, far], connection=AWSConnection(kms=ready))
+    )
     kms.deny(denied, "Decrypt")
     kms.outage("ap-southeast-2")
     return {

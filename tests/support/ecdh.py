@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.serialization import (
 
 from aioencrypt import EncryptedDataKey, KMSECDHMasterKey, RawECDHMasterKey
 from aioencrypt.testing import InMemoryKMS, InMemoryKMSClient
+from tests.support.aws import connected
 from tests.support.kms import Around
 from tests.support.messages import sorted_context
 from tests.support.providers import CONTEXT
@@ -176,13 +177,13 @@ def kms_static(
 ) -> KMSECDHMasterKey:
     """Return a key between one of KMS and another."""
     options = {"clients": kms.clients("us-east-1", "eu-west-1"), **options}
-    return KMSECDHMasterKey.static(key_id, public_der(ec_key(other, curve)), **options)
+    return KMSECDHMasterKey.static(key_id, public_der(ec_key(other, curve)), **connected(options))
 
 
 def kms_discovery(kms: InMemoryKMS, key_id: str, **options: Any) -> KMSECDHMasterKey:
     """Return a key of KMS that decrypts what anybody sent to it."""
     options = {"clients": kms.clients("us-east-1", "eu-west-1"), **options}
-    return KMSECDHMasterKey.discovery(key_id, **options)
+    return KMSECDHMasterKey.discovery(key_id, **connected(options))
 
 
 class AroundClient:

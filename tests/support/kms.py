@@ -11,6 +11,7 @@ import pytest
 
 from aioencrypt import (
     AlgorithmSuite,
+    AWSConnection,
     DataKeyRequest,
     EncryptedDataKey,
     KMSMasterKeyProvider,
@@ -66,7 +67,8 @@ def arn(key: str, *, region: str = US, account: str = ACCOUNT, partition: str = 
 
 def provider_for(kms: InMemoryKMS, *key_ids: str, **options: Any) -> KMSMasterKeyProvider:
     """Return a provider with clients of three regions."""
-    return KMSMasterKeyProvider(key_ids, clients=kms.clients(US, EU, AP), **options)
+    timeout = options.pop("timeout", 30.0)
+    return KMSMasterKeyProvider(key_ids, connection=kms.connection(US, EU, AP, timeout=timeout), **options)
 
 
 def request(*encrypted_data_keys: EncryptedDataKey, suite: AlgorithmSuite = SUITE) -> DataKeyRequest:
@@ -128,7 +130,7 @@ async def failure(
     other, key = kms.create_key(region=US), kms.create_key(region=EU)
     clients = options.pop("clients", None) or kms.clients(US, EU)
     keys = [other, key] if operation == "encrypt" else [key]
-    provider = KMSMasterKeyProvider(keys, clients=clients, **options)
+    provider = KMSMasterKeyProvider(keys, connection=AWSConnection(kms=clients), **options)
     writing: Any = {"encryption_context": {"tenant": SECRET}, "algorithm_suite": SUITE}
     operate: Callable[[], Awaitable[object]] = partial(encrypt, b"x", provider, **writing)
     if operation == "decrypt":

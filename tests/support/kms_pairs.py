@@ -19,6 +19,7 @@ from aioencrypt import (
     KMSRSAMasterKey,
 )
 from aioencrypt.testing import InMemoryKMS, InMemoryKMSError
+from tests.support.aws import connected
 from tests.support.kms import AP, CONTEXT, DATA_KEY, EU, SUITE, US
 from tests.support.message_writer import sorted_context
 from tests.support.providers import asking
@@ -72,7 +73,7 @@ def rsa_master_key(
         key_id,
         encryption_algorithm=KMSEncryptionAlgorithm(algorithm),
         public_key=public_pem(rsa_key()) if public else None,
-        **options,
+        **connected(options),
     )
 
 

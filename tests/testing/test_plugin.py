@@ -95,7 +95,7 @@ def anyio_backend():
 def aioencrypt_provider(aioencrypt_kms):
     regions = ["us-east-1", "eu-west-1"]
     keys = [aioencrypt_kms.create_key(region=region) for region in regions]
-    return KMSMasterKeyProvider(keys, clients=aioencrypt_kms.clients(*regions))
+    return KMSMasterKeyProvider(keys, connection=aioencrypt_kms.connection(*regions))
 
 @pytest.mark.anyio
 async def test_two_regions(aioencrypt_kms, aioencrypt_provider):

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, assert_type
 
 from aioencrypt import (
+    AWSConnection,
     BeaconKeyMaterials,
     BranchKeyMaterials,
     BranchKeyReader,
@@ -39,7 +40,10 @@ def configurations() -> list[KMSConfiguration]:
 
 
 def stores(kms: InMemoryKMS, dynamodb: InMemoryDynamoDB, client: AiobotocoreDynamoDBClient) -> None:
-    made = BranchKeyStore("keys", kms_configuration=KMSDiscovery(), logical_name="keys", region="us-east-1")
+    connection = AWSConnection(region="us-east-1")
+    made = BranchKeyStore(
+        "keys", kms_configuration=KMSDiscovery(), logical_name="keys", connection=connection
+    )
     reader: BranchKeyReader = made
     HierarchicalMasterKey(reader, branch_key_id="one", ttl=60)
     HierarchicalMasterKey(made, branch_key_id="one", ttl=60)
@@ -49,8 +53,7 @@ def stores(kms: InMemoryKMS, dynamodb: InMemoryDynamoDB, client: AiobotocoreDyna
             "keys",
             kms_configuration=KMSKeyArn(kms_key),
             logical_name="keys",
-            clients=kms.clients("us-east-1"),
-            dynamodb_client=usable,
+            connection=AWSConnection(kms=kms.clients("us-east-1"), dynamodb={"us-east-1": usable}),
         )
     BranchKeyStore("keys", kms_configuration=KMSDiscovery())  # type: ignore[call-arg]
     BranchKeyStore("keys", KMSDiscovery(), "keys")  # type: ignore[call-arg]
@@ -59,7 +62,7 @@ def stores(kms: InMemoryKMS, dynamodb: InMemoryDynamoDB, client: AiobotocoreDyna
         "keys",
         kms_configuration=KMSDiscovery(),
         logical_name="keys",
-        dynamodb_client=kms.client("us-east-1"),  # type: ignore[arg-type]
+        connection=AWSConnection(dynamodb=kms.clients("us-east-1")),  # type: ignore[arg-type]
     )
 
 

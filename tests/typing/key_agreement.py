@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, assert_type
 
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey, EllipticCurvePublicKey
 
-from aioencrypt import KMSECDHMasterKey, MasterKey, RawECDHMasterKey
+from aioencrypt import AWSConnection, KMSECDHMasterKey, MasterKey, RawECDHMasterKey
 from aioencrypt.testing import InMemoryKMS, InMemoryKMSClient
 
 if TYPE_CHECKING:
@@ -43,11 +43,16 @@ def raw(private: EllipticCurvePrivateKey, public: EllipticCurvePublicKey) -> Non
 async def in_kms(
     client: AiobotocoreKMSClient, private: EllipticCurvePrivateKey, public: EllipticCurvePublicKey
 ) -> None:
-    static = KMSECDHMasterKey.static(kms_key, public, clients={"us-east-1": client})
+    static = KMSECDHMasterKey.static(kms_key, public, connection=AWSConnection(kms={"us-east-1": client}))
     async with static as entered:
         assert_type(entered, KMSECDHMasterKey)
-    KMSECDHMasterKey.static(kms_key, b"DER", sender_public_key=b"PEM", client_supplier=supply, timeout=None)
-    assert_type(KMSECDHMasterKey.discovery(kms_key, endpoint_url="http://localhost"), KMSECDHMasterKey)
+    KMSECDHMasterKey.static(
+        kms_key, b"DER", sender_public_key=b"PEM", connection=AWSConnection(kms=supply, timeout=None)
+    )
+    assert_type(
+        KMSECDHMasterKey.discovery(kms_key, connection=AWSConnection(kms="http://localhost")),
+        KMSECDHMasterKey,
+    )
     KMSECDHMasterKey.discovery(kms_key, recipient_public_key=public, grant_tokens=["token"])
     KMSECDHMasterKey(kms_key)  # type: ignore[call-arg]
     KMSECDHMasterKey.static(kms_key)  # type: ignore[call-arg]

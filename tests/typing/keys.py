@@ -9,6 +9,7 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, RSAPubl
 
 from aioencrypt import (
     AlgorithmSuite,
+    AWSConnection,
     CommitmentPolicy,
     CryptographicMaterialsManager,
     DataKey,
@@ -73,13 +74,12 @@ async def kms(client: AiobotocoreKMSClient) -> None:
     provider = KMSMasterKeyProvider(
         [kms_key],
         multi_region=MultiRegion.EXACT,
-        clients=mixed,
+        connection=AWSConnection(kms=mixed, timeout=None),
         grant_tokens=("token",),
-        timeout=None,
     )
-    KMSMasterKeyProvider((kms_key,), clients={"us-east-1": client})
-    KMSMasterKeyProvider([kms_key], clients=InMemoryKMS().clients("us-east-1"))
-    KMSMasterKeyProvider([kms_key], endpoint_url="http://localhost", timeout=1)
+    KMSMasterKeyProvider((kms_key,), connection=AWSConnection(kms={"us-east-1": client}))
+    KMSMasterKeyProvider([kms_key], connection=AWSConnection(kms=InMemoryKMS().clients("us-east-1")))
+    KMSMasterKeyProvider([kms_key], connection=AWSConnection(kms="http://localhost", timeout=1))
     async with provider as entered:
         assert_type(entered, KMSMasterKeyProvider)
         await entered.warm_up()
@@ -90,8 +90,8 @@ async def kms(client: AiobotocoreKMSClient) -> None:
         assert_type(found, KMSDiscoveryMasterKeyProvider)
     KMSDiscoveryMasterKeyProvider(discovery_filter=None)
     KMSMasterKeyProvider()  # type: ignore[call-arg]
-    KMSMasterKeyProvider([kms_key], clients=[client])  # type: ignore[arg-type]
-    KMSMasterKeyProvider([kms_key], clients={"us-east-1": object()})  # type: ignore[dict-item]
+    KMSMasterKeyProvider([kms_key], connection=AWSConnection(kms=[client]))  # type: ignore[arg-type]
+    KMSMasterKeyProvider([kms_key], connection=AWSConnection(kms={"us-east-1": object()}))  # type: ignore[dict-item]
     KMSMasterKeyProvider([kms_key], multi_region=True)  # type: ignore[arg-type]
     KMSMasterKeyProvider([kms_key], region="us-east-1")  # type: ignore[call-arg]
     KMSDiscoveryMasterKeyProvider()  # type: ignore[call-arg]
@@ -107,10 +107,14 @@ def made_by_a_provider(made: KMSMasterKey) -> None:
 
 async def rsa_in_kms(client: AiobotocoreKMSClient, public: RSAPublicKey, private: RSAPrivateKey) -> None:
     padding = KMSEncryptionAlgorithm.RSAES_OAEP_SHA_256
-    reader = KMSRSAMasterKey(kms_key, encryption_algorithm=padding, clients={"us-east-1": client})
+    reader = KMSRSAMasterKey(
+        kms_key, encryption_algorithm=padding, connection=AWSConnection(kms={"us-east-1": client})
+    )
     async with reader as entered:
         assert_type(entered, KMSRSAMasterKey)
-    KMSRSAMasterKey(kms_key, encryption_algorithm=padding, public_key=public, client_supplier=supply)
+    KMSRSAMasterKey(
+        kms_key, encryption_algorithm=padding, public_key=public, connection=AWSConnection(kms=supply)
+    )
     KMSRSAMasterKey(kms_key, encryption_algorithm=padding, public_key=b"PEM", grant_tokens=["token"])
     KMSRSAMasterKey(kms_key)  # type: ignore[call-arg]
     KMSRSAMasterKey(kms_key, padding)  # type: ignore[call-arg]
@@ -131,9 +135,9 @@ def supply_at_once(region: str | None) -> InMemoryKMSClient:
 
 def suppliers(typed: Callable[[str | None], Awaitable[AiobotocoreKMSClient]]) -> None:
     supplier: ClientSupplier = supply
-    KMSMasterKeyProvider([kms_key], client_supplier=supplier)
-    KMSMasterKeyProvider([kms_key], client_supplier=typed)
-    KMSMasterKeyProvider([kms_key], client_supplier=supply_at_once)  # type: ignore[arg-type]
+    KMSMasterKeyProvider([kms_key], connection=AWSConnection(kms=supplier))
+    KMSMasterKeyProvider([kms_key], connection=AWSConnection(kms=typed))
+    KMSMasterKeyProvider([kms_key], connection=AWSConnection(kms=supply_at_once))  # type: ignore[arg-type]
 
 
 # Keys, providers and managers of a user's own

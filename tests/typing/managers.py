@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import assert_type
 
 from aioencrypt import (
+    AWSConnection,
     DecryptionMaterials,
     EncryptionClient,
     EncryptionMaterials,
@@ -63,18 +64,20 @@ async def required_context() -> None:
 
 
 async def suppliers() -> None:
-    async with KMSClientFactory(endpoint_url="http://127.0.0.1:1") as factory:
+    async with KMSClientFactory(connection=AWSConnection(kms="http://127.0.0.1:1")) as factory:
         assert_type(factory, KMSClientFactory)
         assert_type(await factory("us-east-1"), KMSClient)
         assert_type(await factory(None), KMSClient)
         limited = limit_regions(factory, ["us-east-1"])
         assert_type(limited, ClientSupplier)
         assert_type(exclude_regions(limited, {"eu-west-1"}), ClientSupplier)
-        KMSMasterKeyProvider([kms_key], client_supplier=factory, preferred_region="us-east-1")
-        KMSDiscoveryMasterKeyProvider(discovery_filter=None, client_supplier=limited, preferred_region=None)
+        KMSMasterKeyProvider([kms_key], connection=AWSConnection(kms=factory), preferred_region="us-east-1")
+        KMSDiscoveryMasterKeyProvider(
+            discovery_filter=None, connection=AWSConnection(kms=limited), preferred_region=None
+        )
     limit_regions(factory, [None])  # type: ignore[list-item]
     limit_regions({}, ["us-east-1"])  # type: ignore[arg-type]
-    KMSClientFactory(clients={})  # type: ignore[call-arg]
+    KMSClientFactory(AWSConnection())  # type: ignore[call-arg]
 
 
 def settings() -> None:

@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any
 
 import attrs
 
-from aioencrypt.aws.connection import AWSClients
-from aioencrypt.aws.protocols import ClientSupplier, DynamoDBClient, KMSClient
+from aioencrypt.aws.connection import AWSClients, AWSConnection, EntersConnection
+from aioencrypt.aws.protocols import DynamoDBClient, KMSClient
 from aioencrypt.errors import ProviderError, ServiceError
 from aioencrypt.format.context import validate_context
 from aioencrypt.providers.branch_keys.items import (
@@ -36,10 +35,6 @@ from aioencrypt.providers.branch_keys.kms import KMSConfiguration
 from aioencrypt.providers.branch_keys.table import BranchKeyTable
 from aioencrypt.providers.kms.service import KMSService, bytes_of, text_of
 
-if TYPE_CHECKING:
-    from aiobotocore.config import AioConfig
-    from aiobotocore.session import AioSession
-
 
 @attrs.frozen
 class KeyStoreInfo:
@@ -52,19 +47,15 @@ class KeyStoreInfo:
     kms_configuration: KMSConfiguration
 
 
-class BranchKeyStore:
+class BranchKeyStore(EntersConnection):
     """Branch keys and beacon keys in a DynamoDB table, each wrapped by a KMS key.
 
     `kms_configuration` is a `KMSKeyArn`, `KMSMRKeyArn`, `KMSDiscovery` or `KMSMRDiscovery`; the last two only
     read. `logical_name` is bound to every key by KMS and can never change, unlike the name of the table.
     `store_id` is drawn if it is not given.
 
-    KMS clients come, as for `KMSMasterKeyProvider`, from `session`, `client_config` and
-    `kms_endpoint_url`, from `clients`, or from `client_supplier`; the DynamoDB client is
-    `dynamodb_client`, or comes from `session`, `client_config` and `dynamodb_endpoint_url`. `async with`
-    is for clients that are made here. `region` is that of the table, if the KMS configuration has
-    another or none; in the latter case also that in which KMS is called. `timeout` is in seconds, for one
-    call of either service with all its retries.
+    Use it inside `async with`, unless the `connection` has ready clients or suppliers for both services. The
+    table is in the region of the connection, and without one in that of the KMS configuration.
 
     Every operation raises `ProviderError`, and `ServiceError` for what KMS or DynamoDB answered.
     """
@@ -76,16 +67,8 @@ class BranchKeyStore:
         kms_configuration: KMSConfiguration,
         logical_name: str,
         store_id: str | None = None,
-        region: str | None = None,
-        session: AioSession | None = None,
-        client_config: AioConfig | None = None,
-        kms_endpoint_url: str | None = None,
-        clients: Mapping[str, KMSClient] | None = None,
-        client_supplier: ClientSupplier | None = None,
-        dynamodb_client: DynamoDBClient | None = None,
-        dynamodb_endpoint_url: str | None = None,
+        connection: AWSConnection | None = None,
         grant_tokens: Sequence[str] = (),
-        timeout: float | None = 30.0,
     ) -> None:
         if not isinstance(kms_configuration, KMSConfiguration):
             raise TypeError(
@@ -93,34 +76,15 @@ class BranchKeyStore:
                 f"not {type(kms_configuration).__name__}"
             )
         _check_name("logical_name", logical_name)
-        for what, name in (("store_id", store_id), ("region", region)):
-            if name is not None:
-                _check_name(what, name)
-        # What is given for both services does not get in the way of a client that is given for one.
-        own = {"session": session, "client_config": client_config}
-        nothing = dict.fromkeys(own)
-        kms_given = clients is not None or client_supplier is not None
-        table_given = dynamodb_client is not None
-        if kms_given and table_given and own != nothing:
-            raise ValueError("session and client_config are of no use where the clients of both are given")
-        self._kms = KMSService(
-            **(nothing if kms_given else own),
-            endpoint_url=kms_endpoint_url,
-            clients=clients,
-            client_supplier=client_supplier,
-            grant_tokens=grant_tokens,
-            timeout=timeout,
-        )
-        self._dynamodb: AWSClients[DynamoDBClient] = AWSClients(
-            "dynamodb",
-            **(nothing if table_given else own),
-            endpoint_url=dynamodb_endpoint_url,
-            clients=None if dynamodb_client is None else {"of any region": dynamodb_client},
-        )
-        self._region = region
-        self._kms_region = kms_configuration.region or region
-        table_region = None if table_given else region or kms_configuration.region
-        self._table = BranchKeyTable(table_name, self._dynamodb, region=table_region, timeout=timeout)
+        if store_id is not None:
+            _check_name("store_id", store_id)
+        self._kms = KMSService(connection, grant_tokens)
+        tables: AWSClients[DynamoDBClient] = AWSClients(self._kms.connection, "dynamodb")
+        super().__init__(self._kms, tables)
+        self._kms_region = kms_configuration.region
+        # Where the connection names no region, one ready client will do, whichever region it has.
+        region = self._kms.connection.region or (kms_configuration.region if tables.makes else None)
+        self._table = BranchKeyTable(table_name, tables, region)
         self._configuration = kms_configuration
         self._logical_name = logical_name
         self._id = store_id or str(uuid.uuid4())
@@ -132,16 +96,13 @@ class BranchKeyStore:
         )
 
     def __reduce__(self) -> tuple[Any, ...]:
-        options = self._kms.configuration
-        options["kms_endpoint_url"] = options.pop("endpoint_url")
-        options |= {
-            "dynamodb_endpoint_url": self._dynamodb.configuration["endpoint_url"],
-            "kms_configuration": self._configuration,
-            "logical_name": self._logical_name,
-            "store_id": self._id,
-            "region": self._region,
-        }
-        return _rebuild, (type(self), self._table.name, options)
+        return self._kms.recipe(
+            type(self),
+            self._table.name,
+            kms_configuration=self._configuration,
+            logical_name=self._logical_name,
+            store_id=self._id,
+        )
 
     @property
     def logical_name(self) -> str:
@@ -157,27 +118,6 @@ class BranchKeyStore:
             tuple(self._kms.grant_tokens),
             self._configuration,
         )
-
-    async def __aenter__(self) -> Self:
-        await self._kms.enter()
-        try:
-            await self._dynamodb.enter()
-        except BaseException:
-            await self._kms.exit()
-            raise
-        return self
-
-    async def __aexit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        await self.aclose()
-
-    async def aclose(self) -> None:
-        """Leave `async with`."""
-        try:
-            await self._dynamodb.exit()
-        finally:
-            await self._kms.exit()
 
     async def warm_up(self) -> None:
         """Make both clients, which the first operation would have to; raises `ServiceError`."""
@@ -341,7 +281,3 @@ def _check_name(what: str, name: object) -> None:
 def _check_answered(answer: Mapping[str, Any], field: str, key_id: str) -> None:
     if text_of(answer, field) != key_id:
         raise ProviderError(f"KMS answered with the {field} {answer[field]!r}, not {key_id!r}")
-
-
-def _rebuild(cls: type[BranchKeyStore], table_name: str, options: dict[str, Any]) -> BranchKeyStore:
-    return cls(table_name, **options)

@@ -12,13 +12,10 @@ from typing import Any
 
 import anyio
 
-from aioencrypt.aws.client_checks import answer_of_client
 from aioencrypt.aws.connection import AWSClients
-from aioencrypt.aws.errors import call_service
 from aioencrypt.aws.protocols import DynamoDBClient
 from aioencrypt.errors import ProviderError, ServiceError
 from aioencrypt.providers.branch_keys.items import ID, TYPE, WRAPPED_KEY, BranchKeyItem, parse_item
-from aioencrypt.runtime.observation import ServiceCall
 
 # A table may be named by its ARN, which is how tables of other accounts are.
 _TABLE_NAME = re.compile(r"(arn:[\w-]+:dynamodb:[\w-]+:\d+:table/)?[A-Za-z0-9_.-]{3,255}")
@@ -33,9 +30,7 @@ _PASSING = {"ProvisionedThroughputExceeded", "ThrottlingError", "TransactionConf
 class BranchKeyTable:
     """A table; raises `ProviderError`, and `ServiceError` for what DynamoDB answered."""
 
-    def __init__(
-        self, name: str, clients: AWSClients[DynamoDBClient], *, region: str | None, timeout: float | None
-    ) -> None:
+    def __init__(self, name: str, clients: AWSClients[DynamoDBClient], region: str | None) -> None:
         if not isinstance(name, str):
             raise TypeError(f"table_name is a str, not {type(name).__name__}")
         if not _TABLE_NAME.fullmatch(name):
@@ -43,23 +38,17 @@ class BranchKeyTable:
                 f"{name!r} is not a table name of 3 to 255 letters, digits, '_', '.' and '-', nor a table ARN"
             )
         self.name = name
-        self.clients = clients
+        self._clients = clients
         self._region = region
-        self._timeout = timeout
 
     async def warm_up(self) -> None:
         """Make the client; raises `ServiceError`."""
-        await self.clients.warm_up([self._region], self._timeout)
+        await self._clients.warm_up([self._region])
 
     async def _call(
         self, operation: str, call: Callable[[DynamoDBClient], Awaitable[Mapping[str, Any]]]
     ) -> Mapping[str, Any]:
-        async def with_client() -> Mapping[str, Any]:
-            client = await self.clients.get(self._region)
-            return await answer_of_client(call(client), f"{type(client).__name__}, asked for {operation},")
-
-        observed = ServiceCall("DynamoDB", operation, self.name, self._region)
-        return await call_service(observed, with_client, self._timeout)
+        return await self._clients.call(operation, self.name, self._region, call)
 
     # The table itself
 
@@ -134,7 +123,7 @@ class BranchKeyTable:
             "GetItem",
             lambda client: client.get_item(TableName=self.name, Key=key, ConsistentRead=True),
         )
-        if isinstance(answer, Mapping) and not answer.get("Item"):
+        if not answer.get("Item"):
             raise ProviderError(
                 f"the table {self.name!r} has no item {item_type!r} of a branch key {branch_key_id!r}"
             )
@@ -200,7 +189,7 @@ def _reasons(error: object) -> set[str]:
 
 
 def _mapping_of(answer: Mapping[str, Any], field: str) -> Mapping[str, Any]:
-    value = answer.get(field) if isinstance(answer, Mapping) else None
+    value = answer.get(field)
     if not isinstance(value, Mapping):
         raise ProviderError(f"the answer of DynamoDB has no {field}")
     return value

@@ -6,14 +6,12 @@ Specification: framework/aws-kms/aws-kms-ecdh-keyring.md, framework/key-agreemen
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import partial
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import attrs
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from aioencrypt.aws.protocols import ClientSupplier, KMSClient
+from aioencrypt.aws.connection import AWSConnection, EntersConnection
 from aioencrypt.errors import AttemptLog, ProviderClosedError, ProviderError
 from aioencrypt.format import EncryptedDataKey
 from aioencrypt.materials import DataKey, DataKeyRequest
@@ -33,10 +31,6 @@ from aioencrypt.providers.kms.service import KMSService, bytes_of, text_of
 from aioencrypt.providers.raw.names import random_data_key
 from aioencrypt.runtime.cache import AsyncCache
 
-if TYPE_CHECKING:
-    from aiobotocore.config import AioConfig
-    from aiobotocore.session import AioSession
-
 _ECDH = "ECDH"
 
 
@@ -48,7 +42,7 @@ class _OwnKey:
     arn: str | None
 
 
-class KMSECDHMasterKey(MasterKey):
+class KMSECDHMasterKey(EntersConnection, MasterKey):
     """Wraps data keys under keys that a KMS key agrees on with the key of another party (ECDH).
 
     `static` encrypts and decrypts between a KMS key and one other key, `discovery` decrypts what
@@ -58,14 +52,15 @@ class KMSECDHMasterKey(MasterKey):
 
     The public key of the KMS key is fetched when it is first needed, or by `warm_up`, and kept. Give it
     to save the call; it must be that of the KMS key, or nobody opens what is encrypted with it.
-    Use it inside `async with`, or pass `clients`; the other arguments are those of
-    `KMSMasterKeyProvider`. Raises `ValueError` and `TypeError` for keys that cannot be used.
+    Use it inside `async with`, unless the `connection` has ready clients or a supplier for KMS. Raises
+    `ValueError` and `TypeError` for keys that cannot be used.
     """
 
     def __init__(
         self, key_id: str, service: KMSService, *, own: PublicKey | None, peer: PublicKey | None
     ) -> None:
         identifier = check_identifier(key_id)
+        super().__init__(service)
         self._key_id = key_id
         self._region = identifier.region if identifier else None
         self._arn = key_id if parse_key_arn(key_id) else None
@@ -83,27 +78,14 @@ class KMSECDHMasterKey(MasterKey):
         recipient_public_key: ec.EllipticCurvePublicKey | bytes,
         *,
         sender_public_key: ec.EllipticCurvePublicKey | bytes | None = None,
-        session: AioSession | None = None,
-        client_config: AioConfig | None = None,
-        endpoint_url: str | None = None,
-        clients: Mapping[str, KMSClient] | None = None,
-        client_supplier: ClientSupplier | None = None,
+        connection: AWSConnection | None = None,
         grant_tokens: Sequence[str] = (),
-        timeout: float | None = 30.0,
     ) -> Self:
         """Encrypts to a recipient, and decrypts what either of the two encrypted to the other.
 
         What decrypts was written by one of the two (KmsPrivateKeyToStaticPublicKey).
         """
-        service = KMSService(
-            session=session,
-            client_config=client_config,
-            endpoint_url=endpoint_url,
-            clients=clients,
-            client_supplier=client_supplier,
-            grant_tokens=grant_tokens,
-            timeout=timeout,
-        )
+        service = KMSService(connection, grant_tokens)
         recipient = load_public_key(recipient_public_key, "recipient_public_key")
         sender = _given_key(sender_key_id, sender_public_key, "sender_public_key")
         if sender:
@@ -116,27 +98,14 @@ class KMSECDHMasterKey(MasterKey):
         recipient_key_id: str,
         *,
         recipient_public_key: ec.EllipticCurvePublicKey | bytes | None = None,
-        session: AioSession | None = None,
-        client_config: AioConfig | None = None,
-        endpoint_url: str | None = None,
-        clients: Mapping[str, KMSClient] | None = None,
-        client_supplier: ClientSupplier | None = None,
+        connection: AWSConnection | None = None,
         grant_tokens: Sequence[str] = (),
-        timeout: float | None = 30.0,
     ) -> Self:
         """Decrypts what was encrypted to this key, whoever the sender is; cannot encrypt.
 
         Nothing is known of the sender: anybody has our public key (KmsPublicKeyDiscovery).
         """
-        service = KMSService(
-            session=session,
-            client_config=client_config,
-            endpoint_url=endpoint_url,
-            clients=clients,
-            client_supplier=client_supplier,
-            grant_tokens=grant_tokens,
-            timeout=timeout,
-        )
+        service = KMSService(connection, grant_tokens)
         recipient = _given_key(recipient_key_id, recipient_public_key, "recipient_public_key")
         return cls(recipient_key_id, service, own=recipient, peer=None)
 
@@ -148,11 +117,10 @@ class KMSECDHMasterKey(MasterKey):
 
     def __reduce__(self) -> tuple[Any, ...]:
         given = self._given.der if self._given else None
-        configuration: dict[str, Any] = self._service.configuration
+        cls, recipe = type(self), self._service.recipe
         if self._peer:
-            make = partial(type(self).static, sender_public_key=given, **configuration)
-            return make, (self._key_id, self._peer.der)
-        return partial(type(self).discovery, recipient_public_key=given, **configuration), (self._key_id,)
+            return recipe(cls.static, self._key_id, self._peer.der, sender_public_key=given)
+        return recipe(cls.discovery, self._key_id, recipient_public_key=given)
 
     @property
     def provider_id(self) -> str:
@@ -283,14 +251,9 @@ class KMSECDHMasterKey(MasterKey):
         await self._own_key()
 
     async def __aenter__(self) -> Self:
-        await self._service.enter()
+        await super().__aenter__()
         self._entries += 1
         return self
-
-    async def __aexit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        await self.aclose()
 
     async def aclose(self) -> None:
         self._entries = max(0, self._entries - 1)
@@ -298,7 +261,7 @@ class KMSECDHMasterKey(MasterKey):
             if not self._entries:
                 await self._fetches.aclose()
         finally:
-            await self._service.exit()
+            await super().aclose()
 
 
 def _given_key(key_id: str, key: ec.EllipticCurvePublicKey | bytes | None, what: str) -> PublicKey | None:

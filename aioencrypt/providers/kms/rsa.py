@@ -7,16 +7,15 @@ from __future__ import annotations
 
 import enum
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from hmac import compare_digest
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from aioencrypt.aws.protocols import ClientSupplier, KMSClient
+from aioencrypt.aws.connection import AWSConnection, EntersConnection
 from aioencrypt.errors import ProviderError
 from aioencrypt.format import AlgorithmSuite, EncryptedDataKey
 from aioencrypt.materials import DataKey, DataKeyRequest
@@ -27,10 +26,6 @@ from aioencrypt.providers.raw.names import random_data_key
 from aioencrypt.providers.raw.rsa import ENCRYPT_COST, RSAPadding, load_public_key, padding_scheme
 from aioencrypt.runtime.arguments import check_choice
 from aioencrypt.runtime.offload import run_work
-
-if TYPE_CHECKING:
-    from aiobotocore.config import AioConfig
-    from aiobotocore.session import AioSession
 
 _PROVIDER_ID = "aws-kms-rsa"
 _DIGEST_LENGTH = 48
@@ -50,7 +45,7 @@ _PADDINGS = {
 }
 
 
-class KMSRSAMasterKey(MasterKey):
+class KMSRSAMasterKey(EntersConnection, MasterKey):
     """An RSA key of KMS: encrypts with its `public_key` and without KMS, decrypts by KMS.
 
     `key_id` is the key ARN: no alias, which messages cannot name. `public_key` is PEM, DER, or an
@@ -58,9 +53,8 @@ class KMSRSAMasterKey(MasterKey):
     key only decrypts. Whoever has the public key can write messages, so suites that sign are refused,
     the default suite among them: pass `algorithm_suite`.
 
-    To encrypt, nothing has to be opened; to decrypt, use it inside `async with`, or pass `clients`. The
-    other arguments are those of `KMSMasterKeyProvider`. Raises `ValueError` and `TypeError` for keys
-    that cannot be used.
+    To encrypt, nothing has to be opened; to decrypt, use it inside `async with`, or give a `connection` with
+    ready clients. Raises `ValueError` and `TypeError` for keys that cannot be used.
     """
 
     def __init__(
@@ -69,39 +63,25 @@ class KMSRSAMasterKey(MasterKey):
         *,
         encryption_algorithm: KMSEncryptionAlgorithm,
         public_key: RSAPublicKey | bytes | None = None,
-        session: AioSession | None = None,
-        client_config: AioConfig | None = None,
-        endpoint_url: str | None = None,
-        clients: Mapping[str, KMSClient] | None = None,
-        client_supplier: ClientSupplier | None = None,
+        connection: AWSConnection | None = None,
         grant_tokens: Sequence[str] = (),
-        timeout: float | None = 30.0,
     ) -> None:
         self._region = _parse(key_id).region
         self._key_id = key_id
         self._algorithm = check_choice("encryption_algorithm", encryption_algorithm, KMSEncryptionAlgorithm)
         self._public_key = None if public_key is None else _load(public_key)
-        self._service = KMSService(
-            session=session,
-            client_config=client_config,
-            endpoint_url=endpoint_url,
-            clients=clients,
-            client_supplier=client_supplier,
-            grant_tokens=grant_tokens,
-            timeout=timeout,
-        )
+        self._service = KMSService(connection, grant_tokens)
+        super().__init__(self._service)
 
     def __repr__(self) -> str:
         return f"KMSRSAMasterKey({self._key_id!r})"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        own = {"encryption_algorithm": self._algorithm, "public_key": self._public_pem()}
-        return _rebuild, (type(self), self._key_id, {**self._service.configuration, **own})
-
-    def _public_pem(self) -> bytes | None:
-        if self._public_key is None:
-            return None
-        return self._public_key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+        key = self._public_key
+        pem = key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo) if key else None
+        return self._service.recipe(
+            type(self), self._key_id, encryption_algorithm=self._algorithm, public_key=pem
+        )
 
     @property
     def provider_id(self) -> str:
@@ -160,18 +140,6 @@ class KMSRSAMasterKey(MasterKey):
     async def warm_up(self) -> None:
         await self._service.warm_up([self._region])
 
-    async def __aenter__(self) -> Self:
-        await self._service.enter()
-        return self
-
-    async def __aexit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        await self._service.exit()
-
-    async def aclose(self) -> None:
-        await self._service.exit()
-
 
 def _parse(key_id: str) -> KeyArn:
     if not isinstance(key_id, str):
@@ -204,7 +172,3 @@ def _refuse_signed(suite: AlgorithmSuite) -> None:
             "write them; use a suite without ECDSA, such as "
             f"{AlgorithmSuite.ALG_AES_256_GCM_HKDF_SHA512_COMMIT_KEY.name}"
         )
-
-
-def _rebuild(cls: type[KMSRSAMasterKey], key_id: str, kwargs: dict[str, Any]) -> KMSRSAMasterKey:
-    return cls(key_id, **kwargs)

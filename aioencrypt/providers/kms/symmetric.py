@@ -9,12 +9,12 @@ from __future__ import annotations
 import enum
 from abc import abstractmethod
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, NoReturn, Self
+from typing import Any, NoReturn
 
 import attrs
 
-from aioencrypt.aws.protocols import ClientSupplier, KMSClient
+from aioencrypt.aws.connection import AWSConnection, EntersConnection, check_name
+from aioencrypt.aws.protocols import KMSClient
 from aioencrypt.errors import AttemptLog, ProviderError
 from aioencrypt.format import EncryptedDataKey
 from aioencrypt.materials import DataKey, DataKeyRequest
@@ -36,10 +36,6 @@ from aioencrypt.providers.kms.arn import (
 from aioencrypt.providers.kms.service import KMSService, bytes_of, text_of
 from aioencrypt.providers.raw.names import KMS_PROVIDER_ID
 from aioencrypt.runtime.arguments import check_choice
-
-if TYPE_CHECKING:
-    from aiobotocore.config import AioConfig
-    from aiobotocore.session import AioSession
 
 
 class MultiRegion(enum.Enum):
@@ -188,13 +184,14 @@ def _encrypted_data_key(answer: Mapping[str, Any]) -> EncryptedDataKey:
     return encrypted
 
 
-class _KMSProvider(MasterKeyProvider):
-    """What both KMS providers are: an owner of clients."""
+class _KMSProvider(EntersConnection, MasterKeyProvider):
+    """What both KMS providers are: a user of clients."""
 
     _keys: tuple[KMSMasterKey, ...] = ()
 
     def __init__(self, service: KMSService, preferred_region: str | None) -> None:
-        _check_region("preferred_region", preferred_region)
+        super().__init__(service)
+        check_name("preferred_region", preferred_region)
         self._service = service
         self._preferred_region = preferred_region
 
@@ -231,18 +228,6 @@ class _KMSProvider(MasterKeyProvider):
     def _master_key(self, key_id: str, multi_region: MultiRegion) -> KMSMasterKey:
         return KMSMasterKey(key_id, self._service, multi_region=multi_region)
 
-    async def __aenter__(self) -> Self:
-        await self._service.enter()
-        return self
-
-    async def __aexit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        await self._service.exit()
-
-    async def aclose(self) -> None:
-        await self._service.exit()
-
 
 class KMSMasterKeyProvider(_KMSProvider):
     """One or several KMS keys, in one or several regions.
@@ -252,11 +237,8 @@ class KMSMasterKeyProvider(_KMSProvider):
     refused with `MultiRegion.MATCH`. On decrypt, keys of the `preferred_region` are tried first, and
     otherwise the order is that of the message.
 
-    Clients: with none of the other arguments they are made with the standard credentials, inside
-    `async with`; or from an aiobotocore `session`, with a `client_config` over ours, for an
-    `endpoint_url`. `clients` (ready, by region) and `client_supplier` (an async function from region
-    to client) need no `async with`, and stay open. `timeout` is in seconds, for one KMS call with all
-    its retries; a timeout is a failure of that key.
+    Use it inside `async with`, unless the `connection` has ready clients or a supplier for KMS. A timeout
+    is a failure of that key.
     """
 
     def __init__(
@@ -265,30 +247,14 @@ class KMSMasterKeyProvider(_KMSProvider):
         *,
         multi_region: MultiRegion = MultiRegion.MATCH,
         preferred_region: str | None = None,
-        session: AioSession | None = None,
-        client_config: AioConfig | None = None,
-        endpoint_url: str | None = None,
-        clients: Mapping[str, KMSClient] | None = None,
-        client_supplier: ClientSupplier | None = None,
+        connection: AWSConnection | None = None,
         grant_tokens: Sequence[str] = (),
-        timeout: float | None = 30.0,
     ) -> None:
         if isinstance(key_ids, str):
             raise TypeError("key_ids is a sequence of key ids: write [key_id]")
         if not key_ids:
             raise ValueError("key_ids is empty; to decrypt under any key, use KMSDiscoveryMasterKeyProvider")
-        super().__init__(
-            KMSService(
-                session=session,
-                client_config=client_config,
-                endpoint_url=endpoint_url,
-                clients=clients,
-                client_supplier=client_supplier,
-                grant_tokens=grant_tokens,
-                timeout=timeout,
-            ),
-            preferred_region,
-        )
+        super().__init__(KMSService(connection, grant_tokens), preferred_region)
         self._multi_region = check_choice("multi_region", multi_region, MultiRegion)
         self._keys = tuple(self._master_key(key_id, self._multi_region) for key_id in key_ids)
         if self._multi_region is MultiRegion.MATCH:
@@ -298,15 +264,11 @@ class KMSMasterKeyProvider(_KMSProvider):
         return f"KMSMasterKeyProvider({[key.key_id for key in self._keys]})"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        key_ids = [key.key_id for key in self._keys]
-        return _rebuild, (
+        return self._service.recipe(
             type(self),
-            (key_ids,),
-            {
-                **self._service.configuration,
-                "multi_region": self._multi_region,
-                "preferred_region": self._preferred_region,
-            },
+            [key.key_id for key in self._keys],
+            multi_region=self._multi_region,
+            preferred_region=self._preferred_region,
         )
 
     async def encryption_keys(self, request: DataKeyRequest) -> Sequence[MasterKey]:
@@ -334,32 +296,16 @@ class KMSDiscoveryMasterKeyProvider(_KMSProvider):
         discovery_filter: DiscoveryFilter | None,
         region: str | None = None,
         preferred_region: str | None = None,
-        session: AioSession | None = None,
-        client_config: AioConfig | None = None,
-        endpoint_url: str | None = None,
-        clients: Mapping[str, KMSClient] | None = None,
-        client_supplier: ClientSupplier | None = None,
+        connection: AWSConnection | None = None,
         grant_tokens: Sequence[str] = (),
-        timeout: float | None = 30.0,
     ) -> None:
         if not isinstance(discovery_filter, DiscoveryFilter | None):
             kind = type(discovery_filter).__name__
             raise TypeError(f"discovery_filter is a DiscoveryFilter, or None for any account, not {kind}")
-        _check_region("region", region)
+        check_name("region", region)
         if region is not None and preferred_region is not None:
             raise ValueError("with region no other one is called: leave preferred_region out, or region")
-        super().__init__(
-            KMSService(
-                session=session,
-                client_config=client_config,
-                endpoint_url=endpoint_url,
-                clients=clients,
-                client_supplier=client_supplier,
-                grant_tokens=grant_tokens,
-                timeout=timeout,
-            ),
-            preferred_region,
-        )
+        super().__init__(KMSService(connection, grant_tokens), preferred_region)
         self._filter = discovery_filter
         self._region = region
 
@@ -367,12 +313,12 @@ class KMSDiscoveryMasterKeyProvider(_KMSProvider):
         return f"KMSDiscoveryMasterKeyProvider(discovery_filter={self._filter!r}, region={self._region!r})"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        own = {
-            "discovery_filter": self._filter,
-            "region": self._region,
-            "preferred_region": self._preferred_region,
-        }
-        return _rebuild, (type(self), (), {**self._service.configuration, **own})
+        return self._service.recipe(
+            type(self),
+            discovery_filter=self._filter,
+            region=self._region,
+            preferred_region=self._preferred_region,
+        )
 
     async def encryption_keys(self, request: DataKeyRequest) -> Sequence[MasterKey]:
         raise ProviderError("a discovery provider only decrypts; encrypt with KMSMasterKeyProvider")
@@ -389,13 +335,3 @@ class KMSDiscoveryMasterKeyProvider(_KMSProvider):
     async def warm_up(self) -> None:
         if self._region:
             await self._service.warm_up([self._region])
-
-
-def _check_region(name: str, region: str | None) -> None:
-    """Check the name of a region; raises `ValueError`."""
-    if region is not None and (not isinstance(region, str) or not region):
-        raise ValueError(f"{name} is the name of a region, or None")
-
-
-def _rebuild(cls: type[_KMSProvider], args: tuple[Any, ...], kwargs: dict[str, Any]) -> _KMSProvider:
-    return cls(*args, **kwargs)

@@ -66,7 +66,7 @@ class InMemoryDynamoDB:
     """DynamoDB without AWS: tables in any region, and a client for each region.
 
         dynamodb = InMemoryDynamoDB()
-        store = BranchKeyStore("keys", dynamodb_client=dynamodb.client("eu-west-1"), ...)
+        connection = AWSConnection(dynamodb=dynamodb.clients("eu-west-1"), ...)
         await store.create_key_store()
 
     Conditions are evaluated, and a transaction is carried out as a whole or not at all. What AWS would
@@ -198,6 +198,10 @@ class InMemoryDynamoDB:
         """Return a client for a region."""
         check_region(region)
         return InMemoryDynamoDBClient(region, self._invoke)
+
+    def clients(self, *regions: str) -> dict[str, InMemoryDynamoDBClient]:
+        """Return a client for each region."""
+        return {region: self.client(region) for region in regions}
 
     async def _invoke(self, region: str, operation: str, parameters: Mapping[str, object]) -> dict[str, Any]:
         outcome = self._arrive(Request(operation, region, parameters))

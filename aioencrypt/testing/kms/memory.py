@@ -14,6 +14,7 @@ import attrs
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 
+from aioencrypt.aws.connection import AWSConnection
 from aioencrypt.runtime.threads import ThreadLock
 from aioencrypt.testing.kms.asymmetric import KEY_SPECS, KeySpec
 from aioencrypt.testing.kms.client import InMemoryKMSClient
@@ -266,6 +267,10 @@ class InMemoryKMS:
     def clients(self, *regions: str) -> dict[str, InMemoryKMSClient]:
         """Return a client for each region."""
         return {region: self.client(region) for region in regions}
+
+    def connection(self, *regions: str, timeout: float | None = 30.0) -> AWSConnection:
+        """Return a connection with a client for each region."""
+        return AWSConnection(kms=self.clients(*regions), timeout=timeout)
 
     async def invoke(self, region: str, operation: str, parameters: Mapping[str, object]) -> dict[str, Any]:
         """Answer one request: what the methods of a client and the HTTP server come down to.

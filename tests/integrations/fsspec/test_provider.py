@@ -20,6 +20,7 @@ from fsspec.asyn import sync
 from fsspec.implementations.memory import MemoryFileSystem
 
 from aioencrypt import (
+    AWSConnection,
     CachingCMM,
     DefaultCMM,
     EncryptionClient,
@@ -258,7 +259,10 @@ def test_providers_that_look_alike_are_told_apart() -> None:
     assert repr(one) == repr(other)
     assert of_url(one) is not of_url(other)
     assert of_url(one) != of_url(other)
-    first, second = (KMSMasterKeyProvider([ARN], endpoint_url=f"http://localhost:{port}") for port in (1, 2))
+    first, second = (
+        KMSMasterKeyProvider([ARN], connection=AWSConnection(kms=f"http://localhost:{port}"))
+        for port in (1, 2)
+    )
     assert repr(first) == repr(second)
     assert of_url(first) is not of_url(second)
     limited = EncryptionClient(net_v4_0_0_retry=False)
@@ -278,7 +282,9 @@ def test_nothing_shows_a_key() -> None:
         pickle.dumps(fs)
 
 
-@pytest.mark.parametrize("provider", [PROVIDER, make_provider, KMSMasterKeyProvider([ARN], timeout=5)])
+@pytest.mark.parametrize(
+    "provider", [PROVIDER, make_provider, KMSMasterKeyProvider([ARN], connection=AWSConnection(timeout=5))]
+)
 def test_a_file_system_goes_to_other_processes_with_its_options(provider: Any) -> None:
     fs = of_url(provider, frame_length=100, client=EncryptionClient(limits=Limits(max_frame_length=200)))
     assert pickle.loads(pickle.dumps(fs)) is fs

@@ -19,7 +19,7 @@ from fsspec.asyn import sync
 from fsspec.implementations.local import LocalFileSystem
 from fsspec.spec import AbstractBufferedFile
 
-from aioencrypt import KMSMasterKeyProvider, ProviderError
+from aioencrypt import AWSConnection, KMSMasterKeyProvider, ProviderError
 from aioencrypt.integrations.fsspec.provider import _ending
 from aioencrypt.testing import InMemoryKMS
 from tests.support.encrypted_fs import PROVIDER, AsyncMemoryFileSystem, memory, over
@@ -219,7 +219,10 @@ def test_an_error_of_the_key_comes_from_open_and_makes_no_file(target: Any, path
     kms = InMemoryKMS()
     arn = kms.create_key(region="us-east-1")
     fs = over(
-        target, provider=lambda: KMSMasterKeyProvider([arn], clients={"us-east-1": kms.client("us-east-1")})
+        target,
+        provider=lambda: KMSMasterKeyProvider(
+            [arn], connection=AWSConnection(kms={"us-east-1": kms.client("us-east-1")})
+        ),
     )
     fs.pipe_file(path, OLD)
     kms.disable_key(arn)

@@ -372,7 +372,9 @@ def fastapi_app(provider: MasterKeyProvider, stored: dict[str, bytes]) -> FastAP
 @on_asyncio
 async def test_fastapi() -> None:
     kms = InMemoryKMS()
-    provider = KMSMasterKeyProvider([kms.create_key(region="us-east-1")], clients=kms.clients("us-east-1"))
+    provider = KMSMasterKeyProvider(
+        [kms.create_key(region="us-east-1")], connection=kms.connection("us-east-1")
+    )
     stored: dict[str, bytes] = {}
     app = fastapi_app(provider, stored)
     async with app.router.lifespan_context(app), client_of(app) as client:
@@ -405,7 +407,7 @@ async def test_a_provider_is_open_as_long_as_the_application() -> None:
         async def warm_up(self) -> None:
             self.warmed += 1
 
-    provider = Watched([key], clients=kms.clients("us-east-1"))
+    provider = Watched([key], connection=kms.connection("us-east-1"))
     app = Starlette()
     async with open_provider(app, provider):
         assert app.state.aioencrypt_provider is provider

@@ -214,7 +214,7 @@ async def test_nothing_is_called_without_a_data_key() -> None:
     kms = InMemoryKMS()
     kms.outage("us-east-1")
     client = memory_s3()
-    provider = KMSMasterKeyProvider([ARN], clients=kms.clients("us-east-1"))
+    provider = KMSMasterKeyProvider([ARN], connection=kms.connection("us-east-1"))
     with pytest.raises(ProviderError):
         await put_encrypted(client, BUCKET, KEY_NAME, PLAINTEXT, provider)
     assert client.calls == []

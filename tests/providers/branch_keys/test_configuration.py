@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from aiobotocore.config import AioConfig
 from aiobotocore.session import get_session
 
 from aioencrypt import (
+    AWSConnection,
     BranchKeyStore,
     KMSConfiguration,
     KMSDiscovery,
@@ -22,6 +24,7 @@ from aioencrypt import (
     ServiceError,
 )
 from aioencrypt.testing.kms import run_in_thread
+from tests.support.aws import connected
 from tests.support.branch_keys import CONTEXT, EU, LOGICAL, TABLE, US, World
 from tests.support.kms import ID, MRK, arn
 from tests.support.moto import moto_server
@@ -36,7 +39,7 @@ SESSION = get_session()
 
 def store(**options: Any) -> BranchKeyStore:
     options = {"kms_configuration": KMSKeyArn(KEY), "logical_name": LOGICAL, **options}
-    return BranchKeyStore(options.pop("table_name", TABLE), **options)
+    return BranchKeyStore(options.pop("table_name", TABLE), **connected(options, "region"))
 
 
 # KMS configurations
@@ -107,8 +110,6 @@ def test_name_configuration_and_logical_name_are_needed() -> None:
         ({"logical_name": None}, TypeError, "logical_name is a str, not NoneType"),
         ({"store_id": ""}, ValueError, "store_id is empty"),
         ({"store_id": 1}, TypeError, "store_id is a str, not int"),
-        ({"region": ""}, ValueError, "region is empty"),
-        ({"region": b"eu"}, TypeError, "region is a str, not bytes"),
         ({"table_name": 1}, TypeError, "table_name is a str, not int"),
         ({"table_name": "ab"}, ValueError, "'ab' is not a table name of 3 to 255 letters"),
         ({"table_name": "x" * 256}, ValueError, "is not a table name"),
@@ -116,9 +117,7 @@ def test_name_configuration_and_logical_name_are_needed() -> None:
         ({"table_name": "table\n"}, ValueError, "is not a table name"),
         ({"table_name": KEY}, ValueError, "is not a table name"),
         ({"grant_tokens": "token"}, TypeError, "grant_tokens is a sequence of tokens, not one str"),
-        ({"timeout": 0}, ValueError, "timeout is 0; it must be above 0 seconds, or None"),
-        ({"timeout": "30"}, TypeError, "timeout is a number of seconds, or None, not str"),
-        ({"clients": {}, "kms_endpoint_url": "http://x"}, ValueError, "give clients, or client_supplier, or"),
+        ({"connection": {}}, TypeError, "connection is an AWSConnection, not dict"),
     ],
 )
 def test_arguments_that_cannot_be(options: Any, kind: type[Exception], message: str) -> None:
@@ -136,20 +135,18 @@ def test_names_of_tables(name: str) -> None:
 @pytest.mark.parametrize("extra", [{"session": SESSION}, {"client_config": AioConfig()}])
 def test_nothing_is_given_that_has_no_use(extra: Any) -> None:
     world = World.new()
-    with pytest.raises(ValueError, match="of no use where the clients of both are given"):
+    with pytest.raises(ValueError, match="of no use where both services have ready clients"):
         world.store(**extra)
-    with pytest.raises(ValueError, match="give clients, or client_supplier, or any of"):
-        world.store(dynamodb_endpoint_url="http://127.0.0.1")
     # of use for the other one
-    world.store(clients=None, **extra)
-    world.store(dynamodb_client=None, **extra)
+    world.store(kms=None, **extra)
+    world.store(dynamodb=None, **extra)
 
 
 # Shown and pickled
 
 
 def test_a_store_shows_its_names_only() -> None:
-    shown = repr(store(grant_tokens=["token"], kms_endpoint_url="http://user:secret@host"))
+    shown = repr(store(grant_tokens=["token"], kms="http://user:secret@host"))
     assert shown == (
         f"BranchKeyStore({TABLE!r}, kms_configuration=KMSKeyArn(arn={KEY!r}), logical_name={LOGICAL!r})"
     )
@@ -165,20 +162,20 @@ def test_a_store_is_pickled_as_its_configuration(configuration: KMSConfiguration
         region=EU,
         grant_tokens=["token"],
         timeout=7,
-        kms_endpoint_url="http://127.0.0.1:1",
-        dynamodb_endpoint_url="http://127.0.0.1:2",
+        kms="http://127.0.0.1:1",
+        dynamodb="http://127.0.0.1:2",
     )
     for copied in (pickle.loads(pickle.dumps(original)), copy.copy(original)):
         assert copied.key_store_info() == original.key_store_info()
-        assert copied.__reduce__() == original.__reduce__()
-        assert copied.__reduce__()[1][2]["dynamodb_endpoint_url"] == "http://127.0.0.1:2"
-        assert copied.__reduce__()[1][2]["kms_endpoint_url"] == "http://127.0.0.1:1"
-        assert copied.__reduce__()[1][2]["region"] == EU
+        assert copied.__reduce__()[0].keywords == original.__reduce__()[0].keywords
+        assert copied.__reduce__()[0].keywords["connection"] == AWSConnection(
+            region=EU, timeout=7, kms="http://127.0.0.1:1", dynamodb="http://127.0.0.1:2"
+        )
 
 
 def test_a_store_with_clients_of_its_caller_is_not_pickled() -> None:
     world = World.new()
-    for options in ({}, {"clients": None}, {"dynamodb_client": None}, {"clients": None, "session": SESSION}):
+    for options in ({}, {"kms": None}, {"dynamodb": None}, {"kms": None, "session": SESSION}):
         with pytest.raises(TypeError, match="is not pickled or copied"):
             pickle.dumps(world.store(**options))
 
@@ -206,13 +203,13 @@ async def test_a_supplier_is_asked_for_the_region_of_the_key() -> None:
         asked.append(region)
         return world.kms.client(region or US)
 
-    replica = world.store(KMSMRKeyArn(world.replica), clients=None, client_supplier=supply)
+    replica = world.store(KMSMRKeyArn(world.replica), kms=supply)
     await replica.create_key()
     assert set(asked) == {EU}
     asked.clear()
     (branch_key_id,) = {item["branch-key-id"]["S"] for item in world.dynamodb.items(TABLE)}
-    await world.store(KMSMRDiscovery(US), clients=None, client_supplier=supply).beacon_key(branch_key_id)
-    nowhere = world.store(KMSDiscovery(), clients=None, client_supplier=supply, region=None)
+    await world.store(KMSMRDiscovery(US), kms=supply).beacon_key(branch_key_id)
+    nowhere = world.store(KMSDiscovery(), kms=supply, region=None)
     with pytest.raises(ServiceError, match="NotFoundException"):
         await nowhere.beacon_key(branch_key_id)
     assert asked == [US, None]
@@ -279,8 +276,8 @@ async def test_a_store_that_makes_its_own_clients_does_everything(dynamodb_url: 
     with run_in_thread(world.kms) as kms_url:
         made = store(
             kms_configuration=KMSKeyArn(world.key),
-            kms_endpoint_url=kms_url,
-            dynamodb_endpoint_url=dynamodb_url,
+            kms=kms_url,
+            dynamodb=dynamodb_url,
             client_config=AioConfig(retries={"max_attempts": 1}),
         )
         async with made, made:
@@ -298,31 +295,30 @@ async def test_a_store_that_makes_its_own_clients_does_everything(dynamodb_url: 
 @on_asyncio
 async def test_one_client_is_given_and_the_other_made(dynamodb_url: str) -> None:
     world = World.new()
-    own = {"clients": world.kms.clients(US), "dynamodb_client": None, "session": SESSION}
-    async with world.store(dynamodb_endpoint_url=dynamodb_url, **own) as made:
+    async with world.store(dynamodb=dynamodb_url, session=SESSION) as made:
         await made.create_key_store()
         branch_key_id = await made.create_key()
         with run_in_thread(world.kms) as kms_url:
-            client = made._dynamodb
-            other = world.store(
-                clients=None,
-                session=SESSION,
-                kms_endpoint_url=kms_url,
-                dynamodb_client=await client.get(US),
-            )
-            async with other:
-                assert await other.active_branch_key(branch_key_id) == await made.active_branch_key(
-                    branch_key_id
-                )
+            create = partial(SESSION.create_client, "dynamodb", region_name=US, endpoint_url=dynamodb_url)
+            async with create() as client:
+                other = world.store(session=SESSION, kms=kms_url, dynamodb={US: client})
+                async with other:
+                    ours = await other.active_branch_key(branch_key_id)
+        assert ours == await made.active_branch_key(branch_key_id)
 
 
 @on_asyncio
 async def test_what_was_opened_is_closed_if_the_rest_cannot_be(monkeypatch: pytest.MonkeyPatch) -> None:
     session = Session()
     made = store(session=session)
-    monkeypatch.setattr(made._dynamodb, "_session", object())
-    with pytest.raises(AttributeError):
+    _, tables = made._entered
+    monkeypatch.setattr(tables, "enter", broken)
+    with pytest.raises(ZeroDivisionError):
         await made.__aenter__()
     with pytest.raises(ProviderClosedError):
         await made.warm_up()
     assert session.made == []
+
+
+async def broken() -> None:
+    raise ZeroDivisionError

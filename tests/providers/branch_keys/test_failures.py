@@ -116,7 +116,7 @@ async def test_kms_is_cut_off_in_the_middle(world: World, name: str, number: int
         left -= 1
         return await call()
 
-    error = await failure(world, name, clients={US: WatchedClient(world.kms.client(US), around)})
+    error = await failure(world, name, kms={US: WatchedClient(world.kms.client(US), around)})
     assert isinstance(error, ServiceError)
     assert isinstance(error.__cause__, ConnectionError)
     assert (error.code, error.retryable) == (None, True)
@@ -202,7 +202,7 @@ async def test_the_answer_to_a_transaction_is_lost(world: World, name: str) -> N
             raise ConnectionError("lost")
         return answer
 
-    store = world.store(dynamodb_client=WatchedClient(world.dynamodb.client(US), around))
+    store = world.store(dynamodb={US: WatchedClient(world.dynamodb.client(US), around)})
     with pytest.raises(ServiceError, match="lost") as caught:
         await OPERATIONS[name](store)
     assert caught.value.retryable
@@ -217,7 +217,7 @@ async def test_a_retry_of_the_client_does_not_stumble_over_its_own_first_attempt
         await call()
         return await call()
 
-    store = world.store(dynamodb_client=WatchedClient(world.dynamodb.client(US), around))
+    store = world.store(dynamodb={US: WatchedClient(world.dynamodb.client(US), around)})
     await store.create_key("other", CONTEXT)
     await store.version_key("other")
     assert len(world.versions("other")) == 2
@@ -276,7 +276,7 @@ async def test_somebody_else_makes_a_version_in_between(world: World) -> None:
             await world.store().version_key("mine")
         return await call()
 
-    store = world.store(dynamodb_client=WatchedClient(world.dynamodb.client(US), around))
+    store = world.store(dynamodb={US: WatchedClient(world.dynamodb.client(US), around)})
     with pytest.raises(ServiceError) as caught:
         await store.version_key("mine")
     assert caught.value.message == LOST
@@ -294,7 +294,7 @@ async def test_the_branch_key_is_deleted_in_between(world: World) -> None:
             await world.dynamodb.client(US).delete_item(TableName=TABLE, Key=key)
         return await call()
 
-    store = world.store(dynamodb_client=WatchedClient(world.dynamodb.client(US), around))
+    store = world.store(dynamodb={US: WatchedClient(world.dynamodb.client(US), around)})
     with pytest.raises(ServiceError, match="nothing was written"):
         await store.version_key("mine")
     assert len(world.versions("mine")) == 1
@@ -390,8 +390,8 @@ async def test_a_caller_who_is_cancelled_leaves_nothing_half_written(world: Worl
                 return await call()
 
             store = world.store(
-                clients={US: WatchedClient(world.kms.client(US), around)},
-                dynamodb_client=WatchedClient(world.dynamodb.client(US), around),
+                kms={US: WatchedClient(world.kms.client(US), around)},
+                dynamodb={US: WatchedClient(world.dynamodb.client(US), around)},
             )
             await OPERATIONS[name](store)
         assert scope.cancelled_caught

@@ -224,7 +224,7 @@ async def test_a_permission_that_is_withdrawn_counts_when_the_time_is_up(world: 
 
 
 async def test_a_store_that_makes_its_clients_must_be_open(world: World) -> None:
-    options = {"clients": None, "dynamodb_client": None}
+    options = {"kms": None, "dynamodb": None}
     key = key_of(world, key_store=world.store(**options))
     with pytest.raises(ProviderClosedError, match="open it with `async with`"):
         await encrypt(b"x", key)

@@ -86,7 +86,7 @@ async def test_what_a_read_asks_for(world: World, which: str) -> None:
     await world.store().create_key("mine", CONTEXT)
     (version,) = world.versions("mine")
     kms, dynamodb = WatchedClient(world.kms.client(US)), WatchedClient(world.dynamodb.client(US))
-    store = world.store(clients={US: kms}, dynamodb_client=dynamodb, grant_tokens=[grant])
+    store = world.store(kms={US: kms}, dynamodb={US: dynamodb}, grant_tokens=[grant])
     if which == "active":
         item_type = ACTIVE
         await store.active_branch_key("mine")

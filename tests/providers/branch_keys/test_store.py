@@ -100,7 +100,7 @@ async def test_a_context_may_come_without_an_id(world: World) -> None:
 async def test_what_kms_is_asked_for_when_a_key_is_created(world: World) -> None:
     grant = world.kms.create_grant(world.key, "Decrypt")
     kms = WatchedClient(world.kms.client(US))
-    store = world.store(clients={US: kms}, grant_tokens=[grant])
+    store = world.store(kms={US: kms}, grant_tokens=[grant])
     await store.create_key("mine", CONTEXT)
     items = world.items("mine")
     (version,) = world.versions("mine")
@@ -207,7 +207,7 @@ async def test_what_a_new_version_asks_for(world: World) -> None:
     before = world.items("mine")
     world.forget()
     kms, dynamodb = WatchedClient(world.kms.client(US)), WatchedClient(world.dynamodb.client(US))
-    store = world.store(clients={US: kms}, dynamodb_client=dynamodb, grant_tokens=[grant])
+    store = world.store(kms={US: kms}, dynamodb={US: dynamodb}, grant_tokens=[grant])
     assert await store.version_key("mine") is None  # type: ignore[func-returns-value]
     after = world.items("mine")
     (new,) = after.keys() - before.keys()

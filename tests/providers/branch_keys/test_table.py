@@ -8,7 +8,7 @@ from typing import Any
 import anyio
 import pytest
 
-from aioencrypt import BranchKeyStore, KMSDiscovery, KMSKeyArn, ProviderError, ServiceError
+from aioencrypt import AWSConnection, BranchKeyStore, KMSDiscovery, KMSKeyArn, ProviderError, ServiceError
 from aioencrypt.testing import InMemoryDynamoDB
 from tests.support.branch_keys import EU, LOGICAL, TABLE, US, WatchedClient, World
 
@@ -41,7 +41,7 @@ def operations(world: World) -> list[str]:
 @pytest.mark.spec(f"{STORE}#createkeystore", f"{STORE}#keyschema")
 async def test_a_missing_table_is_created(world: World) -> None:
     client = WatchedClient(world.dynamodb.client(US))
-    assert await world.store(dynamodb_client=client).create_key_store() == ARN
+    assert await world.store(dynamodb={US: client}).create_key_store() == ARN
     assert client.calls == [
         ("describe_table", {"TableName": TABLE}),
         (
@@ -140,7 +140,7 @@ async def test_what_dynamodb_refuses(world: World, operation: str, code: str, re
 
 async def test_the_table_is_waited_for(world: World) -> None:
     dynamodb = InMemoryDynamoDB(creating=3)
-    store = world.store(dynamodb_client=dynamodb.client(US))
+    store = world.store(dynamodb=dynamodb.clients(US))
     assert await store.create_key_store() == ARN
     asked = [call.operation for call in dynamodb.calls]
     assert asked == ["DescribeTable", "CreateTable", *["DescribeTable"] * 4]
@@ -150,7 +150,7 @@ async def test_the_table_is_waited_for(world: World) -> None:
 async def test_a_new_table_may_be_unknown_for_a_while(world: World) -> None:
     dynamodb = InMemoryDynamoDB(creating=1)
     dynamodb.fail_next("ResourceNotFoundException", operation="DescribeTable", times=3)
-    assert await world.store(dynamodb_client=dynamodb.client(US)).create_key_store() == ARN
+    assert await world.store(dynamodb=dynamodb.clients(US)).create_key_store() == ARN
     errors = [(call.operation, call.error is not None) for call in dynamodb.calls]
     assert errors == [
         ("DescribeTable", True),
@@ -170,7 +170,7 @@ async def test_a_table_that_fails_while_it_is_waited_for(world: World) -> None:
         return answer
 
     dynamodb = InMemoryDynamoDB(creating=1)
-    store = world.store(dynamodb_client=WatchedClient(dynamodb.client(US), around))
+    store = world.store(dynamodb={US: WatchedClient(dynamodb.client(US), around)})
     with pytest.raises(ServiceError, match="ThrottlingException") as caught:
         await store.create_key_store()
     assert caught.value.retryable
@@ -180,14 +180,14 @@ async def test_a_table_that_somebody_else_is_creating_is_waited_for(world: World
     dynamodb = InMemoryDynamoDB(creating=2)
     client = dynamodb.client(US)
     await client.create_table(TableName=TABLE, KeySchema=KEYS, AttributeDefinitions=TYPES)
-    assert await world.store(dynamodb_client=client).create_key_store() == ARN
+    assert await world.store(dynamodb={US: client}).create_key_store() == ARN
     assert dynamodb.call_count("CreateTable") == 1
     assert dynamodb.call_count("DescribeTable") == 3
 
 
 async def test_waiting_has_an_end(world: World) -> None:
     dynamodb = InMemoryDynamoDB(creating=1_000_000)
-    store = world.store(dynamodb_client=dynamodb.client(US))
+    store = world.store(dynamodb=dynamodb.clients(US))
     with pytest.raises(ServiceError) as caught, anyio.fail_after(10):
         await store.create_key_store(wait=0.01)
     assert str(caught.value) == "the table 'branch-keys' is not active after 0.01 seconds"
@@ -216,14 +216,13 @@ async def test_a_table_goes_by_its_arn_too(world: World) -> None:
         ARN,
         kms_configuration=KMSKeyArn(world.key),
         logical_name=LOGICAL,
-        clients=world.kms.clients(US),
-        dynamodb_client=world.dynamodb.client(US),
+        connection=AWSConnection(kms=world.kms.clients(US), dynamodb=world.dynamodb.clients(US)),
     )
     assert await named.create_key_store() == ARN
     branch_key_id = await named.create_key()
     assert await named.active_branch_key(branch_key_id) == await world.store().active_branch_key(
         branch_key_id
     )
-    elsewhere = world.store(dynamodb_client=world.dynamodb.client(EU))
+    elsewhere = world.store(dynamodb=world.dynamodb.clients(EU))
     with pytest.raises(ServiceError, match="ResourceNotFoundException"):
         await elsewhere.active_branch_key(branch_key_id)

@@ -12,6 +12,7 @@ from aiobotocore.config import AioConfig
 from aiobotocore.session import get_session
 
 from aioencrypt import (
+    AWSConnection,
     DiscoveryFilter,
     KMSDiscoveryMasterKeyProvider,
     KMSMasterKeyProvider,
@@ -23,21 +24,21 @@ from aioencrypt import (
     encrypt,
 )
 from aioencrypt.testing import InMemoryKMS, InMemoryKMSClient
+from tests.support.aws import connected
 from tests.support.kms import EU, ID, MRK, US, arn, key_arns, request
 
 pytestmark = pytest.mark.anyio
 
 KEY = arn(f"key/{ID}")
-ONE_OF = "give clients, or client_supplier, or any of session, client_config and endpoint_url"
 Make = Callable[..., MasterKeyProvider]
 
 
 def strict(**options: Any) -> KMSMasterKeyProvider:
-    return KMSMasterKeyProvider([KEY], **options)
+    return KMSMasterKeyProvider([KEY], **connected(options))
 
 
 def discovery(**options: Any) -> KMSDiscoveryMasterKeyProvider:
-    return KMSDiscoveryMasterKeyProvider(**{"discovery_filter": None, **options})
+    return KMSDiscoveryMasterKeyProvider(**{"discovery_filter": None, **connected(options)})
 
 
 async def supplier(region: str | None) -> InMemoryKMSClient:
@@ -78,7 +79,7 @@ def kms() -> InMemoryKMS:
 def test_key_ids_that_are_refused(key_ids: Any, error: type[Exception], text: str) -> None:
     """aws-kms-keyring.md#initialization: a valid AWS KMS identifier."""
     with pytest.raises(error, match=text):
-        KMSMasterKeyProvider(key_ids, clients={})
+        KMSMasterKeyProvider(key_ids, connection=AWSConnection(kms={}))
 
 
 @pytest.mark.spec(
@@ -88,7 +89,9 @@ def test_key_ids_that_are_refused(key_ids: Any, error: type[Exception], text: st
 @pytest.mark.parametrize("key_id", [KEY, arn(f"key/{MRK}"), ID, MRK, "alias/a/b", arn("alias/a/b")])
 def test_key_ids_that_are_taken(key_id: str) -> None:
     for multi_region in MultiRegion:
-        provider = KMSMasterKeyProvider((key_id,), clients={}, multi_region=multi_region)
+        provider = KMSMasterKeyProvider(
+            (key_id,), connection=AWSConnection(kms={}), multi_region=multi_region
+        )
         assert repr(provider) == f"KMSMasterKeyProvider(['{key_id}'])"
 
 
@@ -97,15 +100,7 @@ def test_key_ids_that_are_taken(key_id: str) -> None:
     ("options", "error", "text"),
     [
         ({"grant_tokens": "token"}, TypeError, "a sequence of tokens, not one str"),
-        ({"timeout": "30"}, TypeError, "timeout"),
-        ({"timeout": -1}, ValueError, "timeout"),
-        ({"timeout": 0}, ValueError, "timeout"),
-        ({"timeout": float("nan")}, ValueError, "timeout"),
-        ({"clients": {}, "client_supplier": supplier}, ValueError, ONE_OF),
-        ({"clients": {}, "session": get_session()}, ValueError, ONE_OF),
-        ({"clients": {}, "client_config": AioConfig()}, ValueError, ONE_OF),
-        ({"clients": {}, "endpoint_url": "http://x"}, ValueError, ONE_OF),
-        ({"client_supplier": supplier, "endpoint_url": "http://x"}, ValueError, ONE_OF),
+        ({"connection": InMemoryKMS().clients(US)}, TypeError, "connection is an AWSConnection, not dict"),
     ],
 )
 def test_arguments_that_are_refused(
@@ -117,7 +112,7 @@ def test_arguments_that_are_refused(
 
 def test_multi_region_that_is_refused() -> None:
     with pytest.raises(ValueError, match="multi_region is 'all'; it must be one of 'match', 'exact'"):
-        strict(clients={}, multi_region="all")
+        strict(kms={}, multi_region="all")
 
 
 @pytest.mark.spec(
@@ -129,7 +124,7 @@ def test_multi_region_that_is_refused() -> None:
 def test_a_region_that_is_refused(region: Any) -> None:
     """aws-kms-mrk-multi-keyrings.md: a region that is an empty string must fail."""
     with pytest.raises(ValueError, match="region is the name of a region, or None"):
-        discovery(clients={}, region=region)
+        discovery(kms={}, region=region)
 
 
 @pytest.mark.spec(
@@ -138,13 +133,13 @@ def test_a_region_that_is_refused(region: Any) -> None:
 )
 def test_the_filter_must_be_written_out() -> None:
     with pytest.raises(TypeError, match="discovery_filter"):
-        KMSDiscoveryMasterKeyProvider(clients={})  # type: ignore[call-arg]
+        KMSDiscoveryMasterKeyProvider(connection=AWSConnection(kms={}))  # type: ignore[call-arg]
 
 
 @pytest.mark.parametrize("discovery_filter", [{}, "", False, "111122223333", ["111122223333"]])
 def test_a_filter_of_another_type_is_refused_and_never_means_any_account(discovery_filter: Any) -> None:
     with pytest.raises(TypeError, match="discovery_filter"):
-        discovery(clients={}, discovery_filter=discovery_filter)
+        discovery(kms={}, discovery_filter=discovery_filter)
 
 
 @pytest.mark.parametrize(
@@ -168,8 +163,8 @@ def test_filters_that_are_refused(accounts: Any, partition: str, error: type[Exc
 @pytest.mark.parametrize("make", [strict, discovery])
 async def test_given_clients_need_no_async_with_and_may_have_it(kms: InMemoryKMS, make: Make) -> None:
     kms.create_key(key_id=ID)
-    message, _ = await encrypt(b"x", strict(clients=kms.clients(US)))
-    provider = make(clients=kms.clients(US))
+    message, _ = await encrypt(b"x", strict(kms=kms.clients(US)))
+    provider = make(kms=kms.clients(US))
     assert (await decrypt(message, provider)).plaintext == b"x"
     async with provider as entered, provider:
         assert entered is provider
@@ -181,7 +176,7 @@ async def test_given_clients_need_no_async_with_and_may_have_it(kms: InMemoryKMS
 async def test_later_changes_of_the_mapping_of_clients_do_not_count(kms: InMemoryKMS) -> None:
     kms.create_key(key_id=ID)
     clients = kms.clients(US)
-    provider = strict(clients=clients)
+    provider = strict(kms=clients)
     clients.clear()
     await encrypt(b"x", provider)
 
@@ -189,7 +184,7 @@ async def test_later_changes_of_the_mapping_of_clients_do_not_count(kms: InMemor
 async def test_a_key_without_a_region_takes_the_only_client(kms: InMemoryKMS) -> None:
     key = kms.create_key(region=EU, key_id=ID)
     kms.create_alias("alias/app", key)
-    provider = KMSMasterKeyProvider(["alias/app", ID], clients=kms.clients(EU))
+    provider = KMSMasterKeyProvider(["alias/app", ID], connection=kms.connection(EU))
     assert key_arns((await encrypt(b"x", provider)).header) == [key, key]
 
 
@@ -197,8 +192,8 @@ async def test_a_key_without_a_region_takes_the_only_client(kms: InMemoryKMS) ->
 async def test_a_key_without_a_region_and_no_single_client(
     kms: InMemoryKMS, regions: tuple[str, ...]
 ) -> None:
-    provider = KMSMasterKeyProvider(["alias/app"], clients=kms.clients(*regions))
-    with pytest.raises(ProviderError, match="does not have exactly one; give its ARN") as caught:
+    provider = KMSMasterKeyProvider(["alias/app"], connection=kms.connection(*regions))
+    with pytest.raises(ProviderError, match="has not exactly one client; give an ARN") as caught:
         await encrypt(b"x", provider)
     assert isinstance(caught.value.__cause__, ServiceError)
     assert not kms.calls
@@ -206,7 +201,7 @@ async def test_a_key_without_a_region_and_no_single_client(
 
 async def test_a_region_without_a_client(kms: InMemoryKMS) -> None:
     here, there = kms.create_key(), kms.create_key(region=EU)
-    provider = KMSMasterKeyProvider([here, there], clients=kms.clients(US))
+    provider = KMSMasterKeyProvider([here, there], connection=kms.connection(US))
     with pytest.raises(
         ProviderError, match=r"no client for the region 'eu-west-1', only for \['us-east-1'\]"
     ):
@@ -226,14 +221,16 @@ async def test_a_supplier_is_asked_by_region(kms: InMemoryKMS) -> None:
         asked.append(region)
         return kms.client(region or US)
 
-    provider = KMSMasterKeyProvider(keys, client_supplier=supply)
+    provider = KMSMasterKeyProvider(keys, connection=AWSConnection(kms=supply))
     await provider.warm_up()
     assert asked == [EU, US, None]
     asked.clear()
     message, _ = await encrypt(b"x", provider)
     assert (asked[0], set(asked[1:])) == (EU, {US, None})
     asked.clear()
-    await decrypt(message, KMSDiscoveryMasterKeyProvider(discovery_filter=None, client_supplier=supply))
+    await decrypt(
+        message, KMSDiscoveryMasterKeyProvider(discovery_filter=None, connection=AWSConnection(kms=supply))
+    )
     assert asked == [EU]
 
 
@@ -242,7 +239,7 @@ async def test_a_supplier_that_fails(kms: InMemoryKMS, error: Exception) -> None
     async def fail(region: str | None) -> InMemoryKMSClient:
         raise error
 
-    provider = strict(client_supplier=fail)
+    provider = strict(kms=fail)
     with pytest.raises(ProviderError, match=f"could not generate.*{type(error).__name__}") as caught:
         await encrypt(b"x", provider)
     cause = caught.value.__cause__
@@ -256,12 +253,12 @@ async def test_a_supplier_that_fails(kms: InMemoryKMS, error: Exception) -> None
 
 async def test_warming_up(kms: InMemoryKMS) -> None:
     clients = kms.clients(US)
-    await strict(clients=clients).warm_up()
-    await discovery(clients=clients).warm_up()
-    await discovery(clients=clients, region=US).warm_up()
+    await strict(kms=clients).warm_up()
+    await discovery(kms=clients).warm_up()
+    await discovery(kms=clients, region=US).warm_up()
     for provider in (
-        KMSMasterKeyProvider([arn("key/1", region=EU)], clients=clients),
-        discovery(clients=clients, region=EU),
+        KMSMasterKeyProvider([arn("key/1", region=EU)], connection=AWSConnection(kms=clients)),
+        discovery(kms=clients, region=EU),
     ):
         with pytest.raises(ServiceError, match="no client for the region 'eu-west-1'"):
             await provider.warm_up()
@@ -274,35 +271,32 @@ async def test_warming_up(kms: InMemoryKMS) -> None:
 def configuration(provider: MasterKeyProvider) -> Mapping[str, Any]:
     """Return what a provider is rebuilt from, with the options of a config in place of the object."""
     reduced: Any = provider.__reduce__()
-    arguments = dict(reduced[1][2])
-    config = arguments.pop("client_config")
-    return {**arguments, "config": config and config._user_provided_options}
+    arguments = dict(reduced[0].keywords)
+    connection = arguments.pop("connection")
+    config = connection.client_config and connection.client_config._user_provided_options
+    return {**arguments, "kms": connection.kms, "timeout": connection.timeout, "config": config}
 
 
-SHARED = {
-    "endpoint_url": None,
-    "grant_tokens": (),
-    "timeout": 30.0,
-    "config": None,
-    "preferred_region": None,
-}
+SHARED = {"kms": None, "grant_tokens": (), "timeout": 30.0, "config": None, "preferred_region": None}
 PICKLED: list[tuple[MasterKeyProvider, dict[str, object]]] = [
     (KMSMasterKeyProvider([KEY, "alias/app"]), {**SHARED, "multi_region": MultiRegion.MATCH}),
     (
         KMSMasterKeyProvider(
             [arn(f"key/{MRK}"), arn(f"key/{MRK}", region=EU)],
             multi_region=MultiRegion.EXACT,
-            client_config=AioConfig(read_timeout=3, retries={"total_max_attempts": 2}),
-            endpoint_url="http://127.0.0.1:1",
+            connection=AWSConnection(
+                client_config=AioConfig(read_timeout=3, retries={"total_max_attempts": 2}),
+                kms="http://127.0.0.1:1",
+                timeout=None,
+            ),
             grant_tokens=["one", "two"],
-            timeout=None,
             preferred_region=EU,
         ),
         {
             "preferred_region": EU,
             "multi_region": MultiRegion.EXACT,
             "config": {"read_timeout": 3, "retries": {"total_max_attempts": 2}},
-            "endpoint_url": "http://127.0.0.1:1",
+            "kms": "http://127.0.0.1:1",
             "grant_tokens": ("one", "two"),
             "timeout": None,
         },
@@ -316,7 +310,7 @@ PICKLED: list[tuple[MasterKeyProvider, dict[str, object]]] = [
             discovery_filter=DiscoveryFilter(["1", "2"], "aws-cn"),
             region=EU,
             grant_tokens=["one"],
-            timeout=1.5,
+            connection=AWSConnection(timeout=1.5),
         ),
         {
             **SHARED,
@@ -349,9 +343,9 @@ def test_a_provider_is_pickled_and_copied_as_its_configuration(
 @pytest.mark.parametrize(
     "options",
     [
-        {"clients": InMemoryKMS().clients(US)},
-        {"clients": {}},
-        {"client_supplier": supplier},
+        {"kms": InMemoryKMS().clients(US)},
+        {"kms": {}},
+        {"kms": supplier},
         {"session": get_session()},
     ],
 )
@@ -374,7 +368,7 @@ async def test_a_kms_master_key_refuses_to_be_pickled_and_copied(
 
 
 async def test_what_is_shown(kms: InMemoryKMS) -> None:
-    options: dict[str, Any] = {"clients": kms.clients(US), "grant_tokens": ["secret"]}
+    options: dict[str, Any] = {"connection": kms.connection(US), "grant_tokens": ["secret"]}
     provider = KMSMasterKeyProvider([KEY, "alias/app"], **options)
     assert repr(provider) == f"KMSMasterKeyProvider(['{KEY}', 'alias/app'])"
     named, alias = await provider.encryption_keys(request())

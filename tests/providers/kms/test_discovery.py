@@ -51,7 +51,7 @@ def discovery(
     kms: InMemoryKMS, discovery_filter: DiscoveryFilter | None = None, **options: Any
 ) -> KMSDiscoveryMasterKeyProvider:
     return KMSDiscoveryMasterKeyProvider(
-        discovery_filter=discovery_filter, clients=kms.clients(US, EU, AP), **options
+        discovery_filter=discovery_filter, connection=kms.connection(US, EU, AP), **options
     )
 
 
@@ -236,7 +236,7 @@ async def test_answers_are_checked_and_the_next_key_is_tried(
 async def test_a_region_without_a_client_is_a_failed_attempt(kms: InMemoryKMS) -> None:
     a, b = kms.create_key(region=EU), kms.create_key(region=US)
     encrypted = [await encrypted_data_key(kms, key) for key in (a, b)]
-    provider = KMSDiscoveryMasterKeyProvider(discovery_filter=None, clients=kms.clients(US))
+    provider = KMSDiscoveryMasterKeyProvider(discovery_filter=None, connection=kms.connection(US))
     assert await opened_with(kms, provider, *encrypted) == [b]
     with pytest.raises(
         ProviderError, match=r"no client for the region 'eu-west-1', only for \['us-east-1'\]"

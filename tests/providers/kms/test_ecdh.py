@@ -14,6 +14,7 @@ import pytest
 
 from aioencrypt import (
     AlgorithmSuite,
+    AWSConnection,
     DataKey,
     EncryptedDataKey,
     KMSECDHMasterKey,
@@ -131,7 +132,7 @@ async def test_the_parameters_of_the_calls(kms: InMemoryKMS) -> None:
         seen.append((operation, parameters))
         return await call()
 
-    options: Any = {"clients": around_clients(kms, note), "grant_tokens": tokens}
+    options: Any = {"connection": AWSConnection(kms=around_clients(kms, note)), "grant_tokens": tokens}
     bob, carol = public_der(ec_key("bob")), public_der(ec_key("carol"))
     static = KMSECDHMasterKey.static(arn, bob, **options)
     get = (GET, {"KeyId": arn, "GrantTokens": tokens})
@@ -366,7 +367,9 @@ async def test_the_fetch_goes_on_when_who_began_it_is_cancelled(kms: InMemoryKMS
             await answer.wait()
         return await call()
 
-    key = KMSECDHMasterKey.static(arn, public_der(ec_key("bob")), clients=around_clients(kms, slow))
+    key = KMSECDHMasterKey.static(
+        arn, public_der(ec_key("bob")), connection=AWSConnection(kms=around_clients(kms, slow))
+    )
     made: list[DataKey] = []
 
     async def make() -> None:
@@ -388,11 +391,11 @@ async def test_keys_named_in_other_ways(kms: InMemoryKMS, name: str) -> None:
     kms.create_alias("alias/agreement", arn)
     key_id = arn.rpartition("/")[2] if name == "id" else name
     clients = kms.clients("us-east-1")
-    key = KMSECDHMasterKey.static(key_id, public_der(ec_key("bob")), clients=clients)
+    key = KMSECDHMasterKey.static(key_id, public_der(ec_key("bob")), connection=AWSConnection(kms=clients))
     message, _ = await encrypt(b"x", key)
     assert (await decrypt(message, key)).plaintext == b"x"
     assert {call.key_id for call in kms.calls} == {key_id}
-    with_arn = KMSECDHMasterKey.discovery(arn, clients=clients)
+    with_arn = KMSECDHMasterKey.discovery(arn, connection=AWSConnection(kms=clients))
     assert await opened(with_arn, from_to("bob", "alice")) == DATA_KEY
 
 

@@ -12,11 +12,11 @@ from typing import Any
 
 import anyio
 import pytest
-from aiobotocore.config import AioConfig
 from aiobotocore.session import get_session
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from aioencrypt import (
+    AWSConnection,
     KMSECDHMasterKey,
     ProviderClosedError,
     ProviderError,
@@ -26,6 +26,7 @@ from aioencrypt import (
 )
 from aioencrypt.testing import InMemoryKMS, InMemoryKMSClient
 from aioencrypt.testing.kms import run_in_thread
+from tests.support.aws import connected
 from tests.support.ecdh import (
     DATA_KEY,
     around_clients,
@@ -49,16 +50,15 @@ SCHEMAS = "framework/key-agreement-schemas.md"
 ARN = f"arn:aws:kms:us-east-1:111122223333:key/{ID}"
 ALIAS_ARN = "arn:aws:kms:us-east-1:111122223333:alias/agreement"
 BOB = public_der(ec_key("bob"))
-ONE_OF = "give clients, or client_supplier, or any of session, client_config and endpoint_url"
 Make = Callable[..., KMSECDHMasterKey]
 
 
 def static(key_id: str = ARN, **options: Any) -> KMSECDHMasterKey:
-    return KMSECDHMasterKey.static(key_id, BOB, **options)
+    return KMSECDHMasterKey.static(key_id, BOB, **connected(options))
 
 
 def discovery(key_id: str = ARN, **options: Any) -> KMSECDHMasterKey:
-    return KMSECDHMasterKey.discovery(key_id, **options)
+    return KMSECDHMasterKey.discovery(key_id, **connected(options))
 
 
 each_scheme = pytest.mark.parametrize("make", [static, discovery])
@@ -93,7 +93,7 @@ def kms() -> InMemoryKMS:
 @each_scheme
 def test_key_ids_that_are_refused(make: Make, key_id: Any, error: type[Exception], text: str) -> None:
     with pytest.raises(error, match=text):
-        make(key_id, clients={})
+        make(key_id, kms={})
 
 
 @pytest.mark.spec(f"{PAGE}#initialization", f"{PAGE}#ecc-keys", f"{SCHEMAS}#kmsprivatekeytostaticpublickey")
@@ -110,12 +110,12 @@ def test_key_ids_that_are_refused(make: Make, key_id: Any, error: type[Exception
 )
 def test_public_keys_that_are_refused(key: Any, error: type[Exception], text: str) -> None:
     with pytest.raises(error, match=f"^recipient_public_key {text}"):
-        KMSECDHMasterKey.static(ARN, key, clients={})
+        KMSECDHMasterKey.static(ARN, key, connection=AWSConnection(kms={}))
     if key is not None:
         with pytest.raises(error, match=f"^sender_public_key {text}"):
-            static(sender_public_key=key, clients={})
+            static(sender_public_key=key, kms={})
         with pytest.raises(error, match=f"^recipient_public_key {text}"):
-            discovery(recipient_public_key=key, clients={})
+            discovery(recipient_public_key=key, kms={})
 
 
 @pytest.mark.spec(f"{PAGE}#curve-specification", f"{PAGE}#supported-curve-specifications")
@@ -125,7 +125,7 @@ def test_public_keys_of_two_curves() -> None:
         match=r"^sender_public_key and recipient_public_key are on different curves, p384 and p256; "
         r"both parties need keys of one curve$",
     ):
-        static(sender_public_key=public_der(ec_key("alice", "p384")), clients={})
+        static(sender_public_key=public_der(ec_key("alice", "p384")), kms={})
 
 
 @pytest.mark.parametrize("key_id", ["alias/agreement", ALIAS_ARN])
@@ -135,11 +135,11 @@ def test_a_public_key_does_not_go_with_an_alias(key_id: str) -> None:
     with pytest.raises(
         ValueError, match=f"^sender_public_key cannot go with the alias '{key_id}', which may "
     ):
-        static(key_id, sender_public_key=alice, clients={})
+        static(key_id, sender_public_key=alice, kms={})
     with pytest.raises(ValueError, match=f"^recipient_public_key cannot go with the alias '{key_id}', which"):
-        discovery(key_id, recipient_public_key=alice, clients={})
+        discovery(key_id, recipient_public_key=alice, kms={})
     for taken in (ARN, ID):
-        static(taken, sender_public_key=alice, clients={})
+        static(taken, sender_public_key=alice, kms={})
 
 
 @pytest.mark.spec(f"{PAGE}#initialization")
@@ -147,12 +147,7 @@ def test_a_public_key_does_not_go_with_an_alias(key_id: str) -> None:
     ("options", "error", "text"),
     [
         ({"grant_tokens": "token"}, TypeError, "a sequence of tokens, not one str"),
-        ({"timeout": "30"}, TypeError, "timeout"),
-        ({"timeout": 0}, ValueError, "timeout"),
-        ({"clients": {}, "client_supplier": supplier}, ValueError, ONE_OF),
-        ({"clients": {}, "session": get_session()}, ValueError, ONE_OF),
-        ({"clients": {}, "client_config": AioConfig()}, ValueError, ONE_OF),
-        ({"client_supplier": supplier, "endpoint_url": "http://x"}, ValueError, ONE_OF),
+        ({"connection": get_session()}, TypeError, "connection is an AWSConnection, not AioSession"),
     ],
 )
 @each_scheme
@@ -173,8 +168,8 @@ def test_a_second_public_key_is_not_taken_by_position() -> None:
 def test_what_it_says_of_itself() -> None:
     bob = point(ec_key("bob")).hex()
     for key, expected in (
-        (static(clients={}), f"KMSECDHMasterKey.static({ARN!r}, p256 {bob})"),
-        (discovery(clients={}), f"KMSECDHMasterKey.discovery({ARN!r})"),
+        (static(kms={}), f"KMSECDHMasterKey.static({ARN!r}, p256 {bob})"),
+        (discovery(kms={}), f"KMSECDHMasterKey.discovery({ARN!r})"),
     ):
         assert repr(key) == expected
         assert (key.provider_id, key.key_id) == ("aws-kms-ecdh", ARN)
@@ -193,7 +188,7 @@ async def test_it_is_pickled_as_its_configuration(
     alice = public_der(ec_key("alice")) if given else None
     with run_in_thread(kms) as url:
         token = kms.create_grant(arn, "DeriveSharedSecret")
-        options: Any = {"endpoint_url": url, "grant_tokens": [token], "timeout": 20.0}
+        options: Any = {"connection": AWSConnection(kms=url, timeout=20.0), "grant_tokens": [token]}
         for key in (
             KMSECDHMasterKey.static(arn, BOB, sender_public_key=alice, **options),
             KMSECDHMasterKey.discovery(arn, recipient_public_key=alice, **options),
@@ -215,9 +210,7 @@ async def test_it_is_pickled_as_its_configuration(
             ]
 
 
-@pytest.mark.parametrize(
-    "options", [{"clients": {}}, {"client_supplier": supplier}, {"session": get_session()}]
-)
+@pytest.mark.parametrize("options", [{"kms": {}}, {"kms": supplier}, {"session": get_session()}])
 @each_scheme
 def test_with_clients_of_the_caller_it_is_not_pickled(make: Make, options: dict[str, Any]) -> None:
     with pytest.raises(TypeError, match="pickle"):
@@ -243,11 +236,11 @@ async def test_clients_of_its_own_need_async_with(kms: InMemoryKMS) -> None:
     arn = kms_key(kms)
     encrypted = entry(ec_key("bob"), ec_key("alice"))
     with run_in_thread(kms) as url:
-        writer, reader = static(arn, endpoint_url=url), discovery(arn, endpoint_url=url)
+        writer, reader = static(arn, kms=url), discovery(arn, kms=url)
         for key in (writer, reader):
-            with pytest.raises(ProviderClosedError, match="open it with `async with`, or pass clients="):
+            with pytest.raises(ProviderClosedError, match="open it with `async with`, or give ready clients"):
                 await key.decrypt_data_key(asking(encrypted))
-            with pytest.raises(ProviderClosedError, match="open it with `async with`, or pass clients="):
+            with pytest.raises(ProviderClosedError, match="open it with `async with`, or give ready clients"):
                 await key.warm_up()
         with pytest.raises(ProviderClosedError):
             await encrypt(b"x", writer)
@@ -317,14 +310,14 @@ async def test_a_supplier_is_asked_for_the_region_of_the_key(kms: InMemoryKMS) -
         asked.append(region)
         return kms.client(region or "eu-west-1")
 
-    await KMSECDHMasterKey.static(arn, BOB, client_supplier=supply).warm_up()
-    await KMSECDHMasterKey.discovery(arn.rpartition("/")[2], client_supplier=supply).warm_up()
+    await KMSECDHMasterKey.static(arn, BOB, connection=AWSConnection(kms=supply)).warm_up()
+    await KMSECDHMasterKey.discovery(arn.rpartition("/")[2], connection=AWSConnection(kms=supply)).warm_up()
     assert set(asked[: len(asked) // 2]) == {"eu-west-1"}
     assert set(asked[len(asked) // 2 :]) == {None}
 
 
 async def test_no_client_for_the_region(kms: InMemoryKMS) -> None:
-    key = static(ARN, clients=kms.clients("eu-west-1"))
+    key = static(ARN, kms=kms.clients("eu-west-1"))
     with pytest.raises(ServiceError, match="no client for the region 'us-east-1'"):
         await key.warm_up()
     with pytest.raises(ProviderError, match="no client for the region 'us-east-1'") as caught:

@@ -14,6 +14,7 @@ import pytest
 from anyio.lowlevel import checkpoint
 
 from aioencrypt import (
+    AWSConnection,
     KMSMasterKeyProvider,
     ProviderError,
     ServiceError,
@@ -168,7 +169,7 @@ async def test_an_interrupt_is_not_a_failure_of_a_key(kms: InMemoryKMS, raised: 
 
     keys = [kms.create_key(), kms.create_key()]
     encrypted = [await encrypted_data_key(kms, key) for key in keys]
-    provider = KMSMasterKeyProvider(keys, clients=wrapped(kms, interrupt, US))
+    provider = KMSMasterKeyProvider(keys, connection=AWSConnection(kms=wrapped(kms, interrupt, US)))
     for call in (provider.decrypt_data_key(request(*encrypted)), encrypt(b"x", provider)):
         with pytest.raises(type(raised)) as caught:
             await call
@@ -217,7 +218,7 @@ async def test_the_first_failure_cancels_the_other_calls_and_is_one_error(kms: I
 
     kms.disable_key(keys[3])
     with pytest.raises(ProviderError) as caught, anyio.fail_after(10):
-        await encrypt(b"x", KMSMasterKeyProvider(keys, clients=wrapped(kms, hang, US)))
+        await encrypt(b"x", KMSMasterKeyProvider(keys, connection=AWSConnection(kms=wrapped(kms, hang, US))))
     assert [attempt.key_id for attempt in caught.value.attempts] == [keys[3]]
     assert isinstance(caught.value.__cause__, ServiceError)
     assert sorted(ended) == sorted([keys[1], keys[2], keys[4]])
@@ -259,7 +260,9 @@ async def test_decrypting_every_failure_is_kept_in_order(kms: InMemoryKMS) -> No
         answer = await call()
         return {} if parameters["KeyId"] == garbled else answer
 
-    provider = KMSMasterKeyProvider(keys, clients=wrapped(kms, around, US, EU), timeout=0.02)
+    provider = KMSMasterKeyProvider(
+        keys, connection=AWSConnection(kms=wrapped(kms, around, US, EU), timeout=0.02)
+    )
     with anyio.fail_after(10):
         assert await opened_with(kms, provider, *encrypted) == [denied, cut, garbled, good]
     kms.schedule_key_deletion(good)
@@ -302,7 +305,7 @@ async def test_a_supplier_counts_in_the_time(kms: InMemoryKMS) -> None:
     async def hang(region: str | None) -> Any:
         await anyio.sleep_forever()
 
-    provider = KMSMasterKeyProvider([kms.create_key()], client_supplier=hang, timeout=0.01)
+    provider = KMSMasterKeyProvider([kms.create_key()], connection=AWSConnection(kms=hang, timeout=0.01))
     with pytest.raises(ProviderError, match=r"no answer within 0\.01 seconds"), anyio.fail_after(10):
         await encrypt(b"x", provider)
 
@@ -336,7 +339,7 @@ async def test_cancelled_in_a_call(kms: InMemoryKMS, operation: str) -> None:
         finally:
             ended.append(parameters["KeyId"])
 
-    provider = KMSMasterKeyProvider(keys, clients=wrapped(kms, hang, US))
+    provider = KMSMasterKeyProvider(keys, connection=AWSConnection(kms=wrapped(kms, hang, US)))
     async with anyio.create_task_group() as group:
         group.start_soon(decrypt, message, provider) if operation == "decrypt" else group.start_soon(
             encrypt, b"x", provider

@@ -8,6 +8,7 @@ from __future__ import annotations
 import pytest
 
 from aioencrypt import (
+    AWSConnection,
     EncryptedDataKey,
     KMSMasterKeyProvider,
     MultiRegion,
@@ -103,10 +104,12 @@ async def test_what_is_no_replica_is_not_called(kms: InMemoryKMS, configured: st
 )
 def test_related_multi_region_keys_are_refused_all_by_name(related: list[str], others: list[str]) -> None:
     with pytest.raises(ValueError, match=r"name one of them, or use MultiRegion\.EXACT") as caught:
-        KMSMasterKeyProvider([*others, *related], clients={})
+        KMSMasterKeyProvider([*others, *related], connection=AWSConnection(kms={}))
     assert all(key in str(caught.value) for key in related)
     assert not any(f"{key}," in str(caught.value) or f"{key};" in str(caught.value) for key in others)
-    KMSMasterKeyProvider([*others, *related], clients={}, multi_region=MultiRegion.EXACT)
+    KMSMasterKeyProvider(
+        [*others, *related], connection=AWSConnection(kms={}), multi_region=MultiRegion.EXACT
+    )
 
 
 @pytest.mark.spec("framework/aws-kms/aws-kms-mrk-multi-keyrings.md#aws-kms-mrk-multi-keyring")
@@ -120,7 +123,7 @@ def test_related_multi_region_keys_are_refused_all_by_name(related: list[str], o
     ],
 )
 def test_unrelated_keys_are_not_refused(key_ids: list[str]) -> None:
-    KMSMasterKeyProvider(key_ids, clients={})
+    KMSMasterKeyProvider(key_ids, connection=AWSConnection(kms={}))
 
 
 async def test_related_keys_with_exact_are_two_keys(kms: InMemoryKMS) -> None:

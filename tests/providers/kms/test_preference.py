@@ -48,7 +48,7 @@ def kms() -> InMemoryKMS:
 
 
 def discovery(kms: InMemoryKMS, **options: Any) -> KMSDiscoveryMasterKeyProvider:
-    given = {"discovery_filter": None, "clients": kms.clients(US, EU, AP)}
+    given = {"discovery_filter": None, "connection": kms.connection(US, EU, AP)}
     return KMSDiscoveryMasterKeyProvider(**given | options)
 
 
@@ -179,5 +179,5 @@ async def test_it_is_pickled_and_copied(duplicate: Any) -> None:
         KMSMasterKeyProvider([arn("key/1")], preferred_region=EU),
         KMSDiscoveryMasterKeyProvider(discovery_filter=None, preferred_region=EU),
     ):
-        _, (kind, _, options) = duplicate(provider).__reduce__()
-        assert (kind, options["preferred_region"]) == (type(provider), EU)
+        remake, _ = duplicate(provider).__reduce__()
+        assert (remake.func, remake.keywords["preferred_region"]) == (type(provider), EU)

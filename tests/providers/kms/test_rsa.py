@@ -13,6 +13,7 @@ import pytest
 
 from aioencrypt import (
     AlgorithmSuite,
+    AWSConnection,
     DataKey,
     KMSEncryptionAlgorithm,
     KMSMasterKeyProvider,
@@ -94,7 +95,7 @@ async def test_keys_of_all_sizes(kms: InMemoryKMS, bits: int) -> None:
         key_id,
         encryption_algorithm=KMSEncryptionAlgorithm.RSAES_OAEP_SHA_256,
         public_key=pair.public_key(),
-        clients=kms.clients(US),
+        connection=kms.connection(US),
     )
     data_key, encrypted = await key.generate_data_key(reading())
     assert len(encrypted.ciphertext) == bits // 8
@@ -167,7 +168,7 @@ async def test_the_default_suite_signs(kms: InMemoryKMS) -> None:
 async def test_beside_a_symmetric_key(kms: InMemoryKMS) -> None:
     symmetric, key_id = kms.create_key(), rsa_kms_key(kms)
     clients = kms.clients(US)
-    generator = KMSMasterKeyProvider([symmetric], clients=clients)
+    generator = KMSMasterKeyProvider([symmetric], connection=AWSConnection(kms=clients))
     both = MultiMasterKeyProvider(generator, rsa_master_key(kms, key_id))
     result = await encrypt(b"x", both, algorithm_suite=SUITE, encryption_context=CONTEXT)
     assert [key.provider_id for key in result.header.encrypted_data_keys] == ["aws-kms", "aws-kms-rsa"]

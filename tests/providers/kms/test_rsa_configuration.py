@@ -10,8 +10,16 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from aioencrypt import KMSEncryptionAlgorithm, KMSRSAMasterKey, ProviderError, RSAPadding, ServiceError
+from aioencrypt import (
+    AWSConnection,
+    KMSEncryptionAlgorithm,
+    KMSRSAMasterKey,
+    ProviderError,
+    RSAPadding,
+    ServiceError,
+)
 from aioencrypt.testing import InMemoryKMS
+from tests.support.aws import connected
 from tests.support.kms import EU, ID, MRK, US, arn
 from tests.support.kms_pairs import CONTEXT_DIGEST, oaep, reading, rsa_entry, rsa_kms_key, rsa_master_key
 from tests.support.rsa_keys import private_pem, public_pem, rsa_key
@@ -29,7 +37,7 @@ def kms() -> InMemoryKMS:
 
 
 def made(key_id: Any = KEY, **options: Any) -> KMSRSAMasterKey:
-    return KMSRSAMasterKey(key_id, **{"encryption_algorithm": SHA_256, **options})
+    return KMSRSAMasterKey(key_id, **{"encryption_algorithm": SHA_256, **connected(options)})
 
 
 @pytest.mark.spec(f"{PAGE}#initialization")
@@ -119,9 +127,7 @@ def test_public_keys_that_are_none(public_key: Any, error: type[Exception]) -> N
     ("options", "error", "text"),
     [
         ({"grant_tokens": "token"}, TypeError, "a sequence of tokens, not one str"),
-        ({"timeout": "30"}, TypeError, "timeout"),
-        ({"timeout": 0}, ValueError, "timeout"),
-        ({"clients": {}, "endpoint_url": "http://x"}, ValueError, "give clients, or client_supplier"),
+        ({"connection": AWSConnection}, TypeError, "connection is an AWSConnection, not the class"),
     ],
 )
 def test_other_arguments_that_are_refused(options: dict[str, Any], error: type[Exception], text: str) -> None:
@@ -153,7 +159,7 @@ async def test_a_client_supplier_is_asked_for_the_region(kms: InMemoryKMS) -> No
         return kms.client(str(region))
 
     key_id = rsa_kms_key(kms, region=EU)
-    key = rsa_master_key(kms, key_id, clients=None, client_supplier=supply)
+    key = rsa_master_key(kms, key_id, clients=supply)
     async with key:
         await key.warm_up()
         assert (regions, kms.call_count()) == ([EU], 0)
@@ -175,21 +181,17 @@ async def test_leaving_closes_nothing_that_was_given(kms: InMemoryKMS) -> None:
 
 @pytest.mark.parametrize("public", [True, False])
 async def test_a_key_is_pickled_as_its_configuration(public: bool) -> None:
-    options: dict[str, Any] = {"grant_tokens": ["token"], "timeout": 7, "endpoint_url": "http://127.0.0.1:1"}
+    options: dict[str, Any] = {"grant_tokens": ["token"], "timeout": 7, "kms": "http://127.0.0.1:1"}
     if public:
         options["public_key"] = rsa_key().public_key()
     key = made(**options)
     for other in (pickle.loads(pickle.dumps(key)), copy.copy(key), copy.deepcopy(key)):
         assert (type(other), repr(other)) == (KMSRSAMasterKey, repr(key))
-        assert other.__reduce__() == key.__reduce__()
-        _, (_, _, configuration) = other.__reduce__()
-        assert configuration == {
+        assert other.__reduce__()[0].keywords == {
             "encryption_algorithm": SHA_256,
             "public_key": public_pem(rsa_key()) if public else None,
             "grant_tokens": ("token",),
-            "timeout": 7,
-            "endpoint_url": "http://127.0.0.1:1",
-            "client_config": None,
+            "connection": AWSConnection(timeout=7, kms="http://127.0.0.1:1"),
         }
         if public:
             await other.generate_data_key(reading())
@@ -197,4 +199,4 @@ async def test_a_key_is_pickled_as_its_configuration(public: bool) -> None:
 
 def test_a_key_with_clients_is_not_pickled(kms: InMemoryKMS) -> None:
     with pytest.raises(TypeError, match="is not pickled or copied"):
-        pickle.dumps(made(clients=kms.clients(US)))
+        pickle.dumps(made(kms=kms.clients(US)))

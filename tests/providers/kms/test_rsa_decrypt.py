@@ -256,7 +256,7 @@ async def test_failures_are_collected_and_the_next_data_key_is_tried(kms: InMemo
 @pytest.mark.spec(f"{PAGE}#ondecrypt")
 async def test_decrypting_needs_a_client() -> None:
     key = KMSRSAMasterKey(arn("key/1"), encryption_algorithm=KMSEncryptionAlgorithm.RSAES_OAEP_SHA_1)
-    with pytest.raises(ProviderClosedError, match="open it with `async with`, or pass clients="):
+    with pytest.raises(ProviderClosedError, match="open it with `async with`, or give ready clients"):
         await key.decrypt_data_key(reading(rsa_entry(arn("key/1"))))
 
 

@@ -14,6 +14,7 @@ from anyio.lowlevel import checkpoint
 
 from aioencrypt import (
     AlgorithmSuite,
+    AWSConnection,
     EncryptedDataKey,
     KMSMasterKeyProvider,
     MultiRegion,
@@ -100,7 +101,9 @@ async def test_the_parameters_of_the_calls(kms: InMemoryKMS, suite: AlgorithmSui
         seen.append((operation, parameters))
         return await call()
 
-    provider = KMSMasterKeyProvider([here, there], clients=wrapped(kms, note, US, EU), grant_tokens=tokens)
+    provider = KMSMasterKeyProvider(
+        [here, there], connection=AWSConnection(kms=wrapped(kms, note, US, EU)), grant_tokens=tokens
+    )
     data_key, encrypted, _ = await make_data_key(provider, request(suite=suite))
     opened = await provider.decrypt_data_key(request(encrypted[0], suite=suite))
     assert opened.data_key == data_key
@@ -149,7 +152,7 @@ async def test_the_message_names_the_key_that_kms_answered_with(kms: InMemoryKMS
     kms.create_alias("alias/app", key)
     for name in (key, ID, "alias/app", arn("alias/app")):
         # as generator, and as a further key
-        provider = KMSMasterKeyProvider([name, name], clients=kms.clients(US))
+        provider = KMSMasterKeyProvider([name, name], connection=kms.connection(US))
         message, header = await encrypt(b"x", provider)
         assert key_arns(header) == [key, key]
         assert [call[1:] for call in calls_of(kms)] == [(US, name), (US, name)]
@@ -170,7 +173,9 @@ async def test_all_further_keys_are_called_at_once(kms: InMemoryKMS) -> None:
             await everyone.wait()
         return await call()
 
-    provider = KMSMasterKeyProvider(keys, clients=wrapped(kms, wait_for_all, US, EU, AP))
+    provider = KMSMasterKeyProvider(
+        keys, connection=AWSConnection(kms=wrapped(kms, wait_for_all, US, EU, AP))
+    )
     with anyio.fail_after(10):
         await encrypt(b"x", provider)
     assert sorted(arrived) == sorted(keys[1:])
@@ -187,7 +192,7 @@ async def test_the_order_in_the_message_is_that_of_the_keys_not_of_the_answers(k
         answered[parameters["KeyId"]].set()
         return answer
 
-    provider = KMSMasterKeyProvider(keys, clients=wrapped(kms, backwards, US))
+    provider = KMSMasterKeyProvider(keys, connection=AWSConnection(kms=wrapped(kms, backwards, US)))
     with anyio.fail_after(10):
         _, header = await encrypt(b"x", provider)
     assert [call[2] for call in calls_of(kms)] == [keys[0], *reversed(keys[1:])]
@@ -264,7 +269,7 @@ async def test_only_a_key_named_by_its_arn_decrypts(kms: InMemoryKMS, name: str)
     kms.create_alias("alias/app", key)
     encrypted = await encrypted_data_key(kms, key)
     for multi_region in MultiRegion:
-        provider = KMSMasterKeyProvider([name], clients=kms.clients(US), multi_region=multi_region)
+        provider = KMSMasterKeyProvider([name], connection=kms.connection(US), multi_region=multi_region)
         with pytest.raises(ProviderError, match="belongs to a master key given here"):
             await provider.decrypt_data_key(request(encrypted))
     assert not kms.calls
