@@ -37,7 +37,7 @@ def test_text_has_the_bytes_that_a_plain_file_has(encoding: str, tmp_path: Path)
     fs = fsspec.url_to_fs(url, **OPTIONS)[0]
     ways: list[Callable[[str], Any]] = [
         lambda mode: fs.open(f"{tmp_path}/text", mode, encoding=encoding),
-        lambda mode: fsspec.open(url, mode, encoding=encoding, **OPTIONS).open(),  # type: ignore[no-untyped-call]
+        lambda mode: fsspec.open(url, mode, encoding=encoding, **OPTIONS).open(),
     ]
     for open_text in ways:
         with open_text("w") as file:
