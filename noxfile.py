@@ -62,6 +62,14 @@ def interop_old(session: nox.Session) -> None:
 
 
 @nox.session
+def cancel(session: nox.Session) -> None:
+    """Interrupt every public operation at every suspension, in every way: nox -s cancel -- [-k NAME]."""
+    install(session, "tests", "demo")
+    session.env["AIOENCRYPT_CANCEL_EVERYWHERE"] = "1"
+    session.run("pytest", "--numprocesses=logical", "tests/life/test_interruption.py", *session.posargs)
+
+
+@nox.session
 def browser(session: nox.Session) -> None:
     """Try the pages of the examples in Debian's Chromium, which root gets installed: nox -s browser."""
     if not (shutil.which("chromium") and shutil.which("chromedriver")) and os.geteuid() == 0:

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from concurrent.futures import Future, wait
 
 from anyio import Event
 
-from aioencrypt.runtime.event_loops import LoopLocal, loop_caller
+from aioencrypt.runtime.event_loops import LoopLocal, is_being_closed, loop_caller
 from aioencrypt.runtime.offload import run_work, submit, wait_shielded
 from aioencrypt.runtime.threads import ThreadLock
 
@@ -100,6 +101,8 @@ class DigestQueue:
         self._wake: Callable[[], None] | None = None
         self._wake_below = 0
         self._failure: BaseException | None = None
+        # The last job that was given to a worker.
+        self._job: Future[None] | None = None
 
     @property
     def pending(self) -> int:
@@ -128,7 +131,7 @@ class DigestQueue:
                 self._waiting.append((digest, length, reserved))
                 self._pending += length
                 if idle:
-                    submit("digests", self._next)
+                    self._job = submit("digests", self._next)
                 idle = False
         if idle:
             self._give_back(reserved)
@@ -154,7 +157,11 @@ class DigestQueue:
                 reserved += kept
             self._waiting.clear()
         self._give_back(reserved)
-        if event := self._watch(0):
+        if is_being_closed():
+            # Nothing waits any more, so this job is the last one.
+            if self._job:
+                wait([self._job])
+        elif event := self._watch(0):
             await wait_shielded(event)
 
     def _watch(self, below: int) -> Event | None:
@@ -189,4 +196,4 @@ class DigestQueue:
                 self._wake()
                 self._wake = None
             if self._waiting:
-                submit("digests", self._next)
+                self._job = submit("digests", self._next)

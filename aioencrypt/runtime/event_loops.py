@@ -7,6 +7,7 @@ thread may call that.
 from __future__ import annotations
 
 import asyncio
+import inspect
 import sys
 from collections.abc import Awaitable, Callable
 from contextvars import Context, copy_context
@@ -41,6 +42,23 @@ def running_loop() -> object:
     return asyncio.get_running_loop()
 
 
+def is_being_closed() -> bool:
+    """Tell whether the calling coroutine is being closed, and so must not suspend any more.
+
+    `coroutine.close()` and the garbage collector raise `GeneratorExit` where the coroutine waits; so does a
+    loop that was closed with tasks pending. Cleanup that suspends then never continues. An async generator
+    that is closed may suspend: there the exception starts at its `yield`.
+    """
+    error = sys.exception()
+    while error is not None and not isinstance(error, GeneratorExit):
+        error = error.__context__
+    if error is None or (traceback := error.__traceback__) is None:
+        return False
+    while traceback.tb_next is not None:
+        traceback = traceback.tb_next
+    return not traceback.tb_frame.f_code.co_flags & inspect.CO_ASYNC_GENERATOR
+
+
 class LoopLocal(Generic[T]):
     """One value for each event loop, made when the loop first asks for it and dropped with the loop.
 
@@ -61,8 +79,15 @@ class LoopLocal(Generic[T]):
         loop = running_loop()
         value = self._values.get(loop)
         if value is None:
+            self._drop_closed()
             value = self._values[loop] = self._make()
         return value
+
+    def _drop_closed(self) -> None:
+        """Drop the values of closed loops. A lock in a value holds the task that waited, and so its loop."""
+        for loop in list(self._values):
+            if isinstance(loop, asyncio.AbstractEventLoop) and loop.is_closed():
+                del self._values[loop]
 
     def all(self) -> list[T]:
         """Return the values of all living loops. Their owner must guard what it does with them."""

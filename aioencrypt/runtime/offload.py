@@ -11,7 +11,8 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import nullcontext, suppress
 from contextvars import copy_context
 from functools import lru_cache, partial
 from queue import SimpleQueue
@@ -19,12 +20,12 @@ from threading import Thread
 from time import perf_counter
 from typing import TypeVar
 
-from anyio import CancelScope, Event, Lock, get_cancelled_exc_class
+from anyio import CancelScope, Event, get_cancelled_exc_class
 from anyio.lowlevel import checkpoint, checkpoint_if_cancelled
 
 from aioencrypt.format.batches import BATCH_COST
 from aioencrypt.policies import Offload
-from aioencrypt.runtime.event_loops import LoopLocal, loop_caller
+from aioencrypt.runtime.event_loops import LoopLocal, is_being_closed, loop_caller
 
 T = TypeVar("T")
 
@@ -45,35 +46,64 @@ WORKERS = {"cryptography": max(1, CORES - 1), "digests": max(1, CORES - 1), "fil
 class Lane:
     """Runs short work in the event loop, at most `LANE_MICROSECONDS` of it in one loop iteration.
 
-    Only tasks of one loop use it, so it needs no thread lock. `queue` orders the tasks that wait. `spent`
-    counts microseconds since the budget was last renewed; an estimate admits the work, the measured time is
-    charged.
+    Only tasks of one loop use it, so it needs no thread lock. `spent` counts microseconds since the budget
+    was last renewed; an estimate admits the work, the measured time is charged. One task at a time holds
+    the lane while it waits for the next iteration, and hands it to the one that waits longest. `anyio.Lock`
+    would do, but its owner must release it in its own task, which a coroutine that is being closed cannot.
     """
 
     def __init__(self) -> None:
-        self.queue = Lock(fast_acquire=True)
         self.spent = 0.0
+        self.held = False
+        self._waiting: deque[Event] = deque()
 
     @property
     def busy(self) -> bool:
         """Whether a task waits for the lane."""
-        return self.queue.statistics().tasks_waiting > 0
+        return bool(self._waiting)
 
     async def run(self, function: Callable[[], T], cost: float) -> T:
         """Run a function when the budget allows its cost."""
-        if not self.queue.locked() and self.spent + cost <= LANE_MICROSECONDS:
+        if not self.held and self.spent + cost <= LANE_MICROSECONDS:
             return self._timed(function)
         # Waiters form a chain: each wakes the next one loop iteration later, and that iteration starts with
         # a full budget. Only the head of the chain yields to the loop, so the lane stays within one budget
         # per iteration, however many streams share it.
-        waits = self.queue.locked()
-        async with self.queue:
-            if waits:
+        waited = await self.acquire()
+        try:
+            if waited:
                 self.spent = 0.0
             elif self.spent + cost > LANE_MICROSECONDS:
                 await checkpoint()
                 self.spent = 0.0
             return self._timed(function)
+        finally:
+            self.release()
+
+    async def acquire(self) -> bool:
+        """Take the lane, first come, first served. Returns whether this had to wait."""
+        if not self.held:
+            self.held = True
+            return False
+        turn = Event()
+        self._waiting.append(turn)
+        try:
+            await turn.wait()
+        except BaseException:
+            if turn.is_set():
+                self.release()
+            else:
+                self._waiting.remove(turn)
+            raise
+        return True
+
+    def release(self) -> None:
+        """Hand the lane to the next task, or leave it free."""
+        self.held = bool(self._waiting)
+        if self.held:
+            # A closed loop wakes nobody: the tasks that wait there end as this one does.
+            with suppress(RuntimeError):
+                self._waiting.popleft().set()
 
     def _timed(self, function: Callable[[], T]) -> T:
         start = perf_counter()
@@ -157,7 +187,12 @@ def _run_reader(queue: SimpleQueue[Callable[[], object]]) -> None:
 
 
 async def run_work(function: Callable[[], T], cost: float, offload: Offload = Offload.AUTO) -> T:
-    """Run a function in the lane or in a thread. `cost` estimates its time in microseconds."""
+    """Run a function in the lane or in a thread. `cost` estimates its time in microseconds.
+
+    A coroutine that is being closed runs it at once.
+    """
+    if is_being_closed():
+        return function()
     state = loop_states.get()
     inline = cost <= LANE_MICROSECONDS
     if inline and cost >= _WORTH_A_HOP:
@@ -198,7 +233,11 @@ async def _hop(kind: str, function: Callable[[], T]) -> T:
     The thread uses the caller's buffers, so the caller must not get them back earlier. `to_thread.run_sync`
     returns at once under asyncio's own cancellation. A child task would, too, where a program cancels all
     tasks of a loop.
+
+    A coroutine that is being closed cannot wait for the loop. It blocks until the function has ended.
     """
+    if is_being_closed():
+        return function()
     state = loop_states.get()
     done = Event()
     call = loop_caller()
@@ -208,19 +247,30 @@ async def _hop(kind: str, function: Callable[[], T]) -> T:
         future = submit(kind, function)
         future.add_done_callback(lambda _: call(done.set))
         await wait_shielded(done)
+    except GeneratorExit:
+        wait([future])
+        raise
     finally:
         state.hops -= 1
     return future.result()
 
 
 async def wait_shielded(*events: Event) -> None:
-    """Wait for events. A cancellation of this task takes effect when all of them are set."""
+    """Wait for events. A cancellation of this task takes effect when all of them are set.
+
+    A coroutine that is being closed cannot wait, and continues.
+    """
+    if is_being_closed():
+        return
     cancellation: BaseException | None = None
     for done in events:
         while not done.is_set():
             try:
-                with CancelScope(shield=True):
+                # No scope before it is needed: anyio keeps tasks alive that were abandoned inside one.
+                with nullcontext() if cancellation is None else CancelScope(shield=True):
                     await done.wait()
+            except GeneratorExit:  # there may be no loop any more
+                raise
             except (get_cancelled_exc_class(), KeyboardInterrupt) as error:
                 # asyncio's own cancellation passes through a shield, and so does Ctrl-C under trio.
                 cancellation = error

@@ -58,7 +58,7 @@ async def test_a_blocking_file_is_left_behind(way: Way) -> None:
             return b"too late"
 
     file = File()
-    stream = encrypt_stream(file, KEY)  # type: ignore[arg-type]
+    stream = encrypt_stream(file, KEY)
     await stream.__aenter__()
     try:
         await way.when(file.reading, stream.read)

@@ -6,7 +6,7 @@ import asyncio
 import gc
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 from contextvars import ContextVar
 from typing import Any
 
@@ -14,7 +14,14 @@ import anyio
 import pytest
 from anyio.lowlevel import checkpoint
 
-from aioencrypt.runtime.event_loops import BackgroundTask, call_later, loop_caller, running_loop
+from aioencrypt.runtime.event_loops import (
+    BackgroundTask,
+    LoopLocal,
+    call_later,
+    is_being_closed,
+    loop_caller,
+    running_loop,
+)
 from tests.support.streaming import on_asyncio_and_uvloop
 
 BACKENDS: list[tuple[str, dict[str, Any]]] = [
@@ -316,3 +323,63 @@ def test_a_timer_neither_holds_a_loop_up_nor_alive(
     gc.collect()
     assert loops[0]() is None
     assert caplog.records == []
+
+
+# Coroutines that are closed
+
+
+def test_cleanup_of_a_closed_coroutine_does_not_suspend() -> None:
+    told: list[bool] = []
+
+    async def wait() -> None:
+        try:
+            await anyio.sleep_forever()
+        finally:
+            told.append(is_being_closed())
+
+    async def main() -> None:
+        coroutine = wait()
+        coroutine.send(None)
+        assert not is_being_closed()
+        coroutine.close()
+
+    anyio.run(main)
+    assert told == [True]
+
+
+def test_cleanup_of_a_closed_async_generator_may_suspend() -> None:
+    told: list[bool] = []
+
+    async def generate() -> AsyncGenerator[int, None]:
+        try:
+            yield 1
+        finally:
+            told.append(is_being_closed())
+            await anyio.sleep(0)
+            told.append(is_being_closed())
+
+    async def main() -> None:
+        generator = generate()
+        await anext(generator)
+        await generator.aclose()
+
+    anyio.run(main)
+    assert told == [False, False]
+
+
+def test_a_closed_loop_is_not_kept_by_what_waited_in_it() -> None:
+    loops: LoopLocal[list[object]] = LoopLocal(list)
+    loop = asyncio.new_event_loop()
+
+    async def keep() -> None:
+        loops.get().append(asyncio.get_running_loop())
+
+    loop.run_until_complete(keep())
+    loop.close()
+    kept = weakref.ref(loop)
+    del loop
+    gc.collect()
+    assert kept() is not None
+    anyio.run(keep)
+    gc.collect()
+    assert kept() is None

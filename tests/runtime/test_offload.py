@@ -61,8 +61,12 @@ async def occupied_lane() -> AsyncIterator[anyio.abc.TaskGroup]:
     left = anyio.Event()
 
     async def hold() -> None:
-        async with loop_states.get().lane.queue:
+        lane = loop_states.get().lane
+        await lane.acquire()
+        try:
             await left.wait()
+        finally:
+            lane.release()
 
     async with anyio.create_task_group() as group:
         group.start_soon(hold)

@@ -156,11 +156,14 @@ async def test_no_more_is_fetched_than_can_be_opened() -> None:
     source = await source_of()
     async with open_seekable(source, KEY, concurrency=2) as stream:
         source.reads.clear()
-        async with anyio.create_task_group() as group, loop_states.get().lane.queue:
+        lane = loop_states.get().lane
+        async with anyio.create_task_group() as group:
+            await lane.acquire()
             for index in range(20):
                 group.start_soon(stream.read_at, index * FRAME, FRAME)
             await anyio.wait_all_tasks_blocked()
             assert len(source.reads) == 2
+            lane.release()
         assert len(source.reads) == 20
 
 

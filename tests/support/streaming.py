@@ -121,7 +121,7 @@ def tasks_left() -> list[str]:
 def assert_idle() -> None:
     """Assert that nothing of this library goes on in this loop."""
     assert threads_at_work() == 0
-    assert not loop_states.get().lane.queue.locked()
+    assert not loop_states.get().lane.held
     assert tasks_left() == []
 
 
