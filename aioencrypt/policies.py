@@ -51,8 +51,9 @@ class Offload(enum.Enum):
 class Limits:
     """Upper bounds while decrypting, in bytes; None is no limit. A breach is a `LimitError`.
 
-    `max_frame_length` counts for a non-framed body, too. Memory for a stream grows with the longest
-    frame that is let in.
+    `max_frame_length` applies to each frame that comes, before its bytes are buffered, and to a non-framed
+    body; not to the frame length in the header, which a short message never reaches. Memory for a stream
+    grows with the longest frame that is let in.
     """
 
     max_header_length: int | None = 1024 * 1024

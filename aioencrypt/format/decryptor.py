@@ -75,9 +75,9 @@ class MessageDecryptor:
     """Reads one message: `receive` bytes, then `next_event` until it says `NeedData`.
 
     All lengths are in bytes, None is no limit: `max_header_length` of the header,
-    `max_frame_length` of a frame or a non-framed body, `max_plaintext_length` of the whole. A breach
-    is a `LimitError` from the length field, before the bytes are there. `net_v4_0_0_retry`: see
-    `ReceivedHeader.unlock`. `batch_cost` is what one work may take, in microseconds. Errors are sticky.
+    `max_frame_length` of each frame that comes, or of a non-framed body, `max_plaintext_length` of the
+    whole. A breach is a `LimitError` from the length field, before the bytes are there.
+    `net_v4_0_0_retry`: see `ReceivedHeader.unlock`. `batch_cost` is what one work may take, in microseconds. Errors are sticky.
     """
 
     def __init__(
@@ -199,7 +199,6 @@ class MessageDecryptor:
             self._wanted = next(self._parser)
         except StopIteration as stop:
             received: ReceivedHeader = stop.value
-            self._check_frame_length(received.header.frame_length)
             self._accept(received)
             return HeaderParsed(received.header)
         return self._need_data()
@@ -216,7 +215,8 @@ class MessageDecryptor:
         self._sequence = sequence
         self._move(State.BODY)
 
-    def _check_frame_length(self, length: int, what: str = "the frame length in the header") -> None:
+    def _check_frame_length(self, length: int, what: str) -> None:
+        """Refuse a frame from its header on, before its bytes are there."""
         if self._max_frame_length is not None and length > self._max_frame_length:
             raise LimitError("max_frame_length", limit=self._max_frame_length, actual=length, what=what)
 
@@ -290,7 +290,8 @@ class MessageDecryptor:
             return None
         length = self._header.frame_length
         stride = length + frames.FRAME_OVERHEAD
-        if complete := len(self._queue) // stride:
+        allowed = self._max_frame_length is None or length <= self._max_frame_length
+        if allowed and (complete := len(self._queue) // stride):
             batch = batch_frames(length, complete, self._batch_cost)
             count = min(batch, self._frames_allowed(length))
             pieces = self._queue.peek_pieces(count * stride)
@@ -303,6 +304,7 @@ class MessageDecryptor:
             raise MalformedMessageError(
                 f"frame {int.from_bytes(start, 'big')} stands where frame {self._sequence} belongs"
             )
+        self._check_frame_length(length, f"the length of frame {self._sequence}")
         self._check_plaintext_limit(length)
         return None if self._missing(stride) else self._open_regular(1, stride)
 
@@ -340,6 +342,7 @@ class MessageDecryptor:
             raise MalformedMessageError(
                 f"the final frame has {length} bytes, more than the frame length {self._header.frame_length}"
             )
+        self._check_frame_length(length, f"the length of final frame {sequence}")
         self._check_plaintext_limit(length)
         if self._missing(frames.FINAL_OVERHEAD + length):
             return None

@@ -75,6 +75,11 @@ class BodyLayout:
         return self.regular_count * self.frame_length + self.final_length
 
     @property
+    def longest_frame(self) -> int:
+        """The length of the longest frame, or of the non-framed body."""
+        return self.frame_length if self.regular_count else self.final_length
+
+    @property
     def final_overhead(self) -> int:
         """What the final frame has besides its content."""
         return FINAL_OVERHEAD if self.frame_length else _NON_FRAMED_OVERHEAD

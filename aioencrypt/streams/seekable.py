@@ -303,8 +303,8 @@ def _check_limits(layout: BodyLayout, limits: Limits) -> None:
         (
             "max_frame_length",
             limits.max_frame_length,
-            layout.final_length,
-            "the length of the non-framed body",
+            layout.longest_frame,
+            "the length of a frame" if layout.frame_length else "the length of the non-framed body",
         ),
         (
             "max_plaintext_length",

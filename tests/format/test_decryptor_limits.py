@@ -119,7 +119,33 @@ def test_frames_may_be_as_long_as_the_limit(suite: AlgorithmSuite) -> None:
         assert decrypt_message(message, chunks=chunks, max_frame_length=FRAME).error is None
         outcome = decrypt_message(message, chunks=chunks, max_frame_length=FRAME - 1)
         assert figures(outcome.error) == ("max_frame_length", FRAME - 1, FRAME)
-        assert outcome.events == ()
+        assert outcome.kinds == ["HeaderParsed", "HeaderVerified"]
+
+
+@each_suite
+@pytest.mark.parametrize("form", ["regular", "full final", "short final"])
+@pytest.mark.parametrize("chunks", CHUNKS)
+def test_the_frame_limit_is_about_frames_that_come(
+    suite: AlgorithmSuite, form: str, chunks: int | None
+) -> None:
+    """A header may say any frame length: a frame costs what it is long, from its first bytes on."""
+    length = {"regular": 300, "full final": 300, "short final": 250}[form]
+    message = build_message(
+        suite, bytes(length), frame_length=2**31 if form == "short final" else 300, full_final_frame=True
+    )
+    if form == "regular":
+        message = build_message(suite, bytes(length), frame_length=300)
+    assert decrypt_message(message, chunks=chunks, max_frame_length=length).plaintext == bytes(length)
+    outcome = decrypt_message(message, chunks=chunks, max_frame_length=length - 1)
+    assert figures(outcome.error) == ("max_frame_length", length - 1, length)
+    assert outcome.plaintext == b""
+    # Nothing of the frame but its header need be there.
+    last = "frame.1.sequence" if form == "regular" else "frame.1.length"
+    machine = opened(message, message.data[: message.fields[last].stop], max_frame_length=length - 1)
+    with pytest.raises(
+        LimitError, match=f"the length of {'frame' if form == 'regular' else 'final frame'} 1"
+    ):
+        machine.next_event()
 
 
 @each_suite
@@ -257,7 +283,7 @@ def test_a_non_framed_body_that_aes_gcm_does_not_allow(length: int) -> None:
 
 def test_a_refused_header_is_refused_for_good() -> None:
     message = message_of(COMMITTING)
-    machine = MessageDecryptor(max_frame_length=1)
+    machine = MessageDecryptor(max_header_length=1)
     machine.receive(message.data)
     with pytest.raises(LimitError) as first:
         machine.next_event()

@@ -27,10 +27,10 @@ from aioencrypt import (
     TruncatedMessageError,
     decrypt,
     decrypt_stream,
+    open_seekable,
 )
 from tests.support.messages import (
     Message,
-    MessageWriter,
     build_message,
     cut,
     example_signing_key,
@@ -208,7 +208,7 @@ HEADER_LENGTH = message_of(SIGNED).header_length
 LIMITS = [
     # setting, what breaks it, its least value that lets the message in, what is said
     ("max_header_length", {}, HEADER_LENGTH, "the length of the header is"),
-    ("max_frame_length", {}, 10, "the frame length in the header is 10"),
+    ("max_frame_length", {}, 10, "the length of frame 1 is 10"),
     ("max_frame_length", {"frame_length": None}, 100, "the length of the non-framed body is 100"),
     ("max_plaintext_length", {}, 100, "the length of the plaintext, so far, is 100"),
     ("max_plaintext_length", {"frame_length": None}, 100, "the length of the plaintext, so far, is 100"),
@@ -245,16 +245,25 @@ async def ending_in_a_trap(data: bytes) -> AsyncIterator[bytes]:
     raise AssertionError("a limit is checked before the bytes are read")
 
 
-async def test_a_frame_length_of_4_gib_is_refused_before_its_bytes_and_any_key_call() -> None:
-    writer = MessageWriter(UNSIGNED, bytes(32), frame_length=0xFFFFFFFF)
-    writer.header()
-    key = CountingKey()
-    source = ending_in_a_trap(bytes(writer.data))
-    with pytest.raises(LimitError) as caught:
-        await decrypt_stream(source, key).__aenter__()
+@pytest.mark.parametrize(
+    "start", [bytes(3) + b"\1", b"\xff" * 4 + bytes(3) + b"\1" + bytes(12) + b"\xff" * 4]
+)
+async def test_a_frame_of_4_gib_is_refused_before_its_bytes(start: bytes) -> None:
+    message = message_of(UNSIGNED, frame_length=0xFFFFFFFF)
+    source = ending_in_a_trap(message.data[: message.header_length] + start)
+    async with decrypt_stream(source, CountingKey()) as stream:
+        with pytest.raises(LimitError) as caught:
+            await stream.read()
+        stream.abandon()
     assert caught.value.limit == Limits().max_frame_length == 64 * 1024 * 1024
     assert caught.value.actual == 0xFFFFFFFF
-    assert key.calls == []
+
+
+async def test_a_short_message_may_name_a_long_frame_length() -> None:
+    message = message_of(UNSIGNED, frame_length=2**31)
+    assert (await decrypt(message.data, CountingKey())).plaintext == plaintext_of(100)
+    async with open_seekable(message.data, CountingKey()) as stream:
+        assert await stream.read() == plaintext_of(100)
 
 
 @pytest.mark.parametrize(

@@ -55,7 +55,7 @@ async def test_options_of_reading_reach_the_stream(path: Path) -> None:
     )
     cases: list[tuple[dict[str, Any], type[Exception]]] = [
         ({"signature_policy": SignaturePolicy.FORBID}, SignaturePolicyError),
-        ({"limits": Limits(max_frame_length=9)}, LimitError),
+        ({"limits": Limits(max_header_length=9)}, LimitError),
         ({"encryption_context": {"a": "c"}}, EncryptionContextMismatchError),
         ({"provider": RawAESMasterKey("tests", "streams", wrapping_key=bytes(32))}, ProviderError),
     ]

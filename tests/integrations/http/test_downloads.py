@@ -280,7 +280,7 @@ async def test_head_of_a_plain_source(kind: str) -> None:
     [
         ({"encryption_context": {"name": "other"}}, EncryptionContextMismatchError),
         ({"provider": RawAESMasterKey("tests", "other", wrapping_key=bytes(32))}, ProviderError),
-        ({"limits": Limits(max_frame_length=1000)}, LimitError),
+        ({"limits": Limits(max_header_length=10)}, LimitError),
     ],
     ids=["context", "key", "limit"],
 )
