@@ -77,7 +77,8 @@ class MessageDecryptor:
     All lengths are in bytes, None is no limit: `max_header_length` of the header,
     `max_frame_length` of each frame that comes, or of a non-framed body, `max_plaintext_length` of the
     whole. A breach is a `LimitError` from the length field, before the bytes are there.
-    `net_v4_0_0_retry`: see `ReceivedHeader.unlock`. `batch_cost` is what one work may take, in microseconds. Errors are sticky.
+    `net_v4_0_0_retry`: see `ReceivedHeader.unlock`. `batch_cost` is what one work may take, in
+    microseconds. Errors are sticky.
     """
 
     def __init__(
