@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, NoReturn
 
 import attrs
 
@@ -41,8 +41,14 @@ class DataKey:
 
     plaintext: bytes = attrs.field(repr=False)
 
-    def __reduce__(self) -> Any:
-        raise TypeError("a data key cannot be pickled or copied: decrypt it where it is needed")
+    def __reduce__(self) -> NoReturn:
+        refuse_copy(self)
+
+
+def refuse_copy(value: object) -> NoReturn:
+    """Raise the error for pickling or copying a value that has key bytes."""
+    what = type(value).__name__
+    raise TypeError(f"{what} has key bytes and cannot be pickled or copied: decrypt it where it is needed")
 
 
 @attrs.frozen(kw_only=True, slots=False)
@@ -118,6 +124,9 @@ class EncryptionMaterials:
     signer: Signer | None = attrs.field(default=None, repr=False)
     provenance: Provenance = Provenance()
 
+    def __reduce__(self) -> NoReturn:
+        refuse_copy(self)
+
 
 @attrs.frozen(kw_only=True)
 class DecryptionMaterialsRequest:
@@ -148,3 +157,6 @@ class DecryptionMaterials:
     required_encryption_context_keys: frozenset[str] = _required()
     verification_key: bytes | None = None
     provenance: Provenance = Provenance()
+
+    def __reduce__(self) -> NoReturn:
+        refuse_copy(self)

@@ -40,8 +40,8 @@ from aioencrypt.materials import (
     Provenance,
 )
 from aioencrypt.policies import Release, SignaturePolicy
-from aioencrypt.providers.base import MasterKeyProvider, wrap_data_key
-from aioencrypt.runtime.arguments import check_type
+from aioencrypt.providers.base import MasterKeyProvider, provider_advice, wrap_data_key
+from aioencrypt.runtime.arguments import check_type, describe_type
 from aioencrypt.runtime.observation import Tally, watch_message
 from aioencrypt.runtime.offload import in_file_thread, run_work
 from aioencrypt.streams.blocking_files import PathLike, is_special
@@ -209,8 +209,8 @@ def rewrap_options(
 ) -> RewrapOptions:
     if new_provider is not None and not isinstance(new_provider, MasterKeyProvider):
         raise TypeError(
-            f"new_provider is a master key or a provider, not {type(new_provider).__name__}: "
-            "it encrypts a data key that is there, which no CMM does"
+            f"new_provider is a master key or a provider, not {describe_type(new_provider)}"
+            + (provider_advice(new_provider) or ": it encrypts an existing data key, which no CMM does")
         )
     if not isinstance(keep, bool) and (not callable(keep) or inspect.iscoroutinefunction(keep)):
         raise TypeError(

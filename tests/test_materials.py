@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import attrs
@@ -21,6 +22,9 @@ from aioencrypt import (
     EncryptedDataKey,
     EncryptionMaterials,
     EncryptionMaterialsRequest,
+    KeyUse,
+    Limits,
+    Provenance,
 )
 from aioencrypt.format.context import read_only, serialize_context
 from tests.support.providers import OwnKey
@@ -131,22 +135,61 @@ def test_the_reprs_of_data_keys() -> None:
     )
 
 
+def _pickled(value: object, protocol: int) -> object:
+    return pickle.loads(pickle.dumps(value, protocol))
+
+
+COPIES: dict[str, Callable[[Any], Any]] = {
+    "copy": copy.copy,
+    "deepcopy": copy.deepcopy,
+    **{f"pickle {n}": partial(_pickled, protocol=n) for n in range(6)},
+}
+each_copy = pytest.mark.parametrize("duplicate", COPIES.values(), ids=COPIES)
+
+
 @pytest.mark.parametrize(
     "value",
-    [DATA_KEY, made(EncryptionMaterials), made(DecryptionMaterials)],
+    [
+        DATA_KEY,
+        made(EncryptionMaterials),
+        made(DecryptionMaterials),
+        DecryptedDataKey(DATA_KEY, WRAPPED, OwnKey("own")),
+    ],
     ids=lambda value: type(value).__name__,
 )
-@pytest.mark.parametrize(
-    "dump", [copy.deepcopy, *(lambda value, n=n: pickle.dumps(value, n) for n in range(6))]
-)
-def test_data_keys_are_not_pickled(value: object, dump: Callable[[object], object]) -> None:
-    with pytest.raises(TypeError, match="cannot be pickled or copied: decrypt it where it is needed"):
-        dump(value)
+@each_copy
+def test_what_has_key_bytes_is_not_copied(value: object, duplicate: Callable[[object], object]) -> None:
+    text = r"has key bytes and cannot be pickled or copied: decrypt it where it is needed$"
+    with pytest.raises(TypeError, match=text):
+        duplicate(value)
+    assert "plaintext data key" not in repr(value)
 
 
-def test_data_keys_are_not_copied() -> None:
-    with pytest.raises(TypeError, match="decrypt it where it is needed"):
-        copy.copy(DATA_KEY)
+VALUES: list[tuple[Any, Any, Any]] = [
+    *(
+        (made(cls), made(cls), MAKERS[cls]({"tenant": "43"}))
+        for cls in (DataKeyRequest, EncryptionMaterialsRequest, DecryptionMaterialsRequest)
+    ),
+    (WRAPPED, EncryptedDataKey("provider", b"info", b"ciphertext"), EncryptedDataKey("p", b"", b"")),
+    (Limits(), Limits(), Limits(max_frame_length=5)),
+    (KeyUse("encrypt", "a", "b"), KeyUse("encrypt", "a", "b"), KeyUse("encrypt", "a", "c")),
+    (Provenance(), Provenance(), Provenance(cached=True)),
+]
+
+
+@pytest.mark.parametrize(("value", "same", "other"), VALUES, ids=lambda value: type(value).__name__)
+@each_copy
+def test_what_has_no_key_bytes_is_a_value(
+    value: Any, same: Any, other: Any, duplicate: Callable[[Any], Any]
+) -> None:
+    if isinstance(value, DataKeyRequest):
+        assert value.serialized_context  # what it remembers changes nothing
+    for equal in (same, duplicate(value)):
+        assert equal == value
+        assert hash(equal) == hash(value)
+        assert repr(equal) == repr(value)
+    assert value != other
+    assert len({value, same, other, duplicate(value)}) == 2
 
 
 def test_data_keys_are_values() -> None:

@@ -27,7 +27,7 @@ from aioencrypt.materials import (
     EncryptionMaterials,
     EncryptionMaterialsRequest,
 )
-from aioencrypt.providers.base import MasterKeyProvider, make_data_key, open_data_key
+from aioencrypt.providers.base import MasterKeyProvider, make_data_key, open_data_key, provider_advice
 from aioencrypt.runtime.arguments import describe_type
 from aioencrypt.runtime.offload import run_work
 
@@ -40,7 +40,10 @@ class DefaultCMM:
 
     def __init__(self, provider: MasterKeyProvider) -> None:
         if not isinstance(provider, MasterKeyProvider):
-            raise TypeError(f"DefaultCMM takes a master key or a provider, not {type(provider).__name__}")
+            what = describe_type(provider)
+            raise TypeError(
+                f"DefaultCMM takes a master key or a provider, not {what}{provider_advice(provider)}"
+            )
         self._provider = provider
 
     def __repr__(self) -> str:
@@ -118,19 +121,8 @@ def as_manager(
         return DefaultCMM(provider)
     if isinstance(provider, CryptographicMaterialsManager) and not isinstance(provider, type):
         return provider
-    what, advice = describe_type(provider), _advice(provider)
+    what, advice = describe_type(provider), provider_advice(provider)
     raise TypeError(f"{what} is neither a master key, nor a provider, nor a CMM{advice}")
-
-
-def _advice(given: object) -> str:
-    """Return what may have been meant."""
-    if isinstance(given, type):
-        return ": give an object of it"
-    if isinstance(given, bytes | bytearray | memoryview):
-        return ": key bytes go into a RawAESMasterKey, and a source comes before the provider"
-    if hasattr(given, "read") or hasattr(given, "__aiter__"):
-        return ": a source comes before the provider"
-    return ""
 
 
 def _verification_key(request: DecryptionMaterialsRequest) -> bytes | None:

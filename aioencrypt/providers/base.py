@@ -6,12 +6,14 @@ here.
 
 from __future__ import annotations
 
+import os
+import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from functools import lru_cache
 from itertools import islice
 from types import TracebackType
-from typing import Self
+from typing import NoReturn, Self
 
 import anyio
 import attrs
@@ -20,7 +22,7 @@ from anyio.lowlevel import checkpoint
 from aioencrypt.errors import Attempt, AttemptLog, Operation, ProviderClosedError, ProviderError
 from aioencrypt.format import AlgorithmSuite, EncryptedDataKey
 from aioencrypt.format.suites import IV_LENGTH, TAG_LENGTH
-from aioencrypt.materials import DataKey, DataKeyRequest, KeyUse, Provenance
+from aioencrypt.materials import DataKey, DataKeyRequest, KeyUse, Provenance, refuse_copy
 from aioencrypt.runtime.arguments import describe_type
 from aioencrypt.runtime.plugins import (
     await_answer,
@@ -32,6 +34,7 @@ from aioencrypt.runtime.plugins import (
 )
 
 _KEYS_PER_TURN = 64
+_KEY_ID = re.compile("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 # Keys that an error names of a message that belongs to none of ours, the characters of each, and how many
 # data keys are looked through for them.
 _NAMED = 5
@@ -48,6 +51,9 @@ class DecryptedDataKey:
     data_key: DataKey
     encrypted_data_key: EncryptedDataKey
     master_key: MasterKey
+
+    def __reduce__(self) -> NoReturn:
+        refuse_copy(self)
 
     @property
     def provenance(self) -> Provenance:
@@ -135,6 +141,27 @@ class MasterKey(MasterKeyProvider):
                 if opened:
                     return opened
         raise no_data_key(request, attempts, [self])
+
+
+def provider_advice(given: object) -> str:
+    """Return what to make of an object that was given as a provider, for the end of an error."""
+    if isinstance(given, type):
+        return ": give an object of it"
+    if isinstance(given, bytes | bytearray | memoryview):
+        return ": key bytes go into a RawAESMasterKey, and a source comes before the provider"
+    if isinstance(given, str) and (given.startswith(("arn:", "alias/", "mrk-")) or _KEY_ID.fullmatch(given)):
+        return ": name keys of KMS with KMSMasterKeyProvider([...])"
+    if isinstance(given, str | os.PathLike):
+        return ": read the key from its file and make a RawAESMasterKey or RawRSAMasterKey of it"
+    if isinstance(given, Sequence | Set):
+        if any(isinstance(item, MasterKeyProvider) for item in given):
+            return ": join several providers with MultiMasterKeyProvider(first, *others)"
+        return ": name keys of KMS with KMSMasterKeyProvider([...])"
+    if hasattr(given, "private_numbers") or hasattr(given, "public_numbers"):
+        return ": make a RawRSAMasterKey or a RawECDHMasterKey of the key"
+    if hasattr(given, "read") or hasattr(given, "__aiter__"):
+        return ": a source comes before the provider"
+    return ""
 
 
 async def checkpoint_every(index: int) -> None:

@@ -9,23 +9,18 @@ import hmac
 import os
 
 import attrs
-from cryptography.exceptions import InvalidTag, UnsupportedAlgorithm
+from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.kbkdf import KBKDFHMAC, CounterLocation, Mode
-from cryptography.hazmat.primitives.serialization import (
-    Encoding,
-    PublicFormat,
-    load_der_public_key,
-    load_pem_private_key,
-    load_pem_public_key,
-)
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from aioencrypt.errors import ProviderError
 from aioencrypt.format import EncryptedDataKey
 from aioencrypt.format.suites import IV_LENGTH, TAG_LENGTH
 from aioencrypt.materials import DataKey, DataKeyRequest
+from aioencrypt.providers.raw.loading import load_private, load_public
 
 RAW_ECDH_PROVIDER_ID = "raw-ecdh"
 KMS_ECDH_PROVIDER_ID = "aws-kms-ecdh"
@@ -104,39 +99,13 @@ def load_public_key(key: ec.EllipticCurvePublicKey | bytes, what: str) -> Public
     Loading checks that the point is on its curve and not at infinity. Raises `ValueError`, and
     `TypeError` for what is no EC public key.
     """
-    loaded: object = key
-    if isinstance(key, bytes):
-        load = load_pem_public_key if key.lstrip().startswith(b"-----") else load_der_public_key
-        try:
-            loaded = load(key)
-        except (ValueError, UnsupportedAlgorithm) as error:
-            raise ValueError(f"{what} is not a valid public key: {error}") from error
-    if not isinstance(loaded, ec.EllipticCurvePublicKey):
-        raise TypeError(
-            f"{what} is not an EC public key: give DER or PEM bytes (SubjectPublicKeyInfo) "
-            "or an EllipticCurvePublicKey"
-        )
+    loaded = load_public(what, key, ec.EllipticCurvePublicKey, "an EC")  # type: ignore[type-abstract]
     return public_key_of(loaded, what)
 
 
 def load_private_key(key: ec.EllipticCurvePrivateKey | bytes, what: str) -> ec.EllipticCurvePrivateKey:
     """Load a private key from PEM or a key object; raises `ValueError` and `TypeError`."""
-    loaded: object = key
-    if isinstance(key, bytes):
-        try:
-            loaded = load_pem_private_key(key, password=None)
-        except TypeError as error:
-            raise ValueError(
-                f"{what} is encrypted PEM: load it with cryptography's load_pem_private_key and a password, "
-                "and give the key object"
-            ) from error
-        except (ValueError, UnsupportedAlgorithm) as error:
-            raise ValueError(f"{what} is not a valid private key in PEM: {error}") from error
-    if not isinstance(loaded, ec.EllipticCurvePrivateKey):
-        raise TypeError(
-            f"{what} is not an EC private key: give PEM bytes (PKCS #8) or an EllipticCurvePrivateKey"
-        )
-    return loaded
+    return load_private(what, key, ec.EllipticCurvePrivateKey, "an EC")  # type: ignore[type-abstract]
 
 
 @attrs.frozen

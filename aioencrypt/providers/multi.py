@@ -19,6 +19,7 @@ from aioencrypt.providers.base import (
     check_opened,
     given_keys,
     no_data_key,
+    provider_advice,
 )
 from aioencrypt.runtime.arguments import describe_type
 from aioencrypt.runtime.plugins import await_answer, method_name
@@ -42,7 +43,9 @@ class MultiMasterKeyProvider(MasterKeyProvider):
         providers: list[MasterKeyProvider] = []
         for provider in children if generator is None else (generator, *children):
             if not isinstance(provider, MasterKeyProvider):
-                raise TypeError(f"{describe_type(provider)} is not a MasterKeyProvider")
+                raise TypeError(
+                    f"{describe_type(provider)} is not a MasterKeyProvider{provider_advice(provider)}"
+                )
             inside = provider.providers if isinstance(provider, MultiMasterKeyProvider) else (provider,)
             providers += inside
         self._providers = tuple(providers)

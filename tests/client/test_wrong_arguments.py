@@ -11,6 +11,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import rsa
 
 import aioencrypt
 import aioencrypt.testing
@@ -104,6 +105,55 @@ async def test_arguments_that_changed_places(provider: Any, text: str) -> None:
         with pytest.raises(TypeError) as caught:
             await function(KEY, provider)  # type: ignore[arg-type]
         assert re.fullmatch(text, str(caught.value))
+
+
+ARN = "arn:aws:kms:us-east-1:123456789012:key/0e7b7a4e-4f27-4c5a-9f5b-2f0f6d3a1c11"
+BY_NAME = "name keys of KMS with KMSMasterKeyProvider"
+FROM_FILE = "read the key from its file and make a RawAESMasterKey or RawRSAMasterKey of it"
+
+
+@pytest.mark.parametrize(
+    ("given", "advice"),
+    [
+        (ARN, BY_NAME),
+        ("alias/orders", BY_NAME),
+        (ARN.partition("/")[2], BY_NAME),
+        ("mrk-1234abcd12ab34cd56ef1234567890ab", BY_NAME),
+        ([ARN], BY_NAME),
+        ((ARN, ARN), BY_NAME),
+        ({ARN}, BY_NAME),
+        ([], BY_NAME),
+        ("key.pem", FROM_FILE),
+        (Path("key.pem"), FROM_FILE),
+        ([KEY, KEY], "join several providers with MultiMasterKeyProvider"),
+        ((KEY,), "join several providers with MultiMasterKeyProvider"),
+        (bytes(32), "key bytes go into a RawAESMasterKey"),
+        (rsa.generate_private_key(public_exponent=65537, key_size=2048), "make a RawRSAMasterKey or"),
+        (OwnKey, "give an object of it"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda given: encrypt_stream(b"", given),
+        lambda given: decrypt_stream(b"", given),
+        lambda given: open_seekable(b"", given),
+        lambda given: aioencrypt.open("path", "wb", provider=given),
+        lambda given: rewrap_stream(b"", given, new_provider=KEY),
+        lambda given: rewrap_stream(b"", KEY, new_provider=given),
+        DefaultCMM,
+        lambda given: CachingCMM(given, max_age=1),
+        lambda given: RequiredEncryptionContextCMM(given, ["a"]),
+        MultiMasterKeyProvider,
+        lambda given: MultiMasterKeyProvider(KEY, given),
+    ],
+)
+def test_what_is_no_provider_yet(call: Callable[[Any], object], given: Any, advice: str) -> None:
+    with pytest.raises(TypeError, match=f": {advice}") as caught:
+        call(given)
+    assert "123456789012" not in str(caught.value)
+    assert "key.pem" not in str(caught.value)
 
 
 @pytest.mark.parametrize("wrong", [{"max_plaintext_length": 5}, 5, Limits])

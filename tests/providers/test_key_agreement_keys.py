@@ -64,17 +64,16 @@ SM2 = (
 @pytest.mark.parametrize(
     ("key", "text"),
     [
-        (bytes(OFF_THE_CURVE), "is not a valid public key: "),
-        (AT_INFINITY, "is not a valid public key: .*infinity"),
-        (SM2, "is not a valid public key: .*1.2.156.10197.1.301"),
-        (b"", "is not a valid public key: "),
-        (b"-----BEGIN PUBLIC KEY-----", "is not a valid public key: "),
-        (public_der(ec_key("first"))[:-1], "is not a valid public key: "),
-        (public_der(ec_key("first")) + b"\0", "is not a valid public key: "),
-        (point(ec_key("first")), "is not a valid public key: "),
-        (private_pem(ec_key("first")), "is not a valid public key: "),
+        (bytes(OFF_THE_CURVE), "is not a valid public key in PEM or DER: "),
+        (AT_INFINITY, "is not a valid public key in PEM or DER: .*infinity"),
+        (SM2, "is not a valid public key in PEM or DER: .*1.2.156.10197.1.301"),
+        (b"", "is not a valid public key in PEM or DER: "),
+        (b"-----BEGIN PUBLIC KEY-----", "is not a valid public key in PEM or DER: "),
+        (public_der(ec_key("first"))[:-1], "is not a valid public key in PEM or DER: "),
+        (public_der(ec_key("first")) + b"\0", "is not a valid public key in PEM or DER: "),
+        (point(ec_key("first")), "is not a valid public key in PEM or DER: "),
     ],
-    ids=["off", "infinity", "SM2", "empty", "PEM cut", "DER cut", "DER longer", "point", "private"],
+    ids=["off", "infinity", "SM2", "empty", "PEM cut", "DER cut", "DER longer", "point"],
 )
 def test_bytes_that_are_no_public_key(key: bytes, text: str) -> None:
     with pytest.raises(ValueError, match=rf"^recipient_public_key {text}") as caught:
@@ -120,7 +119,7 @@ ED = ed25519.Ed25519PrivateKey.generate()
     ids=lambda key: type(key).__name__,
 )
 def test_what_is_no_ec_public_key(key: object) -> None:
-    with pytest.raises(TypeError, match=r"^my_key is not an EC public key: give DER or PEM bytes "):
+    with pytest.raises(TypeError, match=r"^my_key is not an EC public key: give PEM or DER bytes "):
         load_public_key(key, "my_key")  # type: ignore[arg-type]
 
 
@@ -149,11 +148,9 @@ def test_what_is_no_ec_private_key(key: object) -> None:
     "key",
     [
         b"",
-        ec_key("first").private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption()),
-        public_pem(ec_key("first")),
         private_pem(ec_key("first"))[:-30],
     ],
-    ids=["empty", "DER", "public", "cut"],
+    ids=["empty", "cut"],
 )
 def test_bytes_that_are_no_private_key_in_pem(key: bytes) -> None:
     with pytest.raises(ValueError, match=r"^my_key is not a valid private key in PEM: ") as caught:

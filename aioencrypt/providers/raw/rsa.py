@@ -9,20 +9,15 @@ import enum
 from functools import partial
 from typing import NoReturn
 
-from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding as rsa_padding
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, RSAPublicKey
-from cryptography.hazmat.primitives.serialization import (
-    load_der_public_key,
-    load_pem_private_key,
-    load_pem_public_key,
-)
 
 from aioencrypt.errors import ProviderError
 from aioencrypt.format import EncryptedDataKey
 from aioencrypt.materials import DataKey, DataKeyRequest
 from aioencrypt.providers.base import MasterKey
+from aioencrypt.providers.raw.loading import load_private, load_public
 from aioencrypt.providers.raw.names import (
     check_names,
     namespaces_in_messages,
@@ -66,37 +61,15 @@ def padding_scheme(padding: RSAPadding) -> rsa_padding.AsymmetricPadding:
 
 def load_public_key(key: RSAPublicKey | bytes) -> RSAPublicKey:
     """Return an RSA public key, from PEM or DER if need be; raises `ValueError` and `TypeError`."""
-    loaded: object = key
-    if isinstance(key, bytes):
-        # DER is what GetPublicKey of KMS gives.
-        load = load_pem_public_key if key.lstrip().startswith(b"-----") else load_der_public_key
-        try:
-            loaded = load(key)
-        except UnsupportedAlgorithm as error:
-            raise TypeError("public_key is of another kind of key, not of an RSA key") from error
-        except ValueError as error:
-            raise ValueError(f"public_key is not a valid public key in PEM or DER: {error}") from error
-    if not isinstance(loaded, RSAPublicKey):
-        raise TypeError(
-            "public_key is not an RSA public key: give PEM or DER bytes (SubjectPublicKeyInfo) "
-            "or an RSAPublicKey"
-        )
-    return loaded
+    return load_public("public_key", key, RSAPublicKey, "an RSA")  # type: ignore[type-abstract]
 
 
 def _load_private(key: RSAPrivateKey | bytes) -> RSAPrivateKey:
-    try:
-        loaded = load_pem_private_key(key, password=None) if isinstance(key, bytes) else key
-    except UnsupportedAlgorithm as error:
-        raise TypeError("private_key is PEM of another kind of key, not of an RSA key") from error
-    except TypeError as error:
-        raise ValueError(
-            "private_key is encrypted PEM: load it with cryptography's load_pem_private_key and a password, "
-            "and give the key object"
-        ) from error
-    if not isinstance(loaded, RSAPrivateKey):
-        raise TypeError("private_key is not an RSA private key: give PEM bytes (PKCS #8) or an RSAPrivateKey")
-    return loaded
+    return load_private("private_key", key, RSAPrivateKey, "an RSA")  # type: ignore[type-abstract]
+
+
+def _belongs(public_key: RSAPublicKey, private_key: RSAPrivateKey) -> bool:
+    return public_key.public_numbers() == private_key.public_key().public_numbers()
 
 
 class RawRSAMasterKey(MasterKey):
@@ -127,6 +100,10 @@ class RawRSAMasterKey(MasterKey):
         self._scheme = padding_scheme(self._padding)
         self._public_key = None if public_key is None else load_public_key(public_key)
         self._private_key = None if private_key is None else _load_private(private_key)
+        if self._public_key and self._private_key and not _belongs(self._public_key, self._private_key):
+            raise ValueError(
+                "public_key does not belong to private_key: give both halves of one key pair, or one half"
+            )
 
     def __repr__(self) -> str:
         return f"RawRSAMasterKey({self._namespace!r}, {self._name!r})"

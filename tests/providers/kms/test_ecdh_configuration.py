@@ -101,7 +101,7 @@ def test_key_ids_that_are_refused(make: Make, key_id: Any, error: type[Exception
     ("key", "error", "text"),
     [
         (None, TypeError, "is not an EC public key: "),
-        (b"", ValueError, "is not a valid public key: "),
+        (b"", ValueError, "is not a valid public key in PEM or DER: "),
         (ec_key("bob"), TypeError, "is not an EC public key: "),
         (rsa_key().public_key(), TypeError, "is not an EC public key: "),
         (ec.generate_private_key(ec.SECP256K1()).public_key(), ValueError, "is on the curve secp256k1; "),

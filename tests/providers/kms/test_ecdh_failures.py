@@ -273,10 +273,13 @@ WRONG_KEY_ID = f"KMS answered for the key '{OTHER_ARN}', not for "
         ({"KeySpec": "SM2"}, "is of SM2, and gives another public key"),
         ({"PublicKey": None}, "the answer of KMS has no PublicKey"),
         ({"PublicKey": b""}, "the answer of KMS has no PublicKey"),
-        ({"PublicKey": b"\x30\x00"}, "the public key of the KMS key is not a valid public key: "),
+        (
+            {"PublicKey": b"\x30\x00"},
+            "the public key of the KMS key is not a valid public key in PEM or DER: ",
+        ),
         (
             {"PublicKey": public_der(ec_key("a"))[:-1]},
-            "the public key of the KMS key is not a valid public key: ",
+            "the public key of the KMS key is not a valid public key in PEM or DER: ",
         ),
         (
             {"PublicKey": der(rsa_key().public_key())},

@@ -80,7 +80,7 @@ BAD_PRIVATE: list[tuple[object, type[Exception], str]] = [
 ]
 BAD_PUBLIC: list[tuple[object, type[Exception], str]] = [
     (None, TypeError, "recipient_public_key is None; give a key"),
-    (b"", ValueError, "recipient_public_key is not a valid public key: "),
+    (b"", ValueError, "recipient_public_key is not a valid public key in PEM or DER: "),
     (rsa_key().public_key(), TypeError, "recipient_public_key is not an EC public key: "),
     (
         ec.generate_private_key(ec.SECP256K1()).public_key(),

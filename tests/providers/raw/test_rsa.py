@@ -214,15 +214,6 @@ async def test_one_writes_and_another_reads() -> None:
         await decrypt(message, writer)
 
 
-async def test_halves_that_do_not_belong_together() -> None:
-    """Nobody compares them: each serves its direction."""
-    other = rsa_key("other")
-    mixed = made(public_key=other.public_key(), private_key=rsa_key())
-    encrypted = await mixed.encrypt_data_key(DATA_KEY, asking())
-    assert other.decrypt(encrypted.ciphertext, scheme(RSAPadding.OAEP_SHA256)) == DATA_KEY.plaintext
-    await refused(mixed, encrypted)
-
-
 # What does not open
 
 
