@@ -82,6 +82,8 @@ class UploadReader:
         accept_content_encoding: bool = False,
     ) -> None:
         self._upload = upload
+        if isinstance(upload, web.BaseRequest) and _was_read(upload):
+            raise StreamError("the body of the request was read before: encrypt what was read")
         of_a_part = isinstance(upload, BodyPartReader)
         fields = fields_of(upload.headers.items())
         if of_a_part:
@@ -128,6 +130,10 @@ class UploadReader:
             raise web.HTTPUnsupportedMediaType(text=refusal.text, headers=refusal.headers)
         if refusal:
             raise web.HTTPBadRequest(text=refusal.text)
+
+
+def _was_read(request: web.BaseRequest) -> bool:
+    return request.body_exists and not request.can_read_body and request.content.total_bytes > 0
 
 
 async def form_part(request: web.BaseRequest, name: str) -> BodyPartReader:

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import AbstractAsyncContextManager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import assert_type
 
 import aiohttp
+import httpx
 from aiohttp import BodyPartReader, web
 from fastapi import FastAPI
 from starlette.applications import Starlette
@@ -30,6 +32,7 @@ from aioencrypt import (
     MasterKeyProvider,
     RangeSource,
     RawAESMasterKey,
+    Release,
     SignaturePolicy,
 )
 
@@ -71,12 +74,26 @@ async def aiohttp_downloads(request: web.Request, ranges: RangeSource) -> None:
         content_type="text/plain",
         headers={"X": "Y"},
         client=client,
+        release=Release.VERIFIED,
+        status=203,
+        filename="report",
+        etag="v7",
+        last_modified=datetime.now(UTC),
     )
     assert_type(response, web.StreamResponse)
+    assert_type(on_aiohttp.connection_broken(request), bool)
+    assert_type(await on_aiohttp.form_part(request, "file"), BodyPartReader)
+    await on_aiohttp.decrypted_response(request, request, key, last_modified=5.0)
     for source in (b"abc", Path("file"), request.content):
         await on_aiohttp.decrypted_response(request, source, key, plaintext_length=5)
     await on_aiohttp.decrypted_response(request, 5, key)  # type: ignore[arg-type]
     await on_aiohttp.decrypted_response(request, b"", key, {"a": "b"})  # type: ignore[call-arg]
+
+
+async def aiohttp_providers(app: web.Application, request: web.Request) -> None:
+    async with on_aiohttp.open_provider(app, key):
+        assert_type(on_aiohttp.get_provider(request), MasterKeyProvider)
+    on_aiohttp.open_provider(app, b"key")  # type: ignore[arg-type]
 
 
 async def aiohttp_requests(session: aiohttp.ClientSession) -> None:
@@ -99,8 +116,11 @@ async def asgi_uploads(request: Request, socket: WebSocket) -> None:
     on_asgi.encrypt_upload(socket, key, max_length=None)  # type: ignore[arg-type]
 
 
-def asgi_downloads(ranges: RangeSource) -> Response:
+def asgi_downloads(ranges: RangeSource, request: Request, found: httpx.Response) -> Response:
     on_asgi.DecryptedResponse(b"abc", key)
+    on_asgi.DecryptedResponse(request, key)
+    on_asgi.DecryptedResponse(found, key)
+    on_asgi.DecryptedResponse(on_asgi.UploadReader(request, max_length=None), key)
     on_asgi.DecryptedResponse("path", key, limits=Limits(), background=BackgroundTask(print))
     on_asgi.DecryptedResponse(5, key)  # type: ignore[arg-type]
     return on_asgi.DecryptedResponse(
@@ -112,6 +132,11 @@ def asgi_downloads(ranges: RangeSource) -> Response:
         media_type="text/plain",
         headers={"X": "Y"},
         client=client,
+        release=Release.VERIFIED,
+        status_code=203,
+        filename="report",
+        etag="v7",
+        last_modified=5,
     )
 
 

@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 import attrs
 
-from aioencrypt.runtime.arguments import check_limit, check_type
+from aioencrypt.runtime.arguments import check_limit, check_seconds, check_type
 
 # One range. A list of several is answered with everything, as section 14.2 allows.
 _RANGE = re.compile(r"bytes=[ \t]*(?:([0-9]{1,30})-([0-9]{0,30})|-([0-9]{1,30}))[ \t]*", re.IGNORECASE)
@@ -157,7 +157,7 @@ def descriptive_headers(
 
 
 def _entity_tag(etag: str) -> str:
-    tag = etag if etag.startswith(('"', 'W/"')) else f'"{etag}"'
+    tag = etag if check_type("etag", etag, str).startswith(('"', 'W/"')) else f'"{etag}"'
     if not _OWN_ETAG.fullmatch(tag):
         raise ValueError("etag has a character that is not allowed: use visible ASCII without quotes")
     return tag
@@ -168,6 +168,7 @@ def _date_text(moment: datetime | float) -> str:
         if moment.tzinfo is None:
             raise ValueError("last_modified has no time zone: give an aware datetime, or a timestamp")
         moment = moment.timestamp()
+    check_seconds("last_modified", moment)
     # Section 8.8.2.1: never later than the response itself.
     return formatdate(min(moment, time.time()), usegmt=True)
 
@@ -177,7 +178,7 @@ def attachment(filename: str) -> str:
 
     Names that are not plain ASCII are sent twice: encoded, and with `_` for what old clients misread.
     """
-    if not filename:
+    if not check_type("filename", filename, str):
         raise ValueError("filename is empty")
     if _PLAIN_NAME.fullmatch(filename):
         return f'attachment; filename="{filename}"'

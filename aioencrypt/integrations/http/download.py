@@ -17,7 +17,7 @@ from aioencrypt.format import MessageHeader
 from aioencrypt.inspection import MessageInspection, inspect_message
 from aioencrypt.integrations.http.conditions import Plan, RequestHead, plan_response
 from aioencrypt.policies import Limits, Release, SignaturePolicy
-from aioencrypt.runtime.arguments import check_choice
+from aioencrypt.runtime.arguments import check_choice, check_type
 from aioencrypt.runtime.event_loops import BackgroundTask, call_later
 from aioencrypt.runtime.offload import wait_shielded
 from aioencrypt.streams.decrypt import DecryptStream
@@ -91,9 +91,10 @@ class Download:
         self._provider = provider
         self._context = encryption_context
         self._policy = check_choice("signature_policy", signature_policy, SignaturePolicy)
+        check_type("accept_unverified_signature", accept_unverified_signature, bool)
         self._accept = accept_unverified_signature and self._policy is SignaturePolicy.ALLOW
         self._limits = self._client.limits if limits is None else limits
-        self._release = Release(release)
+        self._release = check_choice("release", release, Release)
         self._length = plaintext_length
         self.ranged: bool = _has_ranges(source)
         if plaintext_length is not None and self.ranged:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
+from collections.abc import AsyncIterator
 from typing import Any
 
 import aiohttp
@@ -13,8 +14,10 @@ from aiohttp import web
 from aiohttp.base_protocol import BaseProtocol
 from aiohttp.test_utils import TestClient, TestServer, make_mocked_request
 
-from aioencrypt import TagError
-from aioencrypt.integrations.aiohttp import UploadReader, decrypted_response
+from aioencrypt import KMSMasterKeyProvider, TagError, encrypt
+from aioencrypt.integrations.aiohttp import UploadReader, decrypted_response, get_provider, open_provider
+from aioencrypt.testing import InMemoryKMS
+from tests.support.http_services import Service
 from tests.support.streaming import KEY, UNSIGNED, flipped, on_asyncio, sealed
 
 
@@ -68,6 +71,55 @@ async def test_a_middleware_that_answers_for_a_broken_response_cannot_complete_i
         assert response.status == 200
         with pytest.raises(aiohttp.ClientPayloadError):
             await response.read()
+
+
+@pytest.mark.anyio
+@on_asyncio
+async def test_an_error_after_the_beginning_is_raised_also_where_the_server_cancels_handlers() -> None:
+    message = flipped(await sealed(bytes(1_000_000), UNSIGNED), 700_000)
+    service = Service(lambda: message, handler_cancellation=True)
+    async with service.on("aiohttp") as url, aiohttp.ClientSession() as session:
+        async with session.get(url) as response:
+            with pytest.raises(aiohttp.ClientPayloadError):
+                await response.read()
+        await service.ended.wait()
+    assert [type(error) for error in service.errors] == [TagError]
+
+
+@pytest.mark.anyio
+@on_asyncio
+async def test_a_provider_is_open_as_long_as_the_application() -> None:
+    kms = InMemoryKMS()
+    key = kms.create_key(region="us-east-1")
+    provider = KMSMasterKeyProvider([key], clients=kms.clients("us-east-1"))
+
+    async def keep(app: web.Application) -> AsyncIterator[None]:
+        async with open_provider(app, provider):
+            yield
+
+    async def handler(request: web.Request) -> web.Response:
+        requests.append(request)
+        assert get_provider(request) is provider
+        return web.Response(body=(await encrypt(b"abc", get_provider(request))).ciphertext)
+
+    requests: list[web.Request] = []
+    app, inner = web.Application(), web.Application()
+    app.cleanup_ctx.append(keep)
+    for part in (app, inner):
+        part.router.add_get("/", handler)
+    app.add_subapp("/inner", inner)
+    async with TestClient(TestServer(app)) as client:
+        for path in ("/", "/inner/"):
+            assert (await client.get(path)).status == 200
+    with pytest.raises(RuntimeError, match=r"^no provider is open: use open_provider\(\)"):
+        get_provider(requests[0])
+
+
+@pytest.mark.anyio
+@on_asyncio
+async def test_without_open_provider_there_is_none() -> None:
+    with pytest.raises(RuntimeError, match=r"^no provider is open: use open_provider\(\)"):
+        get_provider(make_mocked_request("GET", "/"))
 
 
 @pytest.mark.parametrize(

@@ -234,6 +234,24 @@ async def test_a_file_name(kind: str, name: str, disposition: str) -> None:
 @pytest.mark.parametrize(
     ("options", "text"),
     [
+        ({"filename": 5}, "filename is a str, not int"),
+        ({"etag": b"a"}, "etag is a str, not bytes"),
+        ({"last_modified": DATE}, "last_modified is a number of seconds, not str"),
+        ({"accept_unverified_signature": "no"}, "accept_unverified_signature is a bool, not str"),
+    ],
+)
+async def test_arguments_of_the_wrong_type(kind: str, options: dict[str, Any], text: str) -> None:
+    service = Service(lambda: b"", **options)
+    assert (await get(service, kind, {}))[0].status == 500
+    [error] = service.errors
+    assert isinstance(error, TypeError)
+    assert text in str(error)
+
+
+@on_both
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
         ({"filename": ""}, "filename is empty"),
         ({"etag": "a b"}, "etag has a character that is not allowed"),
         ({"etag": '"a'}, "etag has a character that is not allowed"),

@@ -148,6 +148,58 @@ def test_conditions(fields: dict[str, str], status: int, method: str) -> None:
     assert found.content is (method == "GET" and status in (200, 206))
 
 
+DATE = "Sun, 06 Nov 1994 08:49:37 GMT"
+
+
+@pytest.mark.parametrize(
+    ("fields", "status"),
+    [
+        ({"if_modified_since": DATE}, 304),
+        ({"if_modified_since": "Sunday, 06-Nov-94 08:49:37 GMT"}, 304),
+        ({"if_modified_since": "Sun Nov  6 08:49:37 1994"}, 304),
+        ({"if_modified_since": "Sun, 06 Nov 1994 08:49:36 GMT"}, 200),
+        ({"if_modified_since": f"{DATE}, {DATE}"}, 200),
+        ({"if_modified_since": "06 Nov 1994 08:49:37 +0000"}, 200),
+        ({"if_modified_since": "Sun, 99 Nov 1994 08:49:37 GMT"}, 200),
+        ({"if_modified_since": "tomorrow"}, 200),
+        ({"if_modified_since": DATE, "if_none_match": '"x"'}, 200),
+        ({"if_modified_since": "Sun, 06 Nov 1994 08:49:36 GMT", "if_none_match": ETAG}, 304),
+        ({"if_unmodified_since": DATE}, 200),
+        ({"if_unmodified_since": "Sun, 06 Nov 1994 08:49:36 GMT"}, 412),
+        ({"if_unmodified_since": "yesterday"}, 200),
+        ({"if_unmodified_since": "Sun, 06 Nov 1994 08:49:36 GMT", "if_match": ETAG}, 200),
+        ({"if_unmodified_since": DATE, "if_match": '"x"'}, 412),
+        ({"if_unmodified_since": DATE, "if_modified_since": DATE}, 304),
+        ({"if_range": DATE, "range": "bytes=0-1"}, 206),
+        ({"if_range": "Sun Nov  6 08:49:37 1994", "range": "bytes=0-1"}, 206),
+        ({"if_range": "Sun, 06 Nov 1994 08:49:38 GMT", "range": "bytes=0-1"}, 200),
+    ],
+)
+def test_conditions_with_dates(fields: dict[str, str], status: int) -> None:
+    dated = [*GIVEN, ("last-modified", DATE)]
+    found = plan_response(head(**fields), etag=ETAG, length=1000, ranges=True, headers=dated)
+    assert found.status == status
+    # Without a date of the content, dates say nothing.
+    if not {"if_match", "if_none_match"} & set(fields):
+        assert plan(head(**fields)).status == 200
+
+
+@pytest.mark.parametrize(
+    ("fields", "status"),
+    [
+        ({"if_none_match": '"v"'}, 304),
+        ({"if_none_match": 'W/"v"'}, 304),
+        ({"if_match": 'W/"v"'}, 412),
+        ({"if_match": "*"}, 200),
+        ({"if_range": 'W/"v"', "range": "bytes=0-1"}, 200),
+    ],
+)
+def test_a_weak_tag_names_no_bytes(fields: dict[str, str], status: int) -> None:
+    weak = [*GIVEN, ("ETag", 'W/"v"')]
+    found = plan_response(head(**fields), etag=ETAG, length=1000, ranges=True, headers=weak)
+    assert found.status == status
+
+
 def test_conditions_are_for_get_and_head() -> None:
     assert plan(head("POST", if_match='"x"')).status == 200
 

@@ -15,6 +15,7 @@ from starlette.types import Message
 
 import aioencrypt.integrations.aiohttp as on_aiohttp
 import aioencrypt.integrations.asgi as on_asgi
+from aioencrypt import StreamError
 from tests.support.http_services import Pieces, Service
 from tests.support.streaming import KEY, UNSIGNED, collected, in_chunks, on_asyncio, plaintext_of, sealed
 
@@ -139,6 +140,32 @@ async def test_a_compressed_body_that_is_cut_off_is_not_stored(kind: str) -> Non
         assert response.status == 415
         assert response.headers["Accept-Encoding"] == "identity"
     assert stored == []
+
+
+@on_asyncio
+@pytest.mark.parametrize("body", [b"abc", PLAINTEXT, b""])
+@pytest.mark.parametrize("chunked", [True, False])
+async def test_a_body_that_was_read_before_makes_no_empty_message(body: bytes, chunked: bool) -> None:
+    stored: list[bytes] = []
+
+    async def store(stream: Any) -> None:
+        stored.append(await stream.read())
+
+    async def read_first(request: Any) -> Any:
+        while await request.content.readany():
+            pass
+        return request
+
+    data = in_chunks(body, 50_000) if chunked else body
+    service = Service(store=store, pick=read_first)
+    async with (
+        service.on("aiohttp") as url,
+        aiohttp.ClientSession() as session,
+        session.put(url, data=data) as response,
+    ):
+        assert response.status == (500 if body else 200)
+    assert len(stored) == (not body)
+    assert [type(error) for error in service.errors] == [StreamError] * bool(body)
 
 
 # Forms
