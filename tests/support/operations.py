@@ -25,6 +25,7 @@ import aioencrypt.integrations.asgi as on_asgi
 import aioencrypt.integrations.fsspec
 import aioencrypt.integrations.s3 as s3
 from aioencrypt import (
+    AWSConnection,
     BranchKeyStore,
     CachingCMM,
     DataKeyRequest,
@@ -146,7 +147,7 @@ class World:
 
     def reach(self) -> dict[str, Any]:
         """Return the arguments with which providers make their clients here."""
-        return {"session": self.session}
+        return {"connection": AWSConnection(region=REGION, session=self.session)}
 
 
 @attrs.frozen
@@ -392,7 +393,9 @@ def writing_request() -> DataKeyRequest:
 @case
 async def kms_discovery(world: World) -> None:
     arn = world.kms.create_key(region=REGION)
-    message = await world.message_under(KMSMasterKeyProvider([arn], clients=world.kms.clients(REGION)))
+    message = await world.message_under(
+        KMSMasterKeyProvider([arn], connection=AWSConnection(kms=world.kms.clients(REGION)))
+    )
     discovery_filter = DiscoveryFilter([arn.split(":")[4]])
     async with KMSDiscoveryMasterKeyProvider(discovery_filter=discovery_filter, **world.reach()) as provider:
         await provider.warm_up()
@@ -437,10 +440,10 @@ async def several_providers(world: World) -> None:
 @case
 async def client_suppliers(world: World) -> None:
     arn = world.kms.create_key(region=REGION)
-    factory = KMSClientFactory(session=world.session)
+    factory = KMSClientFactory(**world.reach())
     async with factory:
         supplier = aioencrypt.limit_regions(aioencrypt.exclude_regions(factory, ["eu-west-1"]), [REGION])
-        await _use(KMSMasterKeyProvider([arn], client_supplier=supplier))
+        await _use(KMSMasterKeyProvider([arn], connection=AWSConnection(kms=supplier)))
     await factory.aclose()
 
 
@@ -449,9 +452,7 @@ async def client_suppliers(world: World) -> None:
 
 def _store(world: World) -> BranchKeyStore:
     arn = world.kms.create_key(region=REGION)
-    return BranchKeyStore(
-        "table", kms_configuration=KMSKeyArn(arn), logical_name="store", region=REGION, **world.reach()
-    )
+    return BranchKeyStore("table", kms_configuration=KMSKeyArn(arn), logical_name="store", **world.reach())
 
 
 async def _store_with_table(world: World) -> None:
