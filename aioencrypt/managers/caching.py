@@ -124,6 +124,12 @@ class CachingCMM:
             "build one in each process, where its limits count anew"
         )
 
+    def __dask_tokenize__(self) -> NoReturn:
+        raise TypeError(
+            "a CachingCMM holds data keys and is not pickled or copied; "
+            "give Dask a function that builds one, or 'package.module:name'"
+        )
+
     async def __aenter__(self) -> Self:
         if isinstance(self._manager, AbstractAsyncContextManager):
             await self._manager.__aenter__()

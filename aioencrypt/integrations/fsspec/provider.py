@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import pickle
 from collections.abc import Callable, Coroutine, Hashable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, suppress
@@ -17,6 +18,12 @@ from aioencrypt.managers.default import as_manager
 from aioencrypt.providers.base import MasterKeyProvider
 from aioencrypt.runtime.event_loops import running_loop
 from aioencrypt.runtime.offload import in_file_thread
+
+_log = logging.getLogger(__name__)
+
+_OTHER_PROCESSES = (
+    "For Dask and for other processes give provider='package.module:name', or a function that makes it"
+)
 
 GivenProvider = Provider | Callable[[], Provider] | str
 """A provider, a function that makes one, or where to import either: ``"package.module:name"``."""
@@ -69,6 +76,13 @@ class Option:
         return hash(repr(self))
 
     def __reduce__(self) -> tuple[Any, ...]:
+        if not callable(self.given):
+            try:
+                pickle.dumps(self.given)
+            except TypeError as error:
+                # Dask swallows the error, and says only that a file cannot be hashed.
+                _log.warning("%s. %s", error, _OTHER_PROCESSES)
+                raise TypeError(f"{error}. {_OTHER_PROCESSES}") from error
         return Option, (self.given,)
 
 

@@ -21,6 +21,7 @@ from aioencrypt.providers.raw.names import (
     check_names,
     namespaces_in_messages,
     not_copied,
+    not_identified,
     random_data_key,
 )
 
@@ -56,6 +57,9 @@ class RawAESMasterKey(MasterKey):
 
     def __reduce__(self) -> NoReturn:
         raise not_copied(self)
+
+    def __dask_tokenize__(self) -> NoReturn:
+        raise not_identified(self)
 
     @property
     def provider_id(self) -> str:

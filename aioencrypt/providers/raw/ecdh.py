@@ -26,7 +26,7 @@ from aioencrypt.providers.key_agreement import (
     unwrap,
     wrap,
 )
-from aioencrypt.providers.raw.names import not_copied, random_data_key
+from aioencrypt.providers.raw.names import not_copied, not_identified, random_data_key
 from aioencrypt.runtime.offload import run_work
 
 
@@ -97,6 +97,11 @@ class RawECDHMasterKey(MasterKey):
     def __repr__(self) -> str:
         scheme = "static" if self._own and self._peer else "ephemeral" if self._peer else "discovery"
         return f"RawECDHMasterKey.{scheme}({self._named.curve.name} {self.key_id})"
+
+    def __dask_tokenize__(self) -> tuple[Any, ...]:
+        if self._private_key:
+            raise not_identified(self)
+        return self.__reduce__()
 
     def __reduce__(self) -> tuple[Any, ...]:
         if self._private_key:

@@ -49,3 +49,8 @@ def not_copied(key: object) -> TypeError:
         f"{type(key).__name__} holds key bytes and is not pickled or copied; "
         "build it where it is used, from where the key is kept"
     )
+
+
+def not_identified(key: object) -> TypeError:
+    """Return the error for Dask, which identifies its arguments by pickling them, and hides why it cannot."""
+    return TypeError(f"{not_copied(key)}; give Dask a function that builds it, or 'package.module:name'")

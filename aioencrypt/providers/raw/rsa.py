@@ -22,6 +22,7 @@ from aioencrypt.providers.raw.names import (
     check_names,
     namespaces_in_messages,
     not_copied,
+    not_identified,
     random_data_key,
 )
 from aioencrypt.runtime.arguments import check_choice
@@ -110,6 +111,9 @@ class RawRSAMasterKey(MasterKey):
 
     def __reduce__(self) -> NoReturn:
         raise not_copied(self)
+
+    def __dask_tokenize__(self) -> NoReturn:
+        raise not_identified(self)
 
     @property
     def provider_id(self) -> str:

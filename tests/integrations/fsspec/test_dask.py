@@ -15,8 +15,8 @@ import psutil
 import pytest
 from dask.distributed import Client, LocalCluster
 
-from aioencrypt import ProviderError, RawAESMasterKey
-from tests.support.encrypted_fs import OTHER_PROVIDER, PROVIDER
+from aioencrypt import CachingCMM, ProviderError, RawAESMasterKey
+from tests.support.encrypted_fs import OTHER_PROVIDER, PROVIDER, WRAPPING_KEY, make_provider
 
 # dask calls pandas so
 pytestmark = pytest.mark.filterwarnings("ignore:The inplace keyword in DataFrame:DeprecationWarning")
@@ -114,3 +114,20 @@ def test_a_key_is_not_sent_to_workers(cluster: Client, tmp_path: Path, frame: pd
     reason = raised.value.__cause__
     assert isinstance(reason, TypeError)
     assert str(reason).startswith("RawAESMasterKey holds key bytes and is not pickled or copied")
+
+
+@pytest.mark.parametrize("kind", ["parquet", "csv"])
+@pytest.mark.parametrize("provider", [make_provider(), CachingCMM(make_provider(), max_age=10)])
+def test_a_provider_with_key_bytes_is_refused_with_advice(
+    tmp_path: Path, frame: pd.DataFrame, kind: str, provider: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    url, options = f"aioencrypt::file://{tmp_path}/encrypted.{kind}", {"provider": provider}
+    write, read = {"parquet": (frame.to_parquet, dd.read_parquet), "csv": (frame.to_csv, dd.read_csv)}[kind]
+    write(url, storage_options=options)
+    with pytest.raises(
+        Exception, match=r"not pickled or copied|cannot be deterministically hashed"
+    ) as caught:
+        read(url, storage_options=options)
+    advice = f"{caught.value} {' '.join(caplog.messages)}"
+    assert "'package.module:name'" in advice
+    assert WRAPPING_KEY.hex() not in advice
