@@ -14,7 +14,7 @@ from aiohttp import web
 from aiohttp.base_protocol import BaseProtocol
 from aiohttp.test_utils import TestClient, TestServer, make_mocked_request
 
-from aioencrypt import AWSConnection, KMSMasterKeyProvider, TagError, encrypt
+from aioencrypt import KMSMasterKeyProvider, TagError, encrypt
 from aioencrypt.integrations.aiohttp import UploadReader, decrypted_response, get_provider, open_provider
 from aioencrypt.testing import InMemoryKMS
 from tests.support.http_services import Service
@@ -91,7 +91,7 @@ async def test_an_error_after_the_beginning_is_raised_also_where_the_server_canc
 async def test_a_provider_is_open_as_long_as_the_application() -> None:
     kms = InMemoryKMS()
     key = kms.create_key(region="us-east-1")
-    provider = KMSMasterKeyProvider([key], connection=AWSConnection(clients=kms.clients("us-east-1")))
+    provider = KMSMasterKeyProvider([key], connection=kms.connection("us-east-1"))
 
     async def keep(app: web.Application) -> AsyncIterator[None]:
         async with open_provider(app, provider):
