@@ -147,7 +147,6 @@ LEFT = {
     "_ending",
     "_spare",
     "client._decrypt_options",
-    "new._providers",
     "stream._finished",
     "stream._replaced",
 }

@@ -13,7 +13,7 @@ from aioencrypt import (
     RawAESMasterKey,
     RewrapResult,
 )
-from aioencrypt.integrations.fsspec import EncryptedFileSystem
+from aioencrypt.integrations.fsspec import EncryptedFileSystem, FileReplacedError, GivenProvider
 
 key = RawAESMasterKey("tests", "typing", wrapping_key=bytes(32))
 
@@ -52,7 +52,14 @@ def use(fs: EncryptedFileSystem) -> None:
 async def use_async(fs: EncryptedFileSystem) -> None:
     async with fs as entered:
         assert_type(entered, EncryptedFileSystem)
+    await fs.open_provider()
     await fs.aclose()
+
+
+def errors_and_options(error: FileReplacedError) -> list[GivenProvider]:
+    as_os_error: OSError = error
+    assert_type(as_os_error.errno, int | None)
+    return [key, make_provider, "package.module:name"]
 
 
 class Sink:

@@ -23,7 +23,7 @@ except ImportError as _error:
         "aioencrypt.integrations.fsspec needs fsspec: pip install 'aioencrypt[fsspec]'"
     ) from _error
 
-from aioencrypt.client import EncryptionClient
+from aioencrypt.client import EncryptionClient, Provider
 from aioencrypt.errors import MessageError
 from aioencrypt.format import AlgorithmSuite
 from aioencrypt.format.wire import flat_view
@@ -114,6 +114,10 @@ class EncryptedFileSystem(PathsFileSystem):
         self._providers = OpenProviders(_unwrapped(provider))
         if not asynchronous:
             weakref.finalize(self, _leave, self.loop, self._providers, os.getpid())
+
+    async def open_provider(self) -> Provider:
+        """Return the provider, open on the running loop; raises what making and entering it raises."""
+        return await self._providers.get()
 
     async def aclose(self) -> None:
         """Leave the provider on this loop; the next use enters it again."""
@@ -347,7 +351,7 @@ class EncryptedFileSystem(PathsFileSystem):
         stream = rewrap_stream(
             TargetReader(ranges),
             await self._providers.get(),
-            new_provider=await new._providers.get(),  # type: ignore[arg-type]
+            new_provider=await new.open_provider(),  # type: ignore[arg-type]
             keep=keep,
             encryption_context=self._reading["encryption_context"],
             accept_iv_reuse=accept_iv_reuse,
