@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 from aioencrypt.aws.connection import AWSClients, AWSConnection, EntersConnection
 from aioencrypt.aws.protocols import ClientSupplier, KMSClient
 from aioencrypt.errors import ServiceError
+from aioencrypt.runtime.plugins import await_answer
 
 
 class KMSClientFactory(EntersConnection):
@@ -45,7 +46,7 @@ def limit_regions(supplier: ClientSupplier, regions: Iterable[str]) -> ClientSup
                 f"the region {region!r} is not one of those that are allowed here, {sorted(allowed)}; "
                 "allow it in limit_regions, or use a key of one of these"
             )
-        return await supplier(region)
+        return cast("KMSClient", await await_answer("the client supplier", supplier(region), object))
 
     return supply
 
@@ -60,7 +61,7 @@ def exclude_regions(supplier: ClientSupplier, regions: Iterable[str]) -> ClientS
                 f"the region {region!r} is excluded here; "
                 "take it out of exclude_regions, or use a key of another region"
             )
-        return await supplier(region)
+        return cast("KMSClient", await await_answer("the client supplier", supplier(region), object))
 
     return supply
 

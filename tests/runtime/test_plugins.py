@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from aioencrypt import (
     AlgorithmSuite,
+    AWSConnection,
     CachingCMM,
     CommitmentPolicy,
     DataKey,
@@ -21,6 +22,7 @@ from aioencrypt import (
     EncryptedDataKey,
     EncryptionClient,
     HierarchicalMasterKey,
+    KMSMasterKeyProvider,
     MasterKey,
     MessageError,
     MultiMasterKeyProvider,
@@ -30,6 +32,8 @@ from aioencrypt import (
     RequiredEncryptionContextCMM,
     decrypt,
     encrypt,
+    exclude_regions,
+    limit_regions,
     rewrap_stream,
 )
 from tests.support.hierarchical import MemoryKeyStore
@@ -477,3 +481,26 @@ def test_abstract_keys_are_refused_by_python() -> None:
 
     with pytest.raises(TypeError, match="abstract"):
         Half()  # type: ignore[abstract]
+
+
+@pytest.mark.parametrize(
+    "around",
+    [
+        lambda supplier: supplier,
+        lambda supplier: limit_regions(supplier, ["us-east-1"]),
+        lambda supplier: exclude_regions(supplier, ["eu-west-1"]),
+    ],
+)
+@pytest.mark.parametrize("fault", ["raises", "sync", "wrong"])
+async def test_suppliers_of_clients(fault: str, around: Callable[[Any], Any]) -> None:
+    async def later(region: str | None) -> Any:
+        if fault == "raises":
+            raise KeyError("odd")
+        return "client"
+
+    supplier: Any = around((lambda region: None) if fault == "sync" else later)
+    arn = "arn:aws:kms:us-east-1:123456789012:key/0e7b7a4e-4f27-4c5a-9f5b-2f0f6d3a1c11"
+    text = {"raises": "KeyError", "sync": "is it an async function?", "wrong": "str is not a client of KMS"}
+    with pytest.raises(ProviderError) as caught:
+        await encrypting(KMSMasterKeyProvider([arn], connection=AWSConnection(kms=supplier)))
+    assert text[fault] in str(caught.value)
