@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from types import TracebackType
@@ -107,8 +108,11 @@ class FileOutput:
             await in_file_thread(self._sink.commit)
 
     async def aclose(self) -> None:
-        """Drop the message in a thread."""
-        await in_file_thread(self.drop)
+        """Drop the message in a thread, or at once where a closed coroutine cannot wait for one."""
+        if isinstance(sys.exception(), GeneratorExit):
+            self.drop()
+        else:
+            await in_file_thread(self.drop)
 
     def drop(self) -> None:
         """Let go of everything, and of the message unless it is in its place."""
