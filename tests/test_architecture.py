@@ -143,9 +143,8 @@ def test_only_threads_makes_locks_between_threads() -> None:
 
 # Being removed.
 LEFT = {
-    "(encryption_client or EncryptionClient())._decrypt_options",
     "_ending",
-    "_spare",
+    "(encryption_client or EncryptionClient())._decrypt_options",
     "client._decrypt_options",
     "stream._finished",
     "stream._replaced",
