@@ -6,7 +6,6 @@ They stand in `kms` of an `AWSConnection`.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from functools import partial
 from typing import Any, cast
 
 from aioencrypt.aws.connection import AWSClients, AWSConnection, EntersConnection
@@ -27,7 +26,7 @@ class KMSClientFactory(EntersConnection):
         super().__init__(self._clients)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return partial(KMSClientFactory, connection=self._clients.connection), ()
+        return self._clients.recipe(KMSClientFactory)
 
     async def __call__(self, region: str | None) -> KMSClient:
         """Return the client for a region, or for the default region; raises `ProviderClosedError`."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
+from copy import copy
 from functools import partial
 from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Literal, Self, TypeVar, cast
@@ -327,6 +328,14 @@ class AWSClients(Generic[C]):
         self._source: Any = getattr(self.connection, service)
         self.makes: bool = isinstance(self._source, str | None)
         self._entries: WeakKeyDictionary[_OpenClients, int] = WeakKeyDictionary()
+
+    def recipe(self, make: Callable[..., Any], *arguments: Any, **options: Any) -> tuple[Any, ...]:
+        """Return what `__reduce__` of a user of these clients returns: its copy is not entered.
+
+        Raises `TypeError` where the connection cannot be copied.
+        """
+        copy(self.connection)
+        return partial(make, connection=self.connection, **options), arguments
 
     async def enter(self) -> None:
         """Keep the clients open until as many calls of `leave`."""

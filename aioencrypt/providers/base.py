@@ -224,11 +224,11 @@ def stored_name(key: EncryptedDataKey) -> str | None:
 
 
 def no_data_key(
-    request: DataKeyRequest, attempts: AttemptLog, given: Sequence[MasterKeyProvider] = ()
+    request: DataKeyRequest, attempts: AttemptLog, given: Sequence[MasterKeyProvider] = (), advice: str = ""
 ) -> ProviderError:
     """Return the error for a message of which no data key could be decrypted.
 
-    Of what was `given`, it names the master keys.
+    Of what was `given`, it names the master keys. `advice` ends the text where no key was tried.
     """
     count = len(request.encrypted_data_keys)
     if attempts.kept:
@@ -241,7 +241,7 @@ def no_data_key(
     ours = _listed(key_names(key) for key in given if isinstance(key, MasterKey))
     return ProviderError(
         f"none of the {count} encrypted data keys of the message belongs to a master key given here; "
-        f"they come from the providers {wanted}" + (f"; given are {ours}" if ours else ""),
+        f"they come from the providers {wanted}" + (f"; given are {ours}" if ours else "") + advice,
         unclaimed=True,
     )
 

@@ -171,9 +171,9 @@ async def test_the_read_timeout_of_the_client(kms: InMemoryKMS, url: str) -> Non
 async def test_the_time_limit_is_around_all_retries(kms: InMemoryKMS, url: str) -> None:
     kms.latency = 3600
     config = AioConfig(read_timeout=0.05, retries={"total_max_attempts": 100})
-    error = await failure(kms.create_key(), kms=url, client_config=config, timeout=0.2)
+    error = await failure(kms.create_key(), kms=url, client_config=config, timeout=2)
     told = service_error_of(error)
-    assert str(told) == "no answer within 0.2 seconds"
+    assert str(told) == "no answer within 2 seconds"
     assert isinstance(told.__cause__, TimeoutError)
     assert told.retryable
     assert kms.call_count() >= 1

@@ -128,9 +128,10 @@ async def failure(
     The key is the only one of the message, or, with "encrypt", the second one.
     """
     other, key = kms.create_key(region=US), kms.create_key(region=EU)
-    clients = options.pop("clients", None) or kms.clients(US, EU)
+    timeout = options.pop("timeout", 30.0)
+    connection = AWSConnection(kms=options.pop("clients", None) or kms.clients(US, EU), timeout=timeout)
     keys = [other, key] if operation == "encrypt" else [key]
-    provider = KMSMasterKeyProvider(keys, connection=AWSConnection(kms=clients), **options)
+    provider = KMSMasterKeyProvider(keys, connection=connection, **options)
     writing: Any = {"encryption_context": {"tenant": SECRET}, "algorithm_suite": SUITE}
     operate: Callable[[], Awaitable[object]] = partial(encrypt, b"x", provider, **writing)
     if operation == "decrypt":

@@ -13,9 +13,11 @@ from typing import Any, Literal, Protocol, TypedDict
 
 import attrs
 
+from aioencrypt.aws.client_checks import check_client
 from aioencrypt.aws.errors import call_service
 from aioencrypt.errors import ServiceError
 from aioencrypt.runtime.offload import run_work
+from aioencrypt.runtime.plugins import await_answer
 
 S3Call = Callable[..., Awaitable[Mapping[str, Any]]]
 """A method of an asynchronous S3 client."""
@@ -120,12 +122,21 @@ def check_extra(name: str, extra: Mapping[str, Any] | None, kind: type) -> dict[
     return dict(extra or {})
 
 
+def _check_writer(target: object, field: object, client: S3Client) -> None:
+    check_client(client, "S3", ["put_object", "create_multipart_upload"])
+
+
 async def call_s3(
     operation: str, bucket: str, call: Callable[[], Awaitable[Mapping[str, Any]]], timeout: float | None
 ) -> Mapping[str, Any]:
     """Await a call within a time in seconds, retries of the client included; raises `ServiceError`."""
+
+    async def answer() -> Mapping[str, Any]:
+        what = f"the S3 client, asked for {operation},"
+        return await await_answer(what, call(), Mapping)  # type: ignore[type-abstract]
+
     # Keys of objects may name people, so that they do not go into logs.
-    return await call_service(f"S3 {operation} in {bucket}", call, timeout)
+    return await call_service(f"S3 {operation} in {bucket}", answer, timeout)
 
 
 def required_text(answer: Mapping[str, Any], field: str) -> str:
@@ -172,7 +183,7 @@ def _update(hashes: Mapping[str, Any], data: memoryview) -> None:
 class UploadTarget:
     """An object that is to be written, and how. `arguments` are those of `put_object`."""
 
-    client: S3Client
+    client: S3Client = attrs.field(validator=_check_writer)
     bucket: str
     key: str
     arguments: Mapping[str, Any] = attrs.field(repr=False)

@@ -172,12 +172,20 @@ def _put_arguments(
 ) -> dict[str, object]:
     arguments: dict[str, object] = check_extra("extra", extra, PutArguments)
     if metadata is not None:
-        arguments["Metadata"] = dict(metadata)
+        arguments["Metadata"] = _check_texts("metadata", metadata)
     if tagging is not None:
-        arguments["Tagging"] = urlencode(dict(tagging))
+        arguments["Tagging"] = urlencode(_check_texts("tagging", tagging))
     if content_type is not None:
         arguments["ContentType"] = content_type
     return arguments
+
+
+def _check_texts(name: str, texts: Mapping[str, str]) -> dict[str, str]:
+    check_type(name, texts, Mapping)  # type: ignore[type-abstract]
+    for key, value in texts.items():
+        check_type(f"a name in {name}", key, str)
+        check_type(f"{name}[{key!r}]", value, str)
+    return dict(texts)
 
 
 def _check_upload(part_length: int, concurrency: int) -> None:

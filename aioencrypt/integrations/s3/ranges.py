@@ -16,6 +16,7 @@ from typing import Any
 
 import anyio
 
+from aioencrypt.aws.client_checks import check_client
 from aioencrypt.aws.errors import service_error
 from aioencrypt.errors import ServiceError, StreamError
 from aioencrypt.integrations.s3.client import S3Client, call_s3
@@ -59,6 +60,7 @@ class StoredObject:
         arguments: Mapping[str, Any],
         timeout: float | None,
     ) -> None:
+        check_client(client, "S3", ["get_object"])
         self._call = partial(client.get_object, Bucket=bucket, Key=key, **arguments)
         if version_id is not None:
             self._call = partial(self._call, VersionId=version_id)

@@ -15,6 +15,10 @@ _MULTI_REGION_PREFIX = "mrk-"
 _ALIAS_PREFIX = "alias/"
 
 
+def _is_name(text: str) -> bool:
+    return text.isprintable() and " " not in text
+
+
 @attrs.frozen
 class KeyArn:
     """The parts of the ARN of a KMS key or alias."""
@@ -37,9 +41,12 @@ class KeyArn:
 
 
 def parse_arn(text: str) -> KeyArn | None:
-    """Parse an ARN; None for what is no valid ARN of a KMS key or alias."""
+    """Parse an ARN; None for what is no valid ARN of a KMS key or alias.
+
+    Headers are not authenticated when they are parsed, so an ARN has neither spaces nor control characters.
+    """
     parts = text.split(":")
-    if len(parts) != 6:
+    if len(parts) != 6 or not _is_name(text):
         return None
     prefix, partition, service, region, account, resource = parts
     resource_type, _, resource_id = resource.partition("/")
@@ -69,6 +76,7 @@ def check_identifier(key_id: str) -> KeyArn | None:
         return arn
     if (
         key_id in ("", _ALIAS_PREFIX)
+        or not _is_name(key_id)
         or ":" in key_id
         or ("/" in key_id and not key_id.startswith(_ALIAS_PREFIX))
     ):

@@ -6,8 +6,6 @@ Specification: framework/aws-kms/aws-kms-keyring.md.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from copy import copy
-from functools import partial
 from typing import Any
 
 from aioencrypt.aws.connection import AWSClients, AWSConnection
@@ -25,13 +23,7 @@ class KMSService(AWSClients[KMSClient]):
         self.grant_tokens: list[str] = list(grant_tokens)
 
     def recipe(self, make: Callable[..., Any], *arguments: Any, **options: Any) -> tuple[Any, ...]:
-        """Return what `__reduce__` of a provider with this service returns; its copy is not entered.
-
-        Raises `TypeError` where the connection cannot be copied.
-        """
-        copy(self.connection)
-        tokens = tuple(self.grant_tokens)
-        return partial(make, connection=self.connection, grant_tokens=tokens, **options), arguments
+        return super().recipe(make, *arguments, grant_tokens=tuple(self.grant_tokens), **options)
 
 
 def bytes_of(answer: Mapping[str, Any], field: str) -> bytes:

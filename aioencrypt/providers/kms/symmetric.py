@@ -218,7 +218,10 @@ class _KMSProvider(EntersConnection, MasterKeyProvider):
                 opened = await try_decrypt(key, encrypted_data_key, request, attempts)
                 if opened:
                     return opened
-        raise no_data_key(request, attempts, self._keys)
+        advice = ""
+        if (preferred or others) and any(parse_key_arn(key.key_id) is None for key in self._keys):
+            advice = "; only a key ARN decrypts: name the key by its key ARN"
+        raise no_data_key(request, attempts, self._keys, advice)
 
     def _prefers(self, stored: KeyArn) -> bool:
         # The region that would be called counts: of a multi-Region key it may be another than the stored one.

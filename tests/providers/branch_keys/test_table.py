@@ -224,5 +224,8 @@ async def test_a_table_goes_by_its_arn_too(world: World) -> None:
         branch_key_id
     )
     elsewhere = world.store(dynamodb=world.dynamodb.clients(EU))
+    with pytest.raises(ServiceError, match="no client for the region 'us-east-1'"):
+        await elsewhere.active_branch_key(branch_key_id)
+    elsewhere = world.store(dynamodb=world.dynamodb.clients(EU), region=None)
     with pytest.raises(ServiceError, match="ResourceNotFoundException"):
         await elsewhere.active_branch_key(branch_key_id)

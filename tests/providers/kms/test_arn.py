@@ -11,6 +11,17 @@ import re
 import attrs
 import pytest
 
+from aioencrypt import (
+    EncryptedDataKey,
+    KMSDiscoveryMasterKeyProvider,
+    KMSECDHMasterKey,
+    KMSEncryptionAlgorithm,
+    KMSKeyArn,
+    KMSMasterKeyProvider,
+    KMSMRKeyArn,
+    KMSRSAMasterKey,
+    ProviderError,
+)
 from aioencrypt.providers.kms.arn import (
     KeyArn,
     check_identifier,
@@ -20,6 +31,8 @@ from aioencrypt.providers.kms.arn import (
     parse_arn,
     parse_key_arn,
 )
+from aioencrypt.testing import InMemoryKMS
+from tests.support.providers import asking
 
 US, EU = "us-east-1", "eu-west-1"
 ID = "1234abcd-12ab-34cd-56ef-1234567890ab"
@@ -257,3 +270,56 @@ def test_related_keys_are_refused(related: list[str], others: list[str]) -> None
         named = re.search(r": (.*); name", str(caught.value))
         assert named
         assert named[1].split(", ") == related
+
+
+# Texts of a stranger
+
+
+STRANGE = ["\n", "\r", "\t", " ", "\x00", "\x1b[31m", "\x7f", "\x85", "\xa0", "\u2028", "\u202e", "\ufeff"]
+
+
+@pytest.mark.parametrize("text", STRANGE, ids=ascii)
+@pytest.mark.parametrize("place", ["{0}{1}", "{1}{0}", "{1}{0}x"])
+def test_spaces_and_control_characters_make_no_name(text: str, place: str) -> None:
+    for name in (arn(), "alias/app", ID):
+        spoiled = place.format(text, name)
+        assert parse_arn(spoiled) is None
+        for make in (
+            check_identifier,
+            lambda name: KMSMasterKeyProvider([name]),
+            KMSKeyArn,
+            KMSMRKeyArn,
+            lambda name: KMSRSAMasterKey(name, encryption_algorithm="RSAES_OAEP_SHA_256"),  # type: ignore[arg-type]
+            KMSECDHMasterKey.discovery,
+        ):
+            with pytest.raises(ValueError, match=r"is not (a|the ARN of a) KMS key") as caught:
+                make(spoiled)
+            assert str(caught.value).isprintable()
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("text", STRANGE, ids=ascii)
+async def test_a_strange_name_in_a_header_is_neither_called_nor_shown(
+    text: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("DEBUG", "aioencrypt")
+    kms = InMemoryKMS()
+    forged = f"{arn()}{text}2026-11-30 ERROR forged"
+    for provider_id, provider in (
+        ("aws-kms", KMSDiscoveryMasterKeyProvider(discovery_filter=None, connection=kms.connection(US))),
+        ("aws-kms", KMSMasterKeyProvider([arn()], connection=kms.connection(US))),
+        (
+            "aws-kms-rsa",
+            KMSRSAMasterKey(
+                arn(),
+                encryption_algorithm=KMSEncryptionAlgorithm.RSAES_OAEP_SHA_256,
+                connection=kms.connection(US),
+            ),
+        ),
+    ):
+        stored = EncryptedDataKey(provider_id, forged.encode(), b"blob")
+        with pytest.raises(ProviderError) as caught:
+            await provider.decrypt_data_key(asking(stored))
+        assert str(caught.value).isprintable()
+    assert kms.calls == []
+    assert all(record.getMessage().isprintable() for record in caplog.records)
