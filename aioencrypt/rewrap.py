@@ -18,14 +18,14 @@ from __future__ import annotations
 import errno
 import inspect
 import os
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
 
 import attrs
 
 from aioencrypt.client import EncryptionClient, Provider
-from aioencrypt.errors import LimitError, PolicyError, SignaturePolicyError, StreamNotEnteredError
+from aioencrypt.errors import LimitError, PolicyError, SignaturePolicyError
 from aioencrypt.format import EncryptedDataKey, EndOfMessage, MessageDecryptor, MessageHeader, OpenWork
 from aioencrypt.format.context import PUBLIC_KEY_NAME, serialize_context
 from aioencrypt.format.suites import IV_LENGTH
@@ -49,6 +49,7 @@ from aioencrypt.streams.decrypt import DecryptOptions, DecryptStream
 from aioencrypt.streams.driver import HeaderStart, read_header, read_header_of
 from aioencrypt.streams.encrypt import EncryptStream
 from aioencrypt.streams.files import FileOutput, FileReader
+from aioencrypt.streams.lifecycle import Closable
 from aioencrypt.streams.ranges import SeekableSource
 from aioencrypt.streams.reading import ByteStream
 from aioencrypt.streams.sources import Reader, Source, open_source
@@ -286,7 +287,7 @@ class RewrapStream(ByteStream):
     def header(self) -> MessageHeader:
         """The header of the new message; raises `StreamNotEnteredError` before `async with`."""
         if self._header is None:
-            raise StreamNotEnteredError("the stream is not open: use it in `async with`")
+            raise self._not_entered()
         return self._header
 
     @property
@@ -376,17 +377,13 @@ class RewrapStream(ByteStream):
             "read to the end, or call abandon() first"
         )
 
-    async def _release(self) -> None:
+    def _resources(self) -> Sequence[Closable]:
+        parts = [part for part in (self._encrypting, self._decrypting) if part]
+        return [*parts, self._reader]
+
+    def _forget(self) -> None:
+        super()._forget()
         self._pending = b""
-        try:
-            if self._encrypting:
-                await self._encrypting.aclose()
-        finally:  # each of these ends, and then raises, when this task is cancelled
-            try:
-                if self._decrypting:
-                    await self._decrypting.aclose()
-            finally:
-                await self._reader.aclose()
 
 
 def rewrap_stream(

@@ -5,7 +5,7 @@ Specification: client-apis/decrypt.md, client-apis/streaming.md.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 import attrs
@@ -15,7 +15,6 @@ from aioencrypt.errors import (
     EncryptionError,
     ProviderError,
     SignaturePolicyError,
-    StreamNotEnteredError,
     TagError,
 )
 from aioencrypt.format import (
@@ -41,6 +40,7 @@ from aioencrypt.policies import Limits, Offload, Release, SignaturePolicy
 from aioencrypt.runtime.digests import DigestQueue
 from aioencrypt.runtime.observation import MessageWatch, Tally, watch_message
 from aioencrypt.runtime.offload import LONG, batch_cost, run_work
+from aioencrypt.streams.lifecycle import Closable
 from aioencrypt.streams.reading import ByteStream
 from aioencrypt.streams.sources import Reader
 from aioencrypt.streams.spool import Spool
@@ -228,14 +228,14 @@ class DecryptStream(ByteStream):
     def header(self) -> MessageHeader:
         """The header, verified; raises `StreamNotEnteredError` before `async with`."""
         if self._header is None:
-            raise StreamNotEnteredError("the stream is not open: use it in `async with`")
+            raise self._not_entered()
         return self._header
 
     @property
     def provenance(self) -> Provenance:
         """Which key opened the data key; raises `StreamNotEnteredError` before `async with`."""
         if self._header is None or self._provenance is None:
-            raise StreamNotEnteredError("the stream is not open: use it in `async with`")
+            raise self._not_entered()
         return self._provenance
 
     @property
@@ -330,14 +330,10 @@ class DecryptStream(ByteStream):
             "cut short or forged; read to the end, or call abandon() first"
         )
 
-    async def _release(self) -> None:
+    def _resources(self) -> Sequence[Closable]:
+        return [self._digests, *([self._spool] if self._spool else []), self._reader]
+
+    def _forget(self) -> None:
+        super()._forget()
         self._received = memoryview(b"")
         self._machine.close()
-        try:
-            await self._digests.aclose()
-        finally:  # each of these ends, and then raises, when this task is cancelled
-            try:
-                if self._spool:
-                    await self._spool.aclose()
-            finally:
-                await self._reader.aclose()

@@ -6,11 +6,11 @@ Specification: client-apis/encrypt.md, client-apis/streaming.md.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import attrs
 
-from aioencrypt.errors import LimitError, StreamNotEnteredError
+from aioencrypt.errors import LimitError
 from aioencrypt.format import AlgorithmSuite, CommitmentPolicy, MessageEncryptor, MessageHeader
 from aioencrypt.format.context import serialize_context
 from aioencrypt.format.frames import body_length
@@ -22,6 +22,7 @@ from aioencrypt.policies import Offload
 from aioencrypt.runtime.digests import DigestQueue
 from aioencrypt.runtime.observation import MessageWatch, Tally, watch_message
 from aioencrypt.runtime.offload import batch_cost, run_work
+from aioencrypt.streams.lifecycle import Closable
 from aioencrypt.streams.reading import ByteStream
 from aioencrypt.streams.sources import Reader
 
@@ -158,6 +159,10 @@ class Sealer:
         """Drop what is not done."""
         await self._digests.aclose()
 
+    def drop(self) -> None:
+        """Drop what is not done, without waiting."""
+        self._digests.drop()
+
     def tally(self, plaintext_length: int, ciphertext_length: int) -> Tally:
         """Return what observers are told."""
         return Tally.of(
@@ -213,7 +218,7 @@ class EncryptStream(ByteStream):
     @property
     def _open_sealer(self) -> Sealer:
         if self._sealer is None:
-            raise StreamNotEnteredError("the stream is not open: use it in `async with`")
+            raise self._not_entered()
         return self._sealer
 
     @property
@@ -282,10 +287,9 @@ class EncryptStream(ByteStream):
             "read to the end, or call abandon() first"
         )
 
-    async def _release(self) -> None:
+    def _resources(self) -> Sequence[Closable]:
+        return [*([self._sealer] if self._sealer else []), self._reader]
+
+    def _forget(self) -> None:
+        super()._forget()
         self._plaintext = memoryview(b"")
-        try:
-            if self._sealer:
-                await self._sealer.aclose()
-        finally:  # each of these ends, and then raises, when this task is cancelled
-            await self._reader.aclose()

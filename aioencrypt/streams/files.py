@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Protocol, Self, runtime_checkable
 
-from aioencrypt.errors import StreamBusyError, StreamClosedError, StreamError, StreamNotEnteredError
+from aioencrypt.errors import StreamError, UnverifiedStreamError
 from aioencrypt.format import MessageHeader
 from aioencrypt.materials import Provenance
-from aioencrypt.runtime.observation import MessageWatch, current, watch_message
+from aioencrypt.runtime.observation import Tally, current, watch_message
 from aioencrypt.runtime.offload import in_file_thread
 from aioencrypt.streams.blocking_files import OpenFile, PathLike, is_special
 from aioencrypt.streams.encrypt import EncryptOptions, Sealer
+from aioencrypt.streams.lifecycle import Closable, Life, Lifecycle
 from aioencrypt.streams.replaced_file import ReplacedFile
 from aioencrypt.streams.sources import as_bytes
 
@@ -122,7 +122,7 @@ class FileOutput:
             self._sink.drop()
 
 
-class EncryptWriter:
+class EncryptWriter(Lifecycle):
     """A file that is written encrypted.
 
     The message is written to a temporary file in the same folder; leaving `async with` without an
@@ -130,18 +130,28 @@ class EncryptWriter:
     file that was there before stays as it is. A `MessageSink` does all that in its own way.
     """
 
+    _observed_to_last_call = True
+
     def __init__(self, path: PathLike | MessageSink | FileOutput, options: EncryptOptions) -> None:
+        super().__init__("writer")
         self._file = FileOutput.of(path)
         self._options = options
         self._sealer: Sealer | None = None
-        self._entered = False
-        self._closed = False
         self._committed = False
-        self._busy = False
-        self._left_by: type[BaseException] | None = None
-        self._failure: BaseException | None = None
-        self._watch: MessageWatch | None = None
         self._taken = self._given = 0
+
+    @property
+    def _complete(self) -> bool:
+        return self._committed
+
+    def _tally(self) -> Tally:
+        return self._sealer.tally(self._taken, self._given) if self._sealer else Tally()
+
+    def _resources(self) -> Sequence[Closable]:
+        return [self._file, self._sealer] if self._sealer else []
+
+    def _raise_again(self, failed_by: type[BaseException]) -> None:
+        raise StreamError("the writer failed before; what it wrote is dropped") from self._failure
 
     @property
     def header(self) -> MessageHeader:
@@ -156,37 +166,34 @@ class EncryptWriter:
     @property
     def _open_sealer(self) -> Sealer:
         if self._sealer is None:
-            raise StreamNotEnteredError("the writer is not open: use it in `async with`")
+            raise self._not_entered()
         return self._sealer
 
     async def __aenter__(self) -> Self:
-        if self._entered:
-            raise StreamError("a writer is entered once: make another one")
-        self._entered = True
+        self._enter()
         self._watch = watch_message("encrypt", "file")
         try:
-            with current(self._watch):
-                self._sealer = await self._options.begin()
+            async with self._exclusive():
+                with current(self._watch):
+                    self._sealer = await self._options.begin()
+                await self._file.create()
+                await self._put(self._sealer.machine.start())
         except BaseException as error:
-            self._end_watch(type(error))
-            raise
-        try:
-            await self._file.create()
-            await self._put(self._sealer.machine.start())
-        except BaseException as error:
-            self._left_by = type(error)
-            await self._discard()
+            await self._close(error)
             raise
         return self
 
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._left_by = exc_type
-        if exc is None:
+        if exc is None and not self._busy:
             await self.aclose()
-        elif not self._busy:
-            await self._discard()
+            return
+        await self._close(exc, left_by=exc_type or UnverifiedStreamError)
+        if exc is None:
+            raise UnverifiedStreamError(
+                "the writer was left while another task was using it, so the file is dropped"
+            )
 
     async def write(self, data: bytes | bytearray | memoryview) -> int:
         """Encrypt and write bytes; returns how many, which is all of them.
@@ -196,34 +203,14 @@ class EncryptWriter:
         if isinstance(data, str):
             raise TypeError("write() takes bytes, not str: encode the text")
         rest = plaintext = memoryview(as_bytes(data))
-        async with self._exclusive() as sealer:
+        async with self._exclusive():
+            sealer = self._open_sealer
             while rest:
                 length = sealer.machine.batch_length(len(rest))
                 await self._put(await sealer.seal(rest[:length]))
                 rest = rest[length:]
                 self._taken += length
         return len(plaintext)
-
-    @asynccontextmanager
-    async def _exclusive(self) -> AsyncIterator[Sealer]:
-        """Guard one operation: one task, an open writer, and errors that stay."""
-        sealer = self._open_sealer
-        if self._busy:
-            raise StreamBusyError("another task is using this writer: it belongs to one task at a time")
-        if self._failure:
-            raise StreamError("the writer failed before; what it wrote is dropped") from self._failure
-        if self._closed:
-            raise StreamClosedError("the writer is closed")
-        self._busy = True
-        try:
-            yield sealer
-        except BaseException as error:
-            self._failure = error
-            raise
-        finally:
-            self._busy = False
-            if self._left_by:
-                await self._discard()
 
     async def _put(self, data: bytes) -> None:
         if data:
@@ -235,43 +222,22 @@ class EncryptWriter:
 
         Does nothing before `async with`, after `abort`, and the second time.
         """
-        if self._sealer is None or self._closed:
+        if self._sealer is None or self._life is Life.CLOSED:
             return
-        if self._busy:
-            raise StreamBusyError("another task is using this writer: let it end, or cancel it, first")
+        self._check_not_busy()
         try:
-            async with self._exclusive() as sealer:
-                await self._put(await sealer.seal(b"", last=True))
-                await self._put(await sealer.finish())
+            async with self._exclusive():
+                await self._put(await self._sealer.seal(b"", last=True))
+                await self._put(await self._sealer.finish())
                 await self._file.commit()
                 self._committed = True
-        finally:
-            await self._discard()
+        except BaseException as error:
+            await self._close(error)
+            raise
+        await self._close()
 
     async def abort(self) -> None:
         """Drop what was written; the file that was there before stays."""
-        if self._busy:
-            raise StreamBusyError("another task is using this writer: let it end, or cancel it, first")
+        self._check_not_busy()
         if self._sealer is not None:
-            await self._discard()
-
-    async def _discard(self) -> None:
-        """Let go of everything, and of the file unless it is in its place."""
-        self._closed = True
-        self._end_watch(type(self._failure) if self._failure else self._left_by)
-        if GeneratorExit in (self._left_by, type(self._failure)):
-            # A coroutine that is closed, or whose loop is gone, cannot wait.
-            self._file.drop()
-            return
-        try:
-            await self._file.aclose()
-        finally:  # each of these ends, and then raises, when this task is cancelled
-            if self._sealer:
-                await self._sealer.aclose()
-
-    def _end_watch(self, error: type[BaseException] | None) -> None:
-        if self._watch is None:
-            return
-        if self._sealer:
-            self._watch.tally = self._sealer.tally(self._taken, self._given)
-        self._watch.end(None if self._committed else error, abandoned=not self._committed)
+            await self._close()

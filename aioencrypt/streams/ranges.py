@@ -16,6 +16,7 @@ from aioencrypt.format.wire import flat_view
 from aioencrypt.runtime.offload import in_file_thread
 from aioencrypt.runtime.threads import ThreadLock
 from aioencrypt.streams.blocking_files import PathLike
+from aioencrypt.streams.lifecycle import OwnedFile, drop_all
 from aioencrypt.streams.sources import as_bytes
 
 
@@ -77,24 +78,19 @@ class BytesRangeSource:
         """Do nothing: the bytes are the caller's."""
 
 
-class FileRangeSource:
+class FileRangeSource(OwnedFile):
     """Ranges of a file, which is opened when its size is asked for. Reads run in threads."""
 
     def __init__(self, path: PathLike) -> None:
-        self._path = path
-        self._file: IO[bytes] | None = None
+        super().__init__(lambda: _open_regular(path))
         self._seeking = ThreadLock()
 
     async def size(self) -> int:
-        return await in_file_thread(self._open)
+        return await in_file_thread(self._size)
 
-    def _open(self) -> int:
-        if self._file is None:
-            if stat.S_ISFIFO(os.stat(self._path).st_mode):
-                # Opening it waits for its writer, and nobody could cancel that.
-                raise OSError(errno.EINVAL, "not a regular file", str(self._path))
-            self._file = open(self._path, "rb", buffering=0)
-        return os.fstat(self._file.fileno()).st_size
+    def _size(self) -> int:
+        with self.use() as file:
+            return os.fstat(file.fileno()).st_size
 
     async def read_range(self, start: int, end: int, /) -> bytes:
         return await in_file_thread(lambda: self._read(start, end))
@@ -103,9 +99,10 @@ class FileRangeSource:
         if self._file is None:
             raise ValueError("read_range() before size() or after aclose()")
         parts = []
-        while start < end and (part := self._read_some(self._file, start, end - start)):
-            parts.append(part)
-            start += len(part)
+        with self.use() as file:
+            while start < end and (part := self._read_some(file, start, end - start)):
+                parts.append(part)
+                start += len(part)
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def _read_some(self, file: IO[bytes], start: int, length: int) -> bytes:
@@ -115,10 +112,12 @@ class FileRangeSource:
             file.seek(start)
             return file.read(length)
 
-    async def aclose(self) -> None:
-        file, self._file = self._file, None
-        if file is not None:
-            await in_file_thread(file.close)
+
+def _open_regular(path: PathLike) -> IO[bytes]:
+    if stat.S_ISFIFO(os.stat(path).st_mode):
+        # Opening it waits for its writer, and nobody could cancel that.
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
+    return open(path, "rb", buffering=0)
 
 
 @contextmanager
@@ -178,3 +177,8 @@ class Ranges:
         """Let the source go."""
         self._start.clear()
         await self._source.aclose()
+
+    def drop(self) -> None:
+        """Let the source go without waiting, where it is ours."""
+        self._start.clear()
+        drop_all([self._source])

@@ -1,10 +1,9 @@
-"""What both streams are: a reader of bytes that is entered once, used by one task, and fails for good."""
+"""What all streams that are read from start to end share: the ways to read, and the reads of the source."""
 
 from __future__ import annotations
 
-import enum
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Coroutine, Generator
+from abc import abstractmethod
+from collections.abc import Coroutine, Generator, Sequence
 from io import BytesIO
 from types import TracebackType
 from typing import Any, ClassVar, Self
@@ -13,16 +12,9 @@ from anyio import EndOfStream
 from anyio.abc import ByteReceiveStream
 from anyio.lowlevel import checkpoint
 
-from aioencrypt.errors import (
-    EncryptionError,
-    StreamBusyError,
-    StreamClosedError,
-    StreamError,
-    StreamNotEnteredError,
-    TruncatedMessageError,
-    UnverifiedStreamError,
-)
-from aioencrypt.runtime.observation import MessageOperation, MessageWatch, Tally, current, watch_message
+from aioencrypt.errors import TruncatedMessageError, UnverifiedStreamError
+from aioencrypt.runtime.observation import MessageOperation, Tally, current, watch_message
+from aioencrypt.streams.lifecycle import Closable, Lifecycle
 from aioencrypt.streams.sources import Reader
 
 # A caller who takes single bytes from a buffer, and a source that never waits, let the loop go on every so
@@ -34,28 +26,6 @@ _SOURCE_READS_PER_TURN = 32
 _READS_AHEAD = 8
 _WORTH_GATHERING = 16 * 1024
 _GATHERED = 512 * 1024
-
-
-class _Life(enum.Enum):
-    NEW = enum.auto()
-    OPEN = enum.auto()
-    CLOSED = enum.auto()
-
-
-class _Operation:
-    """Brackets one operation; a plain class because it stands around every chunk."""
-
-    def __init__(self, begin: Callable[[], None], end: Callable[[BaseException | None], None]) -> None:
-        self._begin = begin
-        self._end = end
-
-    def __enter__(self) -> None:
-        self._begin()
-
-    def __exit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._end(exc)
 
 
 class _Begun(Generator[Any, Any, bytes]):
@@ -78,7 +48,7 @@ class _Begun(Generator[Any, Any, bytes]):
         self._coroutine.close()
 
 
-class ByteStream(ABC):
+class ByteStream(Lifecycle):
     """An asynchronous reader of bytes, as `asyncio.StreamReader` is one, and an iterable of chunks.
 
     Used once, in `async with`, by one task at a time. Every error is final: the next call raises it
@@ -89,22 +59,16 @@ class ByteStream(ABC):
     _observed_as: ClassVar[MessageOperation | None] = None
 
     def __init__(self, reader: Reader) -> None:
+        super().__init__("stream")
         self._reader = reader
         self._source_reads = 0
         self._ahead = 0
         self._last_length = 0
-        self._life = _Life.NEW
-        self._busy = False
-        self._failure: Exception | None = None
         self._buffer = memoryview(b"")
         self._ended = False
-        self._closed_complete = False
         self._abandoned = False
         self._reads = 0
         self._taken = self._given = 0
-        self._watch: MessageWatch | None = None
-        self._failed_by: type[BaseException] | None = None
-        self._operation = _Operation(self._begin, self._end)
 
     @abstractmethod
     async def _open(self) -> None:
@@ -114,46 +78,37 @@ class ByteStream(ABC):
     async def _next_chunk(self) -> bytes:
         """Return the next bytes, never empty before the end."""
 
-    @abstractmethod
-    async def _release(self) -> None:
-        """Let go of everything."""
-
-    @property
-    @abstractmethod
-    def _complete(self) -> bool:
-        """Whether everything was verified, or handed out."""
-
     @property
     @abstractmethod
     def _incomplete_reason(self) -> str:
         """What to say to a caller who leaves before the stream is complete."""
 
     def _tally(self) -> Tally:
-        """Return what observers are told at the end."""
         return Tally()
 
+    def _resources(self) -> Sequence[Closable]:
+        return [self._reader]
+
+    def _forget(self) -> None:
+        self._buffer = memoryview(b"")
+
     async def __aenter__(self) -> Self:
-        if self._life is not _Life.NEW:
-            raise StreamError("a stream is entered once: make another one")
-        self._life = _Life.OPEN
+        self._enter()
         self._watch = watch_message(self._observed_as, "stream") if self._observed_as else None
         try:
-            with self._exclusive(), current(self._watch):
-                await self._open()
-        except BaseException:
-            await self.aclose()
+            async with self._exclusive():
+                with current(self._watch):
+                    await self._open()
+        except BaseException as error:
+            await self._close(error)
             raise
         return self
 
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        left_by = exc_type or UnverifiedStreamError
-        # With an exception in flight nothing else is said, not even that another task still reads.
-        if exc is None or not self._busy:
-            await self._close(left_by)
-        else:
-            self._end_watch(left_by)
+        left_by = None if self._abandoned else exc_type or UnverifiedStreamError
+        await self._close(exc, left_by=left_by)
         if exc is None and not self._closed_complete and not self._abandoned:
             raise UnverifiedStreamError(self._incomplete_reason) from self._failure
 
@@ -163,53 +118,12 @@ class ByteStream(ABC):
 
     async def aclose(self) -> None:
         """Let go of everything; the source stays open. Raises nothing for a stream left early."""
-        await self._close(None)
+        self._check_not_busy()
+        await self._close()
 
-    async def _close(self, left_by: type[BaseException] | None) -> None:
-        if self._busy:
-            raise StreamBusyError("another task is using this stream: let it end, or cancel it, first")
-        if self._life is not _Life.CLOSED:
-            self._life = _Life.CLOSED
-            # Bytes that wait in the buffer were not handed out.
-            self._closed_complete = self._complete
-            self._buffer = memoryview(b"")
-            self._end_watch(left_by)
-            await self._release()
-
-    def _end_watch(self, left_by: type[BaseException] | None) -> None:
-        """Tell observers of the end; `left_by` is what is raised, or will be, by a stream left early."""
-        if self._watch is None:
-            return
-        self._watch.tally = self._tally()
-        if self._closed_complete:
-            self._watch.end()
-        else:
-            self._watch.end(self._failed_by or (None if self._abandoned else left_by), abandoned=True)
-
-    def _exclusive(self) -> _Operation:
-        """Guard one operation: one task, an open stream, and errors that stay."""
-        if self._life is _Life.NEW:
-            raise StreamNotEnteredError("the stream is not open: use it in `async with`")
-        if self._busy:
-            raise StreamBusyError("another task is using this stream: a stream belongs to one task at a time")
-        if self._failure:
-            raise self._failure
-        if self._life is _Life.CLOSED:
-            raise StreamClosedError("the stream is closed")
-        return self._operation
-
-    def _begin(self) -> None:
-        self._busy = True
-
-    def _end(self, error: BaseException | None) -> None:
-        self._busy = False
-        if error is not None:
-            self._failed_by = type(error)
-        if isinstance(error, EncryptionError):
-            self._failure = error
-        elif error is not None:
-            self._failure = StreamError(f"the stream failed before, with {type(error).__name__}")
-            self._failure.__cause__ = error if isinstance(error, Exception) else None
+    def drop(self) -> None:
+        """Let go of everything without waiting."""
+        self._drop()
 
     async def _read_source(self) -> bytes:
         self._source_reads += 1
@@ -253,7 +167,7 @@ class ByteStream(ABC):
         As with `asyncio.StreamReader`, fewer bytes than asked for are no sign of the end. Raises
         `MessageError` and `PolicyError` as they come up, and what the source raises.
         """
-        with self._exclusive():
+        async with self._exclusive():
             if n < 0:
                 return await self._read_all()
             return await self._read_some(n)
@@ -286,7 +200,7 @@ class ByteStream(ABC):
         """Return exactly `n` bytes; raises `TruncatedMessageError` where fewer are left."""
         if n < 0:
             raise ValueError(f"n is {n}; it must be 0 or more")
-        with self._exclusive():
+        async with self._exclusive():
             parts = []
             missing = n
             while missing:
@@ -302,7 +216,7 @@ class ByteStream(ABC):
 
         Raises `ValueError` for a line longer than `limit` bytes, of which nothing is lost.
         """
-        with self._exclusive():
+        async with self._exclusive():
             await self._take_turn()
             line = bytearray()
             while True:
@@ -325,7 +239,7 @@ class ByteStream(ABC):
         return self
 
     async def __anext__(self) -> bytes:
-        with self._exclusive():
+        async with self._exclusive():
             chunk = await self._chunk()
         if not chunk:
             raise StopAsyncIteration

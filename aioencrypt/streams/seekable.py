@@ -12,8 +12,7 @@ from __future__ import annotations
 
 import io
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from types import TracebackType
 from typing import Self
@@ -28,9 +27,7 @@ from aioencrypt.errors import (
     MessageError,
     SignaturePolicyError,
     StreamBusyError,
-    StreamClosedError,
     StreamError,
-    StreamNotEnteredError,
     TruncatedMessageError,
 )
 from aioencrypt.format import MessageDecryptor, MessageHeader
@@ -40,10 +37,11 @@ from aioencrypt.format.work import Output
 from aioencrypt.materials import Provenance
 from aioencrypt.policies import Limits, Offload
 from aioencrypt.runtime.event_loops import Call, loop_caller
-from aioencrypt.runtime.observation import MessageWatch, Tally, current, watch_message
+from aioencrypt.runtime.observation import Tally, current, watch_message
 from aioencrypt.runtime.offload import run_work
 from aioencrypt.streams.decrypt import DecryptOptions
 from aioencrypt.streams.driver import read_header_at
+from aioencrypt.streams.lifecycle import Closable, Lifecycle
 from aioencrypt.streams.ranges import Ranges, RangeSource
 
 # What goes through one range read, apart from frames that are longer: enough for the rate of a disk or of
@@ -317,7 +315,7 @@ def _check_limits(layout: BodyLayout, limits: Limits) -> None:
             raise LimitError(parameter, limit=limit, actual=actual, what=what)
 
 
-class SeekableDecryptStream:
+class SeekableDecryptStream(Lifecycle):
     """The plaintext of a message, as a file that can be read anywhere.
 
     Entering `async with` reads the header, fetches the data key, verifies the header and opens the
@@ -337,6 +335,7 @@ class SeekableDecryptStream:
         cache_length: int,
         concurrency: int,
     ) -> None:
+        super().__init__("stream", errors_are_final=False)
         self._source = source
         self._options = options
         self._accept_unverified_signature = accept_unverified_signature
@@ -346,33 +345,25 @@ class SeekableDecryptStream:
         self._frames: FrameReader | None = None
         self._header: MessageHeader | None = None
         self._provenance: Provenance | None = None
-        self._entered = False
-        self._closed = False
-        self._released = False
-        self._running = 0
-        self._busy = False
         self._position = 0
         self._expected = -1
         self._ahead = 0
         self._reads = 0
         self._given = 0
-        self._watch: MessageWatch | None = None
         self._call_soon: Callable[[Call], None] | None = None
-        self._failed_by: type[BaseException] | None = None
 
     async def __aenter__(self) -> Self:
-        if self._entered:
-            raise StreamError("a stream is entered once: make another one")
-        self._entered = True
+        self._enter()
         self._watch = watch_message("decrypt", "seekable")
         if self._watch:
             self._call_soon = loop_caller()
         try:
-            with current(self._watch):
-                await self._open()
+            async with self._exclusive():
+                with current(self._watch):
+                    await self._open()
         except BaseException as error:
             self._failed_by = type(error)
-            await self.aclose()
+            await self._close(error)
             raise
         return self
 
@@ -406,19 +397,11 @@ class SeekableDecryptStream:
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        await self.aclose()
+        await self._close(exc)
 
     async def aclose(self) -> None:
         """Let go of everything. Reads of other tasks end as they would, and then the source is let go."""
-        self._closed = True
-        if not self._running and not self._released:
-            self._released = True
-            if self._frames:
-                self._frames.clear()
-            if self._watch:
-                self._watch.tally = self._tally()
-                self._watch.end(self._failed_by)
-            await (self._ranges or self._source).aclose()
+        await self._close()
 
     def __del__(self) -> None:
         """Tell observers of the end: some who are given a file never close it."""
@@ -426,6 +409,21 @@ class SeekableDecryptStream:
             self._watch.tally = self._tally()
             # Observers take locks, and whoever holds them now may be interrupted by this.
             self._call_soon(partial(self._watch.end, self._failed_by))
+
+    @property
+    def _complete(self) -> bool:
+        return self._failed_by is None
+
+    def _check_not_busy(self) -> None:
+        if self._busy:
+            raise StreamBusyError("another task is using the position of this stream: use read_at() instead")
+
+    def _resources(self) -> Sequence[Closable]:
+        return [self._ranges or self._source]
+
+    def _forget(self) -> None:
+        if self._frames:
+            self._frames.clear()
 
     def _tally(self) -> Tally:
         return Tally.of(
@@ -440,56 +438,45 @@ class SeekableDecryptStream:
     def header(self) -> MessageHeader:
         """The header, verified; raises `StreamNotEnteredError` before `async with`."""
         if self._header is None:
-            raise _not_entered()
+            raise self._not_entered()
         return self._header
 
     @property
     def provenance(self) -> Provenance:
         """Which key opened the data key; raises `StreamNotEnteredError` before `async with`."""
         if self._provenance is None:
-            raise _not_entered()
+            raise self._not_entered()
         return self._provenance
 
     @property
     def length(self) -> int:
         """The length of the plaintext in bytes, verified; `StreamNotEnteredError` before `async with`."""
-        if self._frames is None:
-            raise _not_entered()
-        return self._frames.length
+        return self._open_frames.length
 
     async def read_at(self, offset: int, n: int = -1) -> bytes:
         """Return `n` bytes from a position on, fewer only at the end; all the rest for a negative `n`.
 
         Any number of tasks may call this at once. Raises `MessageError` and what the source raises.
         """
-        frames = self._open_frames()
         if offset < 0:
             raise ValueError(f"offset is {offset}; it must be 0 or more")
-        end = frames.length if n < 0 else min(offset + n, frames.length)
-        return await self._read(frames, offset, end, end)
+        async with self._shared():
+            frames = self._open_frames
+            end = frames.length if n < 0 else min(offset + n, frames.length)
+            return await self._read(frames, offset, end, end)
 
     async def _read(self, frames: FrameReader, start: int, end: int, ahead: int) -> bytes:
-        self._running += 1
-        try:
-            self._reads += 1
-            if self._reads % _READS_PER_TURN == 0:
-                await checkpoint()
-            data = await frames.read(start, end, ahead)
-            self._given += len(data)
-            return data
-        except Exception as error:
-            self._failed_by = type(error)
-            raise
-        finally:
-            self._running -= 1
-            if self._closed:
-                await self.aclose()
+        self._reads += 1
+        if self._reads % _READS_PER_TURN == 0:
+            await checkpoint()
+        data = await frames.read(start, end, ahead)
+        self._given += len(data)
+        return data
 
+    @property
     def _open_frames(self) -> FrameReader:
         if self._frames is None:
-            raise _not_entered()
-        if self._closed:
-            raise StreamClosedError("the stream is closed")
+            raise self._not_entered()
         return self._frames
 
     async def read(self, n: int = -1) -> bytes:
@@ -498,8 +485,8 @@ class SeekableDecryptStream:
         Reading on where the last read ended fetches ahead, more each time. After an error the position
         is where it was. Raises `MessageError` and what the source raises.
         """
-        with self._cursor() as frames:
-            return await self._read_on(frames, n)
+        async with self._exclusive():
+            return await self._read_on(self._open_frames, n)
 
     async def _read_on(self, frames: FrameReader, n: int) -> bytes:
         start = self._position
@@ -527,22 +514,12 @@ class SeekableDecryptStream:
             return end
         return min(end + self._ahead, frames.length)
 
-    @contextmanager
-    def _cursor(self) -> Iterator[FrameReader]:
-        frames = self._open_frames()
-        if self._busy:
-            raise StreamBusyError("another task is using the position of this stream: use read_at() instead")
-        self._busy = True
-        try:
-            yield frames
-        finally:
-            self._busy = False
-
     async def readexactly(self, n: int) -> bytes:
         """Return exactly `n` bytes; raises `TruncatedMessageError` where fewer are left, and stays there."""
         if n < 0:
             raise ValueError(f"n is {n}; it must be 0 or more")
-        with self._cursor() as frames:
+        async with self._exclusive():
+            frames = self._open_frames
             missing = self._position + n - frames.length
             if n and missing > 0:
                 raise TruncatedMessageError(f"the stream ends {missing} bytes before the {n} asked for")
@@ -553,19 +530,19 @@ class SeekableDecryptStream:
 
         It may be moved behind the end, where reads return ``b""``.
         """
-        with self._cursor() as frames:
-            if whence not in (io.SEEK_SET, io.SEEK_CUR, io.SEEK_END):
-                raise ValueError(f"whence is {whence}; it must be 0, 1 or 2")
-            position = offset + (0, self._position, frames.length)[whence]
-            if position < 0:
-                raise ValueError(f"the position would be {position}; it must be 0 or more")
-            self._position = position
-            return position
+        self._check_idle()
+        if whence not in (io.SEEK_SET, io.SEEK_CUR, io.SEEK_END):
+            raise ValueError(f"whence is {whence}; it must be 0, 1 or 2")
+        position = offset + (0, self._position, self._open_frames.length)[whence]
+        if position < 0:
+            raise ValueError(f"the position would be {position}; it must be 0 or more")
+        self._position = position
+        return position
 
     def tell(self) -> int:
         """Return the position."""
-        with self._cursor():
-            return self._position
+        self._check_idle()
+        return self._position
 
     def __aiter__(self) -> Self:
         return self
@@ -575,7 +552,3 @@ class SeekableDecryptStream:
         if not chunk:
             raise StopAsyncIteration
         return chunk
-
-
-def _not_entered() -> StreamNotEnteredError:
-    return StreamNotEnteredError("the stream is not open: use it in `async with`")

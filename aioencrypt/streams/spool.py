@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import tempfile
 from collections import deque
-from contextlib import suppress
-from typing import IO
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -14,6 +12,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from aioencrypt.errors import StreamError
 from aioencrypt.format.suites import IV_LENGTH
 from aioencrypt.runtime.offload import in_file_thread
+from aioencrypt.streams.lifecycle import OwnedFile
 
 SPOOL_LENGTH = 8 * 1024 * 1024
 """The number of bytes that wait in memory; what comes after them goes to the temporary file."""
@@ -22,7 +21,7 @@ SPOOL_LENGTH = 8 * 1024 * 1024
 _PIECE_LENGTH = 64 * 1024 * 1024
 
 
-class Spool:
+class Spool(OwnedFile):
     """A queue of chunks: in memory first, then in a temporary file that has no name.
 
     What is on disk is encrypted under a key that exists in this object only, so that neither a crash
@@ -30,9 +29,9 @@ class Spool:
     """
 
     def __init__(self) -> None:
+        super().__init__(lambda: tempfile.TemporaryFile(prefix="aioencrypt-"))
         self._memory: deque[bytes] = deque()
         self._length = 0
-        self._file: IO[bytes] | None = None
         self._aead = AESGCM(os.urandom(32))
         self._lengths: deque[int] = deque()
         self._written = 0
@@ -40,21 +39,20 @@ class Spool:
 
     async def write(self, chunk: bytes) -> None:
         """Add a chunk at the end."""
-        if self._file is None and self._length + len(chunk) <= SPOOL_LENGTH:
+        if not self._lengths and self._length + len(chunk) <= SPOOL_LENGTH:
             self._memory.append(chunk)
             self._length += len(chunk)
             return
         await in_file_thread(lambda: self._write_file(chunk))
 
     def _write_file(self, chunk: bytes) -> None:
-        if self._file is None:
-            self._file = tempfile.TemporaryFile(prefix="aioencrypt-")
-        for start in range(0, len(chunk), _PIECE_LENGTH):
-            piece = memoryview(chunk)[start : start + _PIECE_LENGTH]
-            sealed = self._aead.encrypt(self._written.to_bytes(IV_LENGTH, "big"), piece, None)
-            self._file.write(sealed)
-            self._lengths.append(len(sealed))
-            self._written += 1
+        with self.use() as file:
+            for start in range(0, len(chunk), _PIECE_LENGTH):
+                piece = memoryview(chunk)[start : start + _PIECE_LENGTH]
+                sealed = self._aead.encrypt(self._written.to_bytes(IV_LENGTH, "big"), piece, None)
+                file.write(sealed)
+                self._lengths.append(len(sealed))
+                self._written += 1
 
     async def read(self) -> bytes:
         """Take the next chunk; empty at the end. Nothing is written any more."""
@@ -65,11 +63,10 @@ class Spool:
         return await in_file_thread(self._read_file)
 
     def _read_file(self) -> bytes:
-        if self._file is None:
-            return b""
-        if self._read == 0:
-            self._file.seek(0)
-        sealed = self._file.read(self._lengths.popleft())
+        with self.use() as file:
+            if self._read == 0:
+                file.seek(0)
+            sealed = file.read(self._lengths.popleft())
         try:
             chunk = self._aead.decrypt(self._read.to_bytes(IV_LENGTH, "big"), sealed, None)
         except InvalidTag as error:
@@ -77,14 +74,7 @@ class Spool:
         self._read += 1
         return chunk
 
-    async def aclose(self) -> None:
-        """Drop everything."""
+    def drop(self) -> None:
+        """Drop everything without waiting."""
         self._memory.clear()
-        file, self._file = self._file, None
-        if file is not None:
-            await in_file_thread(lambda: _close(file))
-
-
-def _close(file: IO[bytes]) -> None:
-    with suppress(OSError):  # a full disk refuses once more what is dropped anyway
-        file.close()
+        super().drop()

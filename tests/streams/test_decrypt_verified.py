@@ -35,6 +35,7 @@ from tests.support.streaming import (
     Stalling,
     assert_idle,
     flipped,
+    is_again,
     on_asyncio,
     on_asyncio_and_uvloop,
     plaintext_of,
@@ -137,7 +138,7 @@ async def test_a_bad_end_hands_out_nothing(suite: AlgorithmSuite, size: tuple[in
                 with pytest.raises(expected) as caught:
                     await read(stream)
                 errors.append(caught.value)
-            assert all(error is errors[0] for error in errors)
+            assert all(is_again(error, errors[0]) for error in errors[1:])
             stream.abandon()
         assert not stream.verified
     assert_idle()

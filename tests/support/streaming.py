@@ -102,6 +102,11 @@ class Stalling:
         return b""
 
 
+def is_again(error: BaseException, first: BaseException) -> bool:
+    """Tell whether an error is the first one again, as a fresh exception: a traceback must not grow."""
+    return type(error) is type(first) and error.args == first.args and error.__cause__ is first
+
+
 def threads_at_work() -> int:
     """Count the worker threads that this library keeps busy for this loop."""
     state = loop_states.get()
