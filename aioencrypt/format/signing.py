@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.asymmetric.utils import (
 )
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from aioencrypt.errors import SignatureError
+from aioencrypt.errors import ProviderError, SignatureError
 from aioencrypt.format.suites import SignatureAlgorithm
 
 Signer = Callable[[bytes], bytes]
@@ -32,6 +32,10 @@ _ORDERS = {
         16,
     ),
 }
+
+
+# One random signature in a hundred does not fit, so that so many in a row do not happen.
+_MAX_SIGNATURES = 100
 
 
 class RunningDigest:
@@ -89,17 +93,41 @@ def sign_static_length(algorithm: SignatureAlgorithm, sign: Signer, digest: byte
     """Sign a digest so that the DER signature has the one length that makes messages predictable.
 
     s and order - s are both valid and differ in length except when one of the integers happens to be
-    short, about once in a hundred times; then another signature is made.
+    short, about once in a hundred times; then another signature is made. Raises `ProviderError` for a
+    signer of another curve, for one that repeats itself, and after `_MAX_SIGNATURES`.
     """
     order = _ORDERS[algorithm]
-    while True:
-        signature = sign(digest)
+    refused: set[bytes] = set()
+    while len(refused) < _MAX_SIGNATURES:
+        signature = bytes(sign(digest))
         if len(signature) == algorithm.signature_length:
             return signature
-        r, s = decode_dss_signature(signature)
+        if signature in refused:
+            break
+        refused.add(signature)
+        r, s = _numbers(algorithm, signature)
         signature = encode_dss_signature(r, order - s)
         if len(signature) == algorithm.signature_length:
             return signature
+    raise ProviderError(
+        f"{len(refused)} different signatures of the signer do not have the {algorithm.signature_length} bytes "
+        "that the length of the message counts on; sign with a random nonce, not a deterministic one "
+        "(RFC 6979), so that another attempt gives another length"
+    )
+
+
+def _numbers(algorithm: SignatureAlgorithm, signature: bytes) -> tuple[int, int]:
+    """Return the integers of a signature; raises `ProviderError` for what no signer of this curve makes."""
+    try:
+        r, s = decode_dss_signature(signature)
+    except ValueError as error:
+        raise ProviderError("the signer returned bytes that are no signature in DER") from error
+    order = _ORDERS[algorithm]
+    # Both are shorter than this once in 2**128 signatures.
+    short = max(r, s).bit_length() <= order.bit_length() - 64
+    if short or not (0 < r < order and 0 < s < order):
+        raise ProviderError(f"the signer does not sign on {algorithm.curve}: give it a key on that curve")
+    return r, s
 
 
 def verify(algorithm: SignatureAlgorithm, point: bytes, signature: bytes, digest: bytes) -> None:

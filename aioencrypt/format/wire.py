@@ -20,11 +20,14 @@ def flat_view(view: memoryview) -> memoryview:
 
 
 def immutable(data: bytes | memoryview) -> bytes | memoryview:
-    """Return bytes that stay as they are: what is writable is copied, as its owner may use it again."""
-    if isinstance(data, bytes):
+    """Return bytes that stay as they are: only views on `bytes` are kept, everything else is copied.
+
+    A read-only view says nothing about the buffer behind it, which its owner may still change.
+    """
+    if type(data) is bytes:
         return data
     view = flat_view(memoryview(data))
-    return view if view.readonly else bytes(view)
+    return view if type(view.obj) is bytes else bytes(view)
 
 
 class ByteQueue:

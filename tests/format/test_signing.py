@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 
 import pytest
 from cryptography.hazmat.primitives import hashes
@@ -10,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature, encode_dss_signature
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from aioencrypt.errors import SignatureError
+from aioencrypt.errors import ProviderError, SignatureError
 from aioencrypt.format import SignatureAlgorithm
 from aioencrypt.format.signing import (
     KeySigner,
@@ -92,8 +93,9 @@ def test_a_signature_that_is_too_short_is_turned_into_one_that_fits(algorithm: S
 @each_algorithm
 def test_a_signer_is_asked_again_until_the_length_fits(algorithm: SignatureAlgorithm) -> None:
     fitting = signature_of(algorithm, generate_signing_key(algorithm))
-    # Integers that are far too short fit neither way.
-    answers = iter([encode_dss_signature(1, 1), encode_dss_signature(2**200, 5), fitting])
+    # An r that is far too short fits neither way.
+    too_short = [encode_dss_signature(r, ORDERS[algorithm] // 2) for r in (1, 2**200)]
+    answers = iter([*too_short, fitting])
     asked: list[bytes] = []
 
     def sign(digest: bytes) -> bytes:
@@ -102,6 +104,51 @@ def test_a_signer_is_asked_again_until_the_length_fits(algorithm: SignatureAlgor
 
     assert sign_static_length(algorithm, sign, b"digest") == fitting
     assert asked == [b"digest"] * 3
+
+
+@each_algorithm
+def test_a_signer_that_repeats_itself_is_told_why_that_fails(algorithm: SignatureAlgorithm) -> None:
+    """As deterministic signatures do (RFC 6979), once in a hundred messages."""
+    answer, asked = encode_dss_signature(1, ORDERS[algorithm] // 2), []
+
+    def sign(digest: bytes) -> bytes:
+        asked.append(digest)
+        return answer
+
+    with pytest.raises(ProviderError, match=r"not a deterministic one \(RFC 6979\)"):
+        sign_static_length(algorithm, sign, b"digest")
+    assert len(asked) == 2
+
+
+@each_algorithm
+def test_signatures_that_never_fit_end(algorithm: SignatureAlgorithm) -> None:
+    numbers = itertools.count(1)
+    with pytest.raises(ProviderError, match=r"^100 different signatures of the signer"):
+        sign_static_length(
+            algorithm, lambda _: encode_dss_signature(next(numbers), ORDERS[algorithm] // 2), b"digest"
+        )
+
+
+@pytest.mark.parametrize(("algorithm", "other"), [(P256, P384), (P384, P256)])
+def test_a_signer_of_another_curve_is_refused_at_once(
+    algorithm: SignatureAlgorithm, other: SignatureAlgorithm
+) -> None:
+    signer = KeySigner(other, generate_signing_key(other))
+    asked: list[bytes] = []
+
+    def sign(digest: bytes) -> bytes:
+        asked.append(digest)
+        return signer(digest_of(other))
+
+    with pytest.raises(ProviderError, match=f"the signer does not sign on {algorithm.curve}"):
+        sign_static_length(algorithm, sign, b"digest")
+    assert len(asked) == 1
+
+
+@pytest.mark.parametrize("answer", [b"", b"no DER", bytes(70)])
+def test_a_signer_that_returns_something_else_is_refused(answer: bytes) -> None:
+    with pytest.raises(ProviderError, match="no signature in DER"):
+        sign_static_length(P384, lambda _: answer, b"digest")
 
 
 @each_algorithm

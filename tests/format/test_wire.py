@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import ctypes
+import pickle
 import tracemalloc
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 from hypothesis import given, settings, strategies as st
 
 from aioencrypt.errors import LimitError
-from aioencrypt.format.wire import ByteQueue, Cursor, Short
+from aioencrypt.format.wire import ByteQueue, Cursor, Short, immutable
 
 LARGE = 5000  # above what is gathered
 BLOCK = bytes(range(256)) * 300
@@ -184,3 +188,40 @@ def test_a_limit_holds_for_bytes_that_are_there() -> None:
 def test_a_limit_may_be_reached() -> None:
     cursor, _ = cursor_over(b"0123456789", limit=10)
     assert cursor.take(10) == b"0123456789"
+
+
+BUFFERS: dict[str, Callable[[bytearray], Any]] = {
+    "bytearray": lambda data: data,
+    "view": memoryview,
+    "read-only view": lambda data: memoryview(data).toreadonly(),
+    "part of a view": lambda data: memoryview(data).toreadonly()[:],
+    "view of a view": lambda data: memoryview(memoryview(memoryview(data).toreadonly())),
+    "cast view": lambda data: memoryview(data).cast("H").toreadonly(),
+    "view of two dimensions": lambda data: memoryview(data).cast("B", (2, len(data) // 2)).toreadonly(),
+    "view with steps": lambda data: memoryview(data).toreadonly()[::2],
+    "pickle buffer": lambda data: memoryview(pickle.PickleBuffer(data)).toreadonly(),
+    "ctypes array": lambda data: memoryview((ctypes.c_char * len(data)).from_buffer(data)).toreadonly(),
+}
+
+
+@pytest.mark.parametrize("kind", BUFFERS)
+@pytest.mark.parametrize("length", [2, 100, 100_000])
+def test_what_may_change_later_is_copied(kind: str, length: int) -> None:
+    data = bytearray(range(1, 3)) * (length // 2)
+    view = BUFFERS[kind](data)
+    before = memoryview(view).tobytes()
+    kept = immutable(view)
+    machine = ByteQueue()
+    machine.append(kept)
+    data[:] = bytes(len(data))
+    assert bytes(kept) == before
+    assert machine.take(len(before)) == before
+
+
+def test_bytes_and_views_on_them_are_not_copied() -> None:
+    data = bytes(100)
+    assert immutable(data) is data
+    for view in (memoryview(data), memoryview(memoryview(data))[10:], memoryview(data).cast("H")):
+        kept = immutable(view)
+        assert isinstance(kept, memoryview)
+        assert kept.obj is data
