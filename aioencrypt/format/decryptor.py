@@ -32,6 +32,7 @@ from aioencrypt.errors import (
 from aioencrypt.format import frames
 from aioencrypt.format.batches import BATCH_COST, batch_frames, count_regular
 from aioencrypt.format.body import BodyCipher
+from aioencrypt.format.derivation import SecretBytes
 from aioencrypt.format.header import ContentType, MessageHeader, ReceivedHeader, parse_header
 from aioencrypt.format.signing import RunningDigest
 from aioencrypt.format.suites import IV_LENGTH, TAG_LENGTH
@@ -252,6 +253,7 @@ class MessageDecryptor:
         `TagError`, `SignatureError` where the verification key is missing, and `ValueError` for a
         data key of the wrong length.
         """
+        data_key = SecretBytes(data_key)
         if self.state is not State.LOCKED or self._received is None:
             raise ValueError(f"unlock() in state {self.state.name}")
         header = self._header

@@ -20,6 +20,15 @@ _COMMIT_INFO = b"COMMITKEY"
 _DERIVE_LABEL = b"DERIVEKEY"
 
 
+class SecretBytes(bytes):
+    """Bytes of a key, redacted where they are shown: error reporters send the locals of frames away."""
+
+    def __repr__(self) -> str:
+        return f"<{len(self)} secret bytes>"
+
+    __str__ = __repr__
+
+
 @attrs.frozen
 class MessageKey:
     """The AES-GCM key of one message, and the commitment to it (None for suites without).
@@ -42,6 +51,7 @@ class MessageKey:
 
 def derive_message_key(suite: AlgorithmSuite, data_key: bytes, message_id: bytes) -> MessageKey:
     """Derive the key of a message. Raises `ValueError` for a data key of the wrong length."""
+    data_key = SecretBytes(data_key)
     if len(data_key) != suite.data_key_length:
         raise ValueError(
             f"the data key has {len(data_key)} bytes; {suite.name} needs {suite.data_key_length}"
@@ -51,9 +61,9 @@ def derive_message_key(suite: AlgorithmSuite, data_key: bytes, message_id: bytes
     algorithm = _hash(suite.kdf_hash)
     # The extract step is one HMAC; done once, it serves both keys, as the specification recommends.
     salt = message_id if suite.committing else bytes(algorithm.digest_size)
-    extracted = hmac.digest(salt, data_key, suite.kdf_hash)
+    extracted = SecretBytes(hmac.digest(salt, data_key, suite.kdf_hash))
     info = suite.id_bytes + (_DERIVE_LABEL if suite.committing else message_id)
-    key = HKDFExpand(algorithm, suite.data_key_length, info).derive(extracted)
+    key = SecretBytes(HKDFExpand(algorithm, suite.data_key_length, info).derive(extracted))
     commitment = None
     if suite.committing:
         commitment = HKDFExpand(algorithm, suite.suite_data_length, _COMMIT_INFO).derive(extracted)

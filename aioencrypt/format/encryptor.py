@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from aioencrypt.errors import LimitError, PlaintextLengthError, PolicyError
 from aioencrypt.format.batches import BATCH_COST, batch_frames
 from aioencrypt.format.body import BodyCipher
-from aioencrypt.format.derivation import derive_message_key
+from aioencrypt.format.derivation import SecretBytes, derive_message_key
 from aioencrypt.format.frames import MAX_FRAMES, body_length, frame_count
 from aioencrypt.format.header import (
     MAX_FRAME_LENGTH,
@@ -51,16 +51,8 @@ class MessageEncryptor:
         signer: Signer | None = None,
         batch_cost: float = BATCH_COST,
     ) -> None:
-        if not 1 <= frame_length <= MAX_FRAME_LENGTH:
-            raise ValueError(f"frame_length is {frame_length}; it must be 1 to {MAX_FRAME_LENGTH}")
-        if len(message_id) != algorithm_suite.message_id_length:
-            raise ValueError(
-                f"message_id has {len(message_id)} bytes, not {algorithm_suite.message_id_length}"
-            )
-        if (signer is None) is algorithm_suite.signed:
-            raise ValueError(
-                f"{algorithm_suite.name} and the signer do not fit: a signed suite has one, others none"
-            )
+        data_key = SecretBytes(data_key)
+        _check_arguments(algorithm_suite, message_id, frame_length, signer)
         if plaintext_length is not None:
             _check_frames(frame_count(plaintext_length, frame_length), frame_length)
         key = derive_message_key(algorithm_suite, data_key, message_id)
@@ -191,6 +183,19 @@ class MessageEncryptor:
             return b""
         signature = sign_static_length(algorithm, self._signer, self._running.finish())
         return len(signature).to_bytes(2, "big") + signature
+
+
+def _check_arguments(
+    algorithm_suite: AlgorithmSuite, message_id: bytes, frame_length: int, signer: Signer | None
+) -> None:
+    if not 1 <= frame_length <= MAX_FRAME_LENGTH:
+        raise ValueError(f"frame_length is {frame_length}; it must be 1 to {MAX_FRAME_LENGTH}")
+    if len(message_id) != algorithm_suite.message_id_length:
+        raise ValueError(f"message_id has {len(message_id)} bytes, not {algorithm_suite.message_id_length}")
+    if (signer is None) is algorithm_suite.signed:
+        raise ValueError(
+            f"{algorithm_suite.name} and the signer do not fit: a signed suite has one, others none"
+        )
 
 
 def _check_frames(count: int, frame_length: int) -> None:

@@ -110,8 +110,8 @@ def sign_static_length(algorithm: SignatureAlgorithm, sign: Signer, digest: byte
         if len(signature) == algorithm.signature_length:
             return signature
     raise ProviderError(
-        f"{len(refused)} different signatures of the signer do not have the {algorithm.signature_length} bytes "
-        "that the length of the message counts on; sign with a random nonce, not a deterministic one "
+        f"{len(refused)} different signatures of the signer do not have the {algorithm.signature_length} "
+        "bytes that the length of the message counts on; sign with a random nonce, not a deterministic one "
         "(RFC 6979), so that another attempt gives another length"
     )
 

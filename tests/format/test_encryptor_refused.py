@@ -325,8 +325,9 @@ def test_the_signer_is_asked_at_the_end_and_once(suite: AlgorithmSuite) -> None:
 @each_signed
 def test_the_signer_is_asked_again_until_the_length_fits(suite: AlgorithmSuite) -> None:
     message = build_message(suite, plaintext_of(100), frame_length=16)
-    # Integers that are far too short fit neither way.
-    short = [encode_dss_signature(1, 1), encode_dss_signature(2**100, 7)]
+    # An r that is far too short fits neither way.
+    s = 2 ** (8 * len(digest_of(message)) - 2)
+    short = [encode_dss_signature(1, s), encode_dss_signature(2**100, s)]
     signer = RecordedSigner(*short, message["footer.signature"])
     machine = encryptor(suite, signer=signer, plaintext_length=100)
     assert drive_encryptor(machine, message.plaintext, chunks=30) == message.data
