@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import IO, Protocol, runtime_checkable
@@ -15,7 +14,7 @@ from aioencrypt.errors import MalformedMessageError, TruncatedMessageError
 from aioencrypt.format.wire import flat_view
 from aioencrypt.runtime.offload import in_file_thread
 from aioencrypt.runtime.threads import ThreadLock
-from aioencrypt.streams.blocking_files import PathLike
+from aioencrypt.streams.blocking_files import PathLike, is_special
 from aioencrypt.streams.lifecycle import OwnedFile, drop_all
 from aioencrypt.streams.sources import as_bytes
 
@@ -114,9 +113,8 @@ class FileRangeSource(OwnedFile):
 
 
 def _open_regular(path: PathLike) -> IO[bytes]:
-    if stat.S_ISFIFO(os.stat(path).st_mode):
-        # Opening it waits for its writer, and nobody could cancel that.
-        raise OSError(errno.EINVAL, "not a regular file", str(path))
+    if is_special(path):  # it has no ranges, and opening it may block for ever
+        raise OSError(errno.EINVAL, "not a regular file: read it with open()", str(path))
     return open(path, "rb", buffering=0)
 
 
