@@ -15,7 +15,7 @@ from typing import Any, Generic, Literal, Protocol, TypeVar
 
 import attrs
 
-from aioencrypt.errors import ServiceError
+from aioencrypt.errors import ServiceError, escape_text
 from aioencrypt.format import AlgorithmSuite, MessageHeader
 from aioencrypt.materials import Provenance
 from aioencrypt.runtime.threads import ThreadLock
@@ -45,15 +45,15 @@ class Message:
 
 @attrs.frozen
 class ServiceCall:
-    """An operation of a service on `target`, which is a KMS key or the name of a table.
+    """An operation of a service on `target`, a KMS key or the name of a table.
 
-    `region` is None where the client chooses it.
+    `region` is None if the client chooses it. Texts are escaped, because the target may come from a message.
     """
 
     service: Literal["KMS", "DynamoDB"]
     operation: str
-    target: str
-    region: str | None
+    target: str = attrs.field(converter=escape_text)
+    region: str | None = attrs.field(converter=attrs.converters.optional(escape_text))
 
     def __str__(self) -> str:
         return f"{self.service} {self.operation} {'under' if self.service == 'KMS' else 'on'} {self.target}"
@@ -115,8 +115,8 @@ class ServiceEnd:
 
     seconds: float
     error: type[BaseException] | None
-    code: str | None
-    request_id: str | None
+    code: str | None = attrs.field(converter=attrs.converters.optional(escape_text))
+    request_id: str | None = attrs.field(converter=attrs.converters.optional(escape_text))
 
 
 @attrs.frozen

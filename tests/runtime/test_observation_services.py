@@ -368,3 +368,12 @@ async def test_managers_are_told_apart_from_branch_keys(notes: Notes, kms: InMem
         ("hit", "data keys"),
         ("hit", "branch keys"),
     ]
+
+
+def test_text_of_a_message_is_escaped_for_observers() -> None:
+    forged = "key/1234\n2026-11-30 ERROR forged \x1b[31m"
+    call = ServiceCall("KMS", "Decrypt", forged, "eu\nwest")
+    end = ServiceEnd(0.1, None, "Denied\n", "id\x1b")
+    for text in (call.target, call.region, str(call), end.code, end.request_id):
+        assert text is not None
+        assert text.isprintable()
