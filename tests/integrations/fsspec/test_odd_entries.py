@@ -68,7 +68,7 @@ def assert_listed(fs: Any, path: str, known: dict[str, int], unknown: dict[str, 
         for key, reason in unknown.items():
             assert found[key]["size"] is None, (name, key)
             assert reason in found[key]["size_unknown"], (name, key)
-    with pytest.warns(UserWarning, match=rf"du counts {len(unknown)} of \d+ files as 0 bytes"):
+    with pytest.warns(UserWarning, match=r"du counts \d+ of \d+ files as 0 bytes"):
         assert fs.du(path) == sum(known.values())
 
 
