@@ -12,7 +12,7 @@ from anyio import EndOfStream
 from anyio.abc import ByteReceiveStream
 from anyio.lowlevel import checkpoint
 
-from aioencrypt.errors import TruncatedMessageError, UnverifiedStreamError
+from aioencrypt.errors import StreamError, TruncatedMessageError, UnverifiedStreamError
 from aioencrypt.runtime.observation import MessageOperation, Tally, current, watch_message
 from aioencrypt.streams.lifecycle import Closable, Lifecycle
 from aioencrypt.streams.sources import Reader
@@ -66,6 +66,7 @@ class ByteStream(Lifecycle):
         self._last_length = 0
         self._buffer = memoryview(b"")
         self._ended = False
+        self._iterated = False
         self._abandoned = False
         self._reads = 0
         self._taken = self._given = 0
@@ -236,12 +237,16 @@ class ByteStream(Lifecycle):
         raise ValueError(f"a line is longer than limit={limit} bytes; read() the rest, or raise the limit")
 
     def __aiter__(self) -> Self:
+        # A client that sends a request again would send an empty body, and get a success for it.
+        if self._iterated:
+            raise StreamError("the stream was iterated to its end: make another one to send it again")
         return self
 
     async def __anext__(self) -> bytes:
         async with self._exclusive():
             chunk = await self._chunk()
         if not chunk:
+            self._iterated = True
             raise StopAsyncIteration
         return chunk
 
@@ -266,6 +271,8 @@ class _AnyioStream(ByteReceiveStream):
         self._stream = stream
 
     async def receive(self, max_bytes: int = 65536) -> bytes:
+        if max_bytes < 1:
+            raise ValueError(f"max_bytes is {max_bytes}; it must be 1 or more")
         data = await self._stream.read(max_bytes)
         if not data:
             raise EndOfStream

@@ -17,6 +17,9 @@ from aioencrypt.streams.lifecycle import OwnedFile
 SPOOL_LENGTH = 8 * 1024 * 1024
 """The number of bytes that wait in memory; what comes after them goes to the temporary file."""
 
+# After so many chunks, short ones are joined: the objects of two-byte frames cost 28 times their content.
+_MANY_CHUNKS = 1024
+_SHORT_CHUNK = 4096
 # `AESGCM` takes at most 2**31 - 1 bytes, and a frame without a limit may have more.
 _PIECE_LENGTH = 64 * 1024 * 1024
 
@@ -40,6 +43,10 @@ class Spool(OwnedFile):
     async def write(self, chunk: bytes) -> None:
         """Add a chunk at the end."""
         if not self._lengths and self._length + len(chunk) <= SPOOL_LENGTH:
+            if len(self._memory) >= _MANY_CHUNKS and len(self._memory[-1]) < _SHORT_CHUNK:
+                chunk_before = self._memory.pop()
+                self._length -= len(chunk_before)
+                chunk = chunk_before + chunk
             self._memory.append(chunk)
             self._length += len(chunk)
             return

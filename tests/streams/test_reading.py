@@ -174,9 +174,69 @@ async def test_single_bytes_from_a_buffer_let_the_loop_go_on(
         group.cancel_scope.cancel()
 
 
+async def test_iterating_again_after_the_end_is_an_error() -> None:
+    """A client that sends a request a second time must not send an empty body."""
+    async with Chunks(b"abc", b"def") as stream:
+        async for _ in stream:
+            break
+        assert [chunk async for chunk in stream] == [b"def"]
+        with pytest.raises(StreamError, match="iterated to its end"):
+            aiter(stream)
+        with pytest.raises(StopAsyncIteration):
+            await anext(stream)
+        assert await stream.read() == b""
+    async with Chunks(b"abc") as stream:
+        assert await stream.readexactly(3) == b"abc"
+        assert [chunk async for chunk in stream] == []
+
+
+async def test_leaving_hands_the_closing_to_the_call_that_still_runs() -> None:
+    class Waiting(Chunks):
+        async def _next_chunk(self) -> bytes:
+            started.set()
+            await gate.wait()
+            return b""
+
+    for error in (None, LookupError()):
+        started, gate = anyio.Event(), anyio.Event()
+        stream = Waiting(b"abc")
+        await stream.__aenter__()
+        async with anyio.create_task_group() as group:
+            group.start_soon(stream.read)
+            await started.wait()
+            if error is None:
+                with pytest.raises(UnverifiedStreamError):
+                    await stream.__aexit__(None, None, None)
+            else:
+                await stream.__aexit__(type(error), error, None)
+            assert stream.released == 0
+            gate.set()
+        assert stream.released == 1
+
+
+async def test_errors_that_are_raised_again_have_no_longer_tracebacks() -> None:
+    class Failing(Chunks):
+        async def _next_chunk(self) -> bytes:
+            raise SignatureError("bad")
+
+    lengths = set()
+    async with Failing(b"abc") as stream:
+        with pytest.raises(SignatureError) as first:
+            await stream.read()
+        for _ in range(50):
+            with pytest.raises(SignatureError) as again:
+                await stream.read()
+            lengths.add(len(again.traceback))
+            assert is_again(again.value, first.value)
+        stream.abandon()
+    assert len(lengths) == 1
+
+
 async def test_as_anyio_ends_with_an_exception() -> None:
     async with Chunks(b"abc", b"def") as stream:
         receiving = stream.as_anyio()
+        with pytest.raises(ValueError, match="max_bytes is 0"):
+            await receiving.receive(0)
         assert await receiving.receive(2) == b"ab"
         assert [chunk async for chunk in receiving] == [b"c", b"def"]
         for _ in range(2):

@@ -183,3 +183,11 @@ async def test_closing_on_a_full_disk_raises_nothing() -> None:
     with file_size_limit(5):
         await spool.aclose()
     assert file.closed
+
+
+@on_asyncio
+async def test_tiny_chunks_cost_little_more_than_their_bytes() -> None:
+    spool = await filled(*[b"ab"] * 100_000)
+    assert len(spool._memory) < 2000
+    assert b"".join(await drained(spool)) == b"ab" * 100_000
+    await spool.aclose()
