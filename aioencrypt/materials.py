@@ -15,6 +15,7 @@ from aioencrypt.errors import Operation
 from aioencrypt.format import AlgorithmSuite, CommitmentPolicy, EncryptedDataKey
 from aioencrypt.format.context import odd_serializations, read_only, serialize_context
 from aioencrypt.format.signing import Signer
+from aioencrypt.runtime.arguments import check_choice
 
 
 def _context(**changes: Any) -> Any:
@@ -23,6 +24,18 @@ def _context(**changes: Any) -> Any:
 
 def _data_keys(keys: Iterable[EncryptedDataKey]) -> tuple[EncryptedDataKey, ...]:
     return tuple(keys)
+
+
+def _policy(policy: CommitmentPolicy) -> CommitmentPolicy:
+    return check_choice("commitment_policy", policy, CommitmentPolicy)
+
+
+def _suite(suite: AlgorithmSuite) -> AlgorithmSuite:
+    return check_choice("algorithm_suite", suite, AlgorithmSuite)
+
+
+def _suite_or_none(suite: AlgorithmSuite | None) -> AlgorithmSuite | None:
+    return None if suite is None else _suite(suite)
 
 
 def _required() -> Any:
@@ -55,7 +68,7 @@ def refuse_copy(value: object) -> NoReturn:
 class DataKeyRequest:
     """What a master key gets to know. `encrypted_data_keys` is empty when encrypting."""
 
-    algorithm_suite: AlgorithmSuite
+    algorithm_suite: AlgorithmSuite = attrs.field(converter=_suite)
     encryption_context: Mapping[str, str] = _context(factory=dict)
     encrypted_data_keys: tuple[EncryptedDataKey, ...] = attrs.field(default=(), converter=_data_keys)
 
@@ -101,9 +114,9 @@ class EncryptionMaterialsRequest:
     is the length of the plaintext in bytes, or an upper bound of it; None where neither is known.
     """
 
-    commitment_policy: CommitmentPolicy
+    commitment_policy: CommitmentPolicy = attrs.field(converter=_policy)
     encryption_context: Mapping[str, str] = _context(factory=dict)
-    algorithm_suite: AlgorithmSuite | None = None
+    algorithm_suite: AlgorithmSuite | None = attrs.field(default=None, converter=_suite_or_none)
     plaintext_length: int | None = None
     required_encryption_context_keys: frozenset[str] = _required()
 
@@ -136,8 +149,8 @@ class DecryptionMaterialsRequest:
     `reproduced_encryption_context` those that the caller gave.
     """
 
-    algorithm_suite: AlgorithmSuite
-    commitment_policy: CommitmentPolicy
+    algorithm_suite: AlgorithmSuite = attrs.field(converter=_suite)
+    commitment_policy: CommitmentPolicy = attrs.field(converter=_policy)
     encrypted_data_keys: tuple[EncryptedDataKey, ...] = attrs.field(converter=_data_keys)
     encryption_context: Mapping[str, str] = _context(factory=dict)
     reproduced_encryption_context: Mapping[str, str] = _context(factory=dict)

@@ -35,6 +35,7 @@ from aioencrypt import (
     SignatureError,
     decrypt,
 )
+from aioencrypt.runtime.arguments import describe_type
 from tests.support.messages import build_message, example_data_key, example_signing_key, public_key_pair
 from tests.support.providers import CONTEXT, SUITE, OwnKey, OwnProvider, asking
 from tests.support.streaming import SIGNED, on_asyncio
@@ -96,7 +97,7 @@ def reading(
 )
 def test_it_takes_a_provider(wrong: object) -> None:
     with pytest.raises(
-        TypeError, match=rf"^DefaultCMM takes a master key or a provider, not {type(wrong).__name__}$"
+        TypeError, match=rf"^DefaultCMM takes a master key or a provider, not {describe_type(wrong)}(: |$)"
     ):
         DefaultCMM(wrong)  # type: ignore[arg-type]
 

@@ -18,7 +18,10 @@ from aioencrypt import (
     AsyncCache,
     CachingCMM,
     CommitmentPolicy,
+    DataKeyRequest,
+    DecryptionMaterialsRequest,
     EncryptionClient,
+    EncryptionMaterialsRequest,
     KMSMasterKeyProvider,
     KMSRSAMasterKey,
     Limits,
@@ -64,6 +67,27 @@ CHOICES: list[tuple[str, type[enum.Enum], Callable[[Any], object]]] = [
         "multi_region",
         MultiRegion,
         lambda value: KMSMasterKeyProvider(["alias/a"], multi_region=value),
+    ),
+]
+POLICY = CommitmentPolicy.REQUIRE_ENCRYPT_REQUIRE_DECRYPT
+CHOICES += [
+    ("algorithm_suite", AlgorithmSuite, lambda value: DataKeyRequest(algorithm_suite=value)),
+    (
+        "algorithm_suite",
+        AlgorithmSuite,
+        lambda value: EncryptionMaterialsRequest(commitment_policy=POLICY, algorithm_suite=value),
+    ),
+    (
+        "commitment_policy",
+        CommitmentPolicy,
+        lambda value: EncryptionMaterialsRequest(commitment_policy=value),
+    ),
+    (
+        "commitment_policy",
+        CommitmentPolicy,
+        lambda value: DecryptionMaterialsRequest(
+            commitment_policy=value, algorithm_suite=next(iter(AlgorithmSuite)), encrypted_data_keys=()
+        ),
     ),
 ]
 each_choice = pytest.mark.parametrize(("name", "kind", "call"), CHOICES, ids=[row[0] for row in CHOICES])
