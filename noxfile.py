@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import pathlib
 import shutil
 from pathlib import Path
 
 import nox
 
 nox.needs_version = ">=2024.10.9"
+nox.options.error_on_missing_interpreters = True
 nox.options.default_venv_backend = "uv|virtualenv"
 nox.options.sessions = ["tests", "lint", "types"]
 
@@ -51,6 +53,34 @@ def tests(session: nox.Session) -> None:
     # Each process collects all tests first, so that more of them gain little.
     processes = ["--numprocesses=logical", "--maxprocesses=4", "--dist=worksteal"]
     session.run("pytest", *processes, "--cov", *part, *session.posargs)
+
+
+def interpreter(version: str) -> str:
+    """Return the path of a Python that pyenv has installed, or its version for nox to find it elsewhere."""
+    pyenv = pathlib.Path(os.environ.get("PYENV_ROOT", "~/.pyenv")).expanduser()
+    path = pyenv / "versions" / version / "bin" / "python"
+    return str(path) if path.exists() else version
+
+
+def tests_on(session: nox.Session, version: str) -> None:
+    """Run the tests on another Python, without coverage; fails where that exact version is missing."""
+    found = session.run("python", "-c", "import platform; print(platform.python_version())", silent=True)
+    if str(found).strip() != version:
+        session.error(f"this is Python {found}: install {version}, e.g. pyenv install {version}")
+    install(session, "tests", "demo")
+    session.run("pytest", "--numprocesses=logical", "--maxprocesses=4", "--dist=worksteal", *session.posargs)
+
+
+@nox.session(name="tests-3.12", python=interpreter("3.12.1"))
+def tests_3_12(session: nox.Session) -> None:
+    """Run the tests on Python 3.12.1, which crashes on views that outlive their buffer."""
+    tests_on(session, "3.12.1")
+
+
+@nox.session(name="tests-3.13", python=interpreter("3.13.0"))
+def tests_3_13(session: nox.Session) -> None:
+    """Run the tests on Python 3.13.0."""
+    tests_on(session, "3.13.0")
 
 
 @nox.session(name="interop-old")
