@@ -155,7 +155,8 @@ class Attempt:
     error: Exception
 
     def __str__(self) -> str:
-        return f"{self.operation} under {self.provider_id} {self.key_id}: {describe(self.error)}"
+        text = f"{self.operation} under {self.provider_id} {self.key_id}: {describe(self.error)}"
+        return escape_text(text, 5000)
 
 
 # A stranger's header may have thousands of data keys that belong to one key. They must not make a text, and a

@@ -256,3 +256,9 @@ def test_errors_are_copied_and_pickled_whole(
 def test_text_of_strangers_is_escaped(text: str, escaped: str) -> None:
     assert escape_text(text) == escaped
     assert escape_text(text).isprintable()
+
+
+def test_an_attempt_is_one_line_whatever_the_key_and_its_error_say() -> None:
+    attempt = Attempt("decrypt", "a\nb", "c\x1b[31m", ValueError("d\u2028e"))
+    assert str(attempt) == r"decrypt under a\nb c\x1b[31m: ValueError: d\u2028e"
+    assert str(ProviderError("no", [attempt])).isprintable()

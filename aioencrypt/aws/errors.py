@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import anyio
 
-from aioencrypt.errors import EncryptionError, ServiceError, describe
+from aioencrypt.errors import EncryptionError, ServiceError, describe, escape_text
 from aioencrypt.runtime.observation import ServiceCall, watching_call
 
 T = TypeVar("T")
@@ -58,12 +58,12 @@ def service_error(error: Exception) -> ServiceError:
     """Return what an exception of a client means, by its shape."""
     response = getattr(error, "response", None)
     if not isinstance(response, Mapping) or not isinstance(response.get("Error"), Mapping):
-        message = describe(error)
+        message = escape_text(describe(error), 2000)
         if type(error).__name__ in _ADVICE:
             message = f"{message}; {_ADVICE[type(error).__name__]}"
         return ServiceError(message, retryable=_is_connection_error(error))
-    code = str(response["Error"].get("Code") or "unknown")
-    message = str(response["Error"].get("Message") or "no message")
+    code = escape_text(str(response["Error"].get("Code") or "unknown"))
+    message = escape_text(str(response["Error"].get("Message") or "no message"), 2000)
     if code in _ADVICE:
         message = f"{message}; {_ADVICE[code]}"
     status = _metadata(response).get("HTTPStatusCode")
@@ -78,7 +78,7 @@ def _metadata(response: object) -> Mapping[str, Any]:
 
 def _request_id(response: object) -> str | None:
     request_id = _metadata(response).get("RequestId")
-    return None if request_id is None else str(request_id)
+    return None if request_id is None else escape_text(str(request_id))
 
 
 def _is_connection_error(error: Exception) -> bool:

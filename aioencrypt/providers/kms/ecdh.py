@@ -12,7 +12,7 @@ import attrs
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from aioencrypt.aws.connection import AWSConnection, EntersConnection
-from aioencrypt.errors import AttemptLog, ProviderClosedError, ProviderError
+from aioencrypt.errors import AttemptLog, ProviderClosedError, ProviderError, escape_text
 from aioencrypt.format import EncryptedDataKey
 from aioencrypt.materials import DataKey, DataKeyRequest
 from aioencrypt.providers.base import DecryptedDataKey, MasterKey, attempt, checkpoint_every, no_data_key
@@ -200,7 +200,7 @@ class KMSECDHMasterKey(EntersConnection, MasterKey):
         arn = self._answering(answer, self._arn)
         usage = text_of(answer, "KeyUsage")
         if usage != "KEY_AGREEMENT":
-            raise ProviderError(f"the KMS key {arn} is for {usage}, not for KEY_AGREEMENT")
+            raise ProviderError(f"the KMS key {arn} is for {escape_text(usage)}, not for KEY_AGREEMENT")
         try:
             public_key = load_public_key(bytes_of(answer, "PublicKey"), "the public key of the KMS key")
             if self._peer:
@@ -209,7 +209,7 @@ class KMSECDHMasterKey(EntersConnection, MasterKey):
             raise ProviderError(str(error)) from error
         if text_of(answer, "KeySpec") != public_key.curve.kms_name:
             raise ProviderError(
-                f"KMS says that {arn} is of {answer['KeySpec']}, and gives another public key"
+                f"KMS says that {arn} is of {escape_text(answer['KeySpec'])}, and gives another public key"
             )
         return _OwnKey(public_key, arn)
 
