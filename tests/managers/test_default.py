@@ -427,3 +427,15 @@ async def test_the_provider_cannot_open() -> None:
     with pytest.raises(ProviderError, match="does not open") as caught:
         await DefaultCMM(key).decrypt_materials(reading(key, wrapped_with={"tenant": "43"}))
     assert [attempt.operation for attempt in caught.value.attempts] == ["decrypt"]
+
+
+async def test_a_context_that_its_public_key_makes_too_long_costs_no_call() -> None:
+    """A manager may have added pairs to the context that the client checked."""
+    key = OwnKey("a")
+    request = EncryptionMaterialsRequest(
+        commitment_policy=CommitmentPolicy.REQUIRE_ENCRYPT_REQUIRE_DECRYPT,
+        encryption_context={"k": "v" * 65528},
+    )
+    with pytest.raises(ValueError, match="above the 65535 of the message format"):
+        await DefaultCMM(key).get_encryption_materials(request)
+    assert key.log == []
