@@ -143,7 +143,6 @@ def test_only_threads_makes_locks_between_threads() -> None:
 
 # Being removed.
 LEFT = {
-    "_ending",
     "(encryption_client or EncryptionClient())._decrypt_options",
     "client._decrypt_options",
     "stream._finished",

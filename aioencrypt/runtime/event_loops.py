@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import inspect
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
 from contextvars import Context, copy_context
 from typing import Any, Generic, TypeVar
 from weakref import WeakKeyDictionary, ref
@@ -112,6 +113,18 @@ def loop_caller() -> Callable[[Call], None]:
             return
 
     return call
+
+
+def start_in_loop(loop: Any, function: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Start a function in an event loop of asyncio, from any thread. Does nothing if the loop has ended."""
+
+    def start() -> None:
+        task = loop.create_task(function())
+        _tasks.add(task)
+        task.add_done_callback(_tasks.discard)
+
+    with suppress(RuntimeError):
+        loop.call_soon_threadsafe(start)
 
 
 class BackgroundTask:

@@ -348,9 +348,9 @@ async def test_a_wrong_signature_is_told(notes: Notes) -> None:
     assert [(note.message.outcome, note.message.error) for note in notes.began[2:]] == [
         ("failed", SignatureError)
     ] * 2
-    # The last frame was opened, and not handed out.
+    # The last frame is empty. It was opened, and not handed out.
     assert [note.message.tally.frames for note in notes.began[2:]] == [0, 6]
-    assert [note.message.tally.plaintext_length for note in notes.began[2:]] == [0, 4 * FRAME]
+    assert [note.message.tally.plaintext_length for note in notes.began[2:]] == [0, 5 * FRAME]
 
 
 def footer_of(message: bytes) -> bytes:

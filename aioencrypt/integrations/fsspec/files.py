@@ -14,9 +14,9 @@ from typing import Any
 
 from fsspec.asyn import sync
 
-from aioencrypt.integrations.fsspec.provider import leave_to_loop
 from aioencrypt.integrations.fsspec.target import TargetRanges, TargetWriter
 from aioencrypt.integrations.fsspec.types import AsyncFile, BufferedFile, Cache
+from aioencrypt.runtime.event_loops import start_in_loop
 from aioencrypt.runtime.threads import ThreadLock
 from aioencrypt.streams.seekable import SeekableDecryptStream
 
@@ -228,7 +228,7 @@ class WriteFile(BufferedFile):
             self.closed = True
             warnings.warn(f"{self!r} was not closed, and is dropped", ResourceWarning, 2, self)
             with suppress(RuntimeError):  # a forked process has no loop to leave it to, and no right
-                leave_to_loop(self.fs.loop, self._writer.discard)
+                start_in_loop(self.fs.loop, self._writer.discard)
 
 
 class WaitingFile:

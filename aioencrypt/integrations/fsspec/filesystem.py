@@ -37,7 +37,7 @@ from aioencrypt.integrations.fsspec.files import (
     WriteFile,
 )
 from aioencrypt.integrations.fsspec.paths import PathsFileSystem
-from aioencrypt.integrations.fsspec.provider import GivenProvider, OpenProviders, Option, leave_to_loop
+from aioencrypt.integrations.fsspec.provider import GivenProvider, OpenProviders, Option
 from aioencrypt.integrations.fsspec.target import (
     FileReplacedError,
     TargetRanges,
@@ -47,7 +47,7 @@ from aioencrypt.integrations.fsspec.target import (
 )
 from aioencrypt.rewrap import Keep, RewrapResult, rewrap_stream
 from aioencrypt.runtime.arguments import check_choice
-from aioencrypt.runtime.event_loops import running_loop
+from aioencrypt.runtime.event_loops import running_loop, start_in_loop
 from aioencrypt.runtime.offload import in_file_thread, read_in_thread
 from aioencrypt.streams.files import FileOutput, FileReader, MessageSink
 
@@ -479,6 +479,6 @@ def _leave(loop: Any, providers: OpenProviders, pid: int) -> None:
     with suppress(Exception):  # there is nobody to be told
         here = running_async() and running_loop() is loop
         if here:
-            leave_to_loop(loop, providers.aclose)
+            start_in_loop(loop, providers.aclose)
         else:
             sync(loop, providers.aclose, timeout=_SECONDS_TO_LEAVE)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import logging
 import pickle
-from collections.abc import Callable, Coroutine, Hashable
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, suppress
+from collections.abc import Callable, Hashable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from importlib import import_module
 from operator import attrgetter
 from typing import Any
@@ -27,22 +27,6 @@ _OTHER_PROCESSES = (
 
 GivenProvider = Provider | Callable[[], Provider] | str
 """A provider, a function that makes one, or where to import either: ``"package.module:name"``."""
-
-
-# A loop does not keep its tasks alive.
-_ending: set[Any] = set()
-
-
-def leave_to_loop(loop: Any, function: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    """Have a loop end something, for callers who cannot wait; nothing happens where it has ended itself."""
-
-    def start() -> None:
-        task = loop.create_task(function())
-        _ending.add(task)
-        task.add_done_callback(_ending.discard)
-
-    with suppress(RuntimeError):
-        loop.call_soon_threadsafe(start)
 
 
 class Option:

@@ -31,7 +31,7 @@ from aioencrypt import (
     RawAESMasterKey,
 )
 from aioencrypt.integrations.fsspec import EncryptedFileSystem
-from aioencrypt.integrations.fsspec.provider import OpenProviders, Option, _ending
+from aioencrypt.integrations.fsspec.provider import OpenProviders, Option
 from aioencrypt.runtime.event_loops import running_loop
 from tests.support.encrypted_fs import PROVIDER, WRAPPING_KEY, make_provider, memory, over
 from tests.support.pages import ROOT
@@ -161,7 +161,7 @@ def test_a_provider_is_left_when_the_file_system_goes_on_its_own_loop() -> None:
         gc.collect()
         assert provider.left == []
         await asyncio.sleep(0)
-        await asyncio.wait(_ending)
+        await asyncio.wait(asyncio.all_tasks() - {asyncio.current_task()})
 
     sync(loop, drop)
     assert provider.left == [loop]

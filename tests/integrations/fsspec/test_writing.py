@@ -20,7 +20,6 @@ from fsspec.implementations.local import LocalFileSystem
 from fsspec.spec import AbstractBufferedFile
 
 from aioencrypt import AWSConnection, KMSMasterKeyProvider, ProviderError
-from aioencrypt.integrations.fsspec.provider import _ending
 from aioencrypt.testing import InMemoryKMS
 from tests.support.encrypted_fs import PROVIDER, AsyncMemoryFileSystem, memory, over
 from tests.support.streaming import plaintext_of
@@ -183,8 +182,8 @@ def test_a_file_may_be_written_while_an_older_exception_is_handled() -> None:
 
 async def ended() -> None:
     """Wait for what was left to the loop to end."""
-    while _ending:
-        await asyncio.wait(_ending)
+    while others := asyncio.all_tasks() - {asyncio.current_task()}:
+        await asyncio.wait(others)
 
 
 def test_a_file_that_nobody_closes_is_dropped(target: Any, path: str) -> None:
