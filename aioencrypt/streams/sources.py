@@ -23,6 +23,7 @@ from typing import Any, BinaryIO, Protocol
 import anyio
 from anyio.abc import ByteReceiveStream, ObjectReceiveStream
 
+from aioencrypt.errors import StreamError
 from aioencrypt.format.wire import flat_view
 from aioencrypt.streams.blocking_files import read_file_object
 
@@ -142,7 +143,12 @@ def open_source(source: object) -> Reader:
         raise TypeError(f"a str is not a source of bytes: encode text, or {_FILE_ADVICE}")
     if isinstance(source, ByteReceiveStream | ObjectReceiveStream):
         return _from_receive_stream(source)
-    return _known_method(_content_of(source) or source) or _from_read_or_iterator(source)
+    content = _content_of(source)
+    if content and _is_used_up(content):
+        return _from_used_up(source)
+    if _is_used_up(source) or (inspect.isasyncgen(source) and source.ag_frame is None):
+        raise StreamError("the source was read to its end before: give another one, or the bytes themselves")
+    return _known_method(content or source) or _from_read_or_iterator(source)
 
 
 def open_plaintext(source: object) -> Reader:
@@ -176,21 +182,51 @@ def _content_of(source: Any) -> Any:
 def _known_method(source: Any) -> Reader | None:
     """Return a reader by a method that gives better pieces than `read` or iteration."""
     # aiohttp StreamReader: whatever is buffered, instead of lines
-    if callable(getattr(source, "iter_any", None)):
-        return _from_iterator(source.iter_any(), ours=True)
+    if pieces := _pieces(source, "iter_any"):
+        return _from_iterator(pieces, ours=True)
     # aiohttp BodyPartReader: iterating gives the whole part at once
     if callable(getattr(source, "read_chunk", None)):
         return _from_part(source)
     # httpx Response
-    if callable(getattr(source, "aiter_bytes", None)):
-        return _from_iterator(source.aiter_bytes(), ours=True)
+    if pieces := _pieces(source, "aiter_bytes"):
+        return _from_iterator(pieces, ours=True)
     # aiobotocore StreamingBody: iterating gives pieces of 1 KiB
-    if callable(getattr(source, "iter_chunks", None)):
-        return _from_iterator(source.iter_chunks(_READ_LENGTH), ours=True)
+    if pieces := _pieces(source, "iter_chunks", _READ_LENGTH):
+        return _from_iterator(pieces, ours=True)
     # Starlette Request
     if inspect.isasyncgenfunction(getattr(source, "stream", None)):
         return _from_iterator(source.stream(), ours=True)
     return None
+
+
+def _pieces(source: Any, name: str, *arguments: int) -> AsyncIterable[Any] | None:
+    """Return what a method iterates over; None where that is not async, as with the bodies of boto3."""
+    method = getattr(source, name, None)
+    pieces = method(*arguments) if callable(method) else None
+    return pieces if isinstance(pieces, AsyncIterable) else None
+
+
+def _is_used_up(content: Any) -> bool:
+    """Tell whether a body of aiohttp had bytes, and all of them were read before."""
+    at_eof = getattr(content, "at_eof", None)
+    return callable(at_eof) and bool(at_eof()) and getattr(content, "total_bytes", 0) > 0
+
+
+def _from_used_up(source: Any) -> Reader:
+    """Read what aiohttp keeps of a body that was read with `read()`."""
+    rest: list[bytes] = []
+    started = False
+
+    async def read() -> bytes:
+        nonlocal started
+        if not started:
+            started = True
+            if not (kept := as_bytes(await source.read())):
+                raise StreamError("the source was read before, so nothing is left: give the bytes themselves")
+            rest.append(kept)
+        return rest.pop() if rest else b""
+
+    return _Reader(read)
 
 
 def _from_read_or_iterator(source: Any) -> Reader:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from typing import Any, cast
@@ -15,13 +16,14 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 from anyio.lowlevel import checkpoint
+from botocore.response import StreamingBody
 from starlette.applications import Starlette
 from starlette.datastructures import UploadFile
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from aioencrypt import Source, decrypt, encrypt
+from aioencrypt import Source, StreamError, decrypt, encrypt
 from tests.support.moto import moto_server
 from tests.support.streaming import KEY, in_chunks, on_asyncio, on_asyncio_and_uvloop, plaintext_of
 
@@ -314,3 +316,51 @@ async def test_a_part_of_a_form_that_is_cut_off_makes_no_message() -> None:
             async with session.put(server.make_url("/"), data=form, headers=headers) as answer:
                 assert answer.status == 200
     assert len(caught) == 3
+
+
+@pytest.mark.anyio
+@on_asyncio
+@pytest.mark.parametrize("how", ["read", "iterated"])
+async def test_a_request_that_was_read_before_never_makes_an_empty_message(how: str) -> None:
+    results: list[Any] = []
+
+    async def put(request: web.Request) -> web.Response:
+        if how == "read":
+            await request.read()
+        else:
+            async for _ in request.content.iter_any():
+                pass
+        for source in (request, request.content):
+            try:
+                message, _ = await encrypt(cast(Source, source), KEY)
+                results.append((await decrypt(message, KEY)).plaintext)
+            except StreamError as error:
+                results.append(type(error))
+        return web.Response()
+
+    app = web.Application()
+    app.router.add_put("/", put)
+    async with (
+        TestServer(app) as server,
+        aiohttp.ClientSession() as session,
+        session.put(server.make_url("/"), data=in_chunks(b"abc" * 100, 50)) as answer,
+    ):
+        assert answer.status == 200
+    assert results == [b"abc" * 100 if how == "read" else StreamError, StreamError]
+
+
+@pytest.mark.anyio
+@on_asyncio
+async def test_a_generator_that_was_used_up_is_refused() -> None:
+    chunks = in_chunks(b"abc", 1)
+    assert [chunk async for chunk in chunks] == [b"a", b"b", b"c"]
+    with pytest.raises(StreamError, match="read to its end before"):
+        await encrypt(chunks, KEY)
+
+
+@pytest.mark.anyio
+@on_asyncio
+async def test_a_body_of_boto3_is_read_as_a_file() -> None:
+    body = StreamingBody(io.BytesIO(b"abc" * 1000), 3000)  # type: ignore[no-untyped-call,unused-ignore]
+    message, _ = await encrypt(cast(Source, body), KEY)
+    assert (await decrypt(message, KEY)).plaintext == b"abc" * 1000
