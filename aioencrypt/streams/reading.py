@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Coroutine, Generator, Sequence
+from collections.abc import Sequence
 from io import BytesIO
+from time import perf_counter
 from types import TracebackType
-from typing import Any, ClassVar, Self
+from typing import ClassVar, Self
 
 from anyio import EndOfStream
 from anyio.abc import ByteReceiveStream
@@ -25,27 +26,9 @@ _SOURCE_READS_PER_TURN = 32
 # gathered into larger batches, up to so many bytes. If it waits after all, they are late by that one wait.
 _READS_AHEAD = 8
 _WORTH_GATHERING = 16 * 1024
+# A read that took longer had to wait: one that does not takes a few microseconds.
+_WAITED_SECONDS = 50e-6
 _GATHERED = 512 * 1024
-
-
-class _Begun(Generator[Any, Any, bytes]):
-    """The rest of a coroutine that waits. Its first step, taken to see whether it does, comes first."""
-
-    def __init__(self, coroutine: Coroutine[Any, Any, bytes], first: Any) -> None:
-        self._coroutine = coroutine
-        self._first = [first]
-
-    def __await__(self) -> Self:
-        return self
-
-    def send(self, value: Any) -> Any:
-        return self._first.pop() if self._first else self._coroutine.send(value)
-
-    def throw(self, *error: Any) -> Any:
-        return self._coroutine.throw(*error)
-
-    def close(self) -> None:
-        self._coroutine.close()
 
 
 class ByteStream(Lifecycle):
@@ -130,18 +113,14 @@ class ByteStream(Lifecycle):
         self._source_reads += 1
         if self._source_reads % _SOURCE_READS_PER_TURN == 0:
             await checkpoint()
-        read = self._reader.read()
-        waited = False
+        start = perf_counter()
         try:
-            first = read.send(None)
-            waited = True
-            data: bytes = await _Begun(read, first)
-        except StopIteration as read_at_once:
-            data = read_at_once.value
+            data = await self._reader.read()
         except (StopAsyncIteration, EndOfStream) as error:
             # Whoever reads our stream would take these for its end, as PEP 479 says of generators.
             raise RuntimeError(f"the source raised {type(error).__name__}") from error
         self._taken += len(data)
+        waited = perf_counter() - start > _WAITED_SECONDS
         self._ahead = 0 if waited or len(data) < _WORTH_GATHERING else self._ahead + 1
         self._last_length = len(data)
         return data

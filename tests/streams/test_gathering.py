@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 
 from aioencrypt import decrypt_stream, encrypt_stream
 from aioencrypt.runtime.offload import loop_states
+from aioencrypt.streams import reading
 from tests.support.streaming import KEY, UNSIGNED, plaintext_of
 
 pytestmark = pytest.mark.anyio
@@ -37,8 +39,16 @@ async def test_batches_stay_in_the_loop(frame_length: int, length: int) -> None:
     assert loop_states.get().hops_begun == before
 
 
-async def test_pieces_are_gathered() -> None:
+async def test_pieces_are_gathered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reading, "perf_counter", lambda: 0.0)
     sealed = await all_of(encrypt_stream(ready(PLAINTEXT, 16_384), KEY, algorithm_suite=UNSIGNED))
     assert max(map(len, sealed)) > 4 * 16_384
     opened = await all_of(decrypt_stream(ready(b"".join(sealed), 16_384), KEY))
     assert max(map(len, opened)) > 4 * 16_384
+
+
+async def test_pieces_of_a_source_that_waits_are_not_gathered(monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = itertools.count()
+    monkeypatch.setattr(reading, "perf_counter", lambda: float(next(seconds)))
+    sealed = await all_of(encrypt_stream(ready(PLAINTEXT, 16_384), KEY, algorithm_suite=UNSIGNED))
+    assert max(map(len, sealed)) < 2 * 16_384
