@@ -189,9 +189,7 @@ class EncryptionClient:
 
         Arguments and errors: `decrypt_stream`.
         """
-        options = self._decrypt_options(
-            provider, encryption_context, signature_policy, limits, Release.STREAM
-        )
+        options = self.decrypt_options(provider, encryption_context, signature_policy, limits, Release.STREAM)
         if isinstance(source, bytes):
             return DecryptResult(*await decrypt_whole(source, options))
         async with DecryptStream(open_source(source), options) as stream:
@@ -216,7 +214,7 @@ class EncryptionClient:
         Raises `ValueError` and `TypeError` for wrong arguments here; `MessageError`, `PolicyError` and
         `ProviderError` on entry; `MessageError` and `LimitError` from reads.
         """
-        options = self._decrypt_options(provider, encryption_context, signature_policy, limits, release)
+        options = self.decrypt_options(provider, encryption_context, signature_policy, limits, release)
         return DecryptStream(open_source(source), options)
 
     @overload
@@ -270,7 +268,7 @@ class EncryptionClient:
         if mode == "rb":
             if isinstance(path, MessageSink):
                 raise TypeError(f"mode 'rb' takes a path, not {type(path).__name__}")
-            reading = self._decrypt_options(provider, encryption_context, signature_policy, limits, release)
+            reading = self.decrypt_options(provider, encryption_context, signature_policy, limits, release)
             return DecryptStream(FileReader(path), reading)
         if mode == "wb":
             writing = self._encrypt_options(
@@ -309,7 +307,7 @@ class EncryptionClient:
         """
         check_int("cache_length", cache_length, 0)
         check_int("concurrency", concurrency, 1)
-        options = self._decrypt_options(
+        options = self.decrypt_options(
             provider, encryption_context, SignaturePolicy.ALLOW, limits, Release.STREAM
         )
         return SeekableDecryptStream(
@@ -356,7 +354,7 @@ class EncryptionClient:
             offload=self._offload,
         )
 
-    def _decrypt_options(
+    def decrypt_options(
         self,
         provider: Provider,
         encryption_context: Mapping[str, str] | None,
@@ -364,6 +362,7 @@ class EncryptionClient:
         limits: Limits | None,
         release: Release,
     ) -> DecryptOptions:
+        """Return what `DecryptStream` takes beside a reader of your own. Arguments: `decrypt_stream`."""
         return DecryptOptions(
             cmm=as_manager(provider),
             commitment_policy=self._commitment_policy,

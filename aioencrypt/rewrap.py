@@ -227,7 +227,7 @@ def rewrap_options(
     client = client or EncryptionClient()
     return RewrapOptions(
         client=client,
-        reading=client._decrypt_options(  # noqa: SLF001 (one package)
+        reading=client.decrypt_options(
             provider, encryption_context, SignaturePolicy.ALLOW, None, Release.STREAM
         ),
         new_provider=new_provider,

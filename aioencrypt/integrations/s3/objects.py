@@ -228,7 +228,7 @@ def open_encrypted(
         arguments=check_extra("extra", extra, GetArguments),
         timeout=timeout,
     )
-    options = (encryption_client or EncryptionClient())._decrypt_options(  # noqa: SLF001 (one package)
+    options = (encryption_client or EncryptionClient()).decrypt_options(
         provider, encryption_context, signature_policy, limits, release
     )
     return DecryptStream(ObjectReader(stored), options)
