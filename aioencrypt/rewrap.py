@@ -276,7 +276,8 @@ class RewrapStream(ByteStream):
         self._header: MessageHeader | None = None
         self._provenance: Provenance | None = None
         self._rewrapped: RewrappedHeader | None = None
-        self._replaced = b""
+        # The old header, as it came.
+        self.replaced: bytes = b""
         self._pending = b""
         self._next_of_body: Callable[[], Awaitable[bytes]] = self._read
         self._decrypting: DecryptStream | None = None
@@ -295,6 +296,10 @@ class RewrapStream(ByteStream):
         """The new header where the body stays as it is; None where all of the message is made anew."""
         return self._rewrapped
 
+    def skip_body(self) -> None:
+        """Declare that the body stays where it is, so that this stream is complete."""
+        self._finished = True
+
     @property
     def reencrypted(self) -> bool:
         """Whether the body is encrypted anew; raises `StreamNotEnteredError` before `async with`."""
@@ -312,7 +317,7 @@ class RewrapStream(ByteStream):
             return
         rewrapped = await self._options.new_header(machine, materials)
         self._rewrapped, self._header = rewrapped, rewrapped.header
-        self._replaced = start.received[: rewrapped.old_length]
+        self.replaced = start.received[: rewrapped.old_length]
         self._pending = rewrapped.serialized
         if self._verify:
             if start.rest:  # no bytes would be the end of input
@@ -524,9 +529,9 @@ async def _overwrite(path: PathLike, header: bytes, stream: RewrapStream, *, ver
     if verify:
         async for _ in stream:
             pass
-    replaced = stream._replaced  # noqa: SLF001 (one module)
+    replaced = stream.replaced
     await in_file_thread(partial(_overwrite_start, path, replaced, header))
-    stream._finished = True  # noqa: SLF001 (the body is there)
+    stream.skip_body()
 
 
 def _overwrite_start(path: PathLike, old: bytes, new: bytes) -> None:
