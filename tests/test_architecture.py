@@ -142,7 +142,7 @@ def test_only_threads_makes_locks_between_threads() -> None:
 
 
 # Being removed.
-LEFT = {}
+LEFT: set[str] = set()
 
 # Hooks that fsspec documents for file systems over others.
 HOOKS = {"_cat_file", "_get_kwargs_from_urls", "_open", "_parent", "_strip_protocol"}
