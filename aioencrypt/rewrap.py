@@ -27,7 +27,7 @@ import attrs
 from aioencrypt.client import EncryptionClient, Provider
 from aioencrypt.errors import LimitError, PolicyError, SignaturePolicyError
 from aioencrypt.format import EncryptedDataKey, EndOfMessage, MessageDecryptor, MessageHeader, OpenWork
-from aioencrypt.format.context import PUBLIC_KEY_NAME, serialize_context
+from aioencrypt.format.context import PUBLIC_KEY_NAME, read_only, serialize_context
 from aioencrypt.format.suites import IV_LENGTH
 from aioencrypt.managers.answers import get_encryption_materials
 from aioencrypt.managers.default import DefaultCMM
@@ -167,10 +167,10 @@ class RewrapOptions:
         self, header: MessageHeader, materials: DecryptionMaterials
     ) -> EncryptionMaterials:
         """Return the materials to encrypt a message anew."""
-        suite, context = header.algorithm_suite, dict(materials.encryption_context)
+        suite, context = header.algorithm_suite, materials.encryption_context
         required = materials.required_encryption_context_keys
         if self.keep is False and self.new_provider:
-            context.pop(PUBLIC_KEY_NAME, None)
+            context = read_only({key: context[key] for key in context if key != PUBLIC_KEY_NAME})
             policy = self.client.commitment_policy
             stays = policy.allows_encrypt(suite) or not suite.signed
             return await get_encryption_materials(

@@ -6,6 +6,7 @@ Errors are known by their shape, so that other SDKs and tests need no botocore.
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Awaitable, Callable, Mapping
 from time import perf_counter
 from typing import Any, TypeVar
@@ -14,6 +15,7 @@ import anyio
 
 from aioencrypt.errors import EncryptionError, ServiceError, describe, escape_text
 from aioencrypt.runtime.observation import ServiceCall, watching_call
+from aioencrypt.runtime.secrets import forget_locals, secret_fields
 
 T = TypeVar("T")
 
@@ -101,10 +103,10 @@ async def call_service(what: ServiceCall | str, call: Callable[[], Awaitable[T]]
 
 
 async def _within(timeout: float | None, what: object, function: Callable[[], Awaitable[T]]) -> T:
-    start = perf_counter()
+    start, handled = perf_counter(), sys.exception()
     try:
         with anyio.fail_after(timeout) as scope:
-            answer = await function()
+            answer = secret_fields(await function())
     except EncryptionError:
         raise
     except Exception as error:
@@ -112,6 +114,8 @@ async def _within(timeout: float | None, what: object, function: Callable[[], Aw
         if isinstance(error, TimeoutError) and scope.cancelled_caught:
             failure = ServiceError(f"no answer within {timeout} seconds", retryable=True)
         _logger.debug("%s failed after %.3f s: %s", what, perf_counter() - start, failure)
+        # The frames of clients hold what was sent: encryption contexts and data keys.
+        forget_locals(error, handled)
         raise failure from error
     _logger.debug("%s took %.3f s", what, perf_counter() - start)
     return answer

@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 
 from aioencrypt.errors import MalformedMessageError
 from aioencrypt.format.suites import SignatureAlgorithm
+from aioencrypt.runtime.secrets import SecretBytes, hides_locals
 
 RESERVED_PREFIX = "aws-crypto-"
 PUBLIC_KEY_NAME = "aws-crypto-public-key"
@@ -53,6 +54,7 @@ def read_only(context: Mapping[str, str]) -> EncryptionContext:
     return context if type(context) is EncryptionContext else EncryptionContext(context)
 
 
+@hides_locals
 def validate_context(
     context: Mapping[str, str], *, reserved: bool = False, signature: SignatureAlgorithm | None = None
 ) -> EncryptionContext:
@@ -85,6 +87,7 @@ def validate_context(
     return read_only(context)
 
 
+@hides_locals
 def serialize_context(context: Mapping[str, str], order: Iterable[str] | None = None) -> bytes:
     """Return the canonical bytes: sorted by the UTF-8 bytes of the keys; none for an empty context.
 
@@ -99,7 +102,7 @@ def serialize_context(context: Mapping[str, str], order: Iterable[str] | None = 
     parts = [len(pairs).to_bytes(2, "big")] if len(pairs) <= _MAX_LENGTH else []
     for key, value in pairs:
         parts += (len(key).to_bytes(2, "big"), key, len(value).to_bytes(2, "big"), value)
-    serialized = b"".join(parts)
+    serialized = SecretBytes(b"".join(parts))
     _check_length(len(serialized))
     return serialized
 
@@ -130,10 +133,10 @@ def odd_serializations(context: Mapping[str, str]) -> list[bytes]:
 def _encode(text: str, key: str) -> bytes:
     try:
         encoded = text.encode()
-    except UnicodeEncodeError as error:
-        raise ValueError(
-            f"key or value of the encryption context at {key!r} is not valid Unicode text"
-        ) from error
+    except UnicodeEncodeError:
+        encoded = None
+    if encoded is None:  # outside, as the error has the value
+        raise ValueError(f"key or value of the encryption context at {key!r} is not valid Unicode text")
     if len(encoded) > _MAX_LENGTH:
         raise ValueError(
             f"key or value of the encryption context at {key[:40]!r} is {len(encoded)} bytes long, "
@@ -142,6 +145,7 @@ def _encode(text: str, key: str) -> bytes:
     return encoded
 
 
+@hides_locals
 def parse_context(data: bytes) -> dict[str, str]:
     """Parse serialized pairs; no bytes are an empty context.
 
@@ -174,6 +178,9 @@ def _text(data: bytes, position: int) -> tuple[str, int]:
     if end > len(data) or start > len(data):
         raise MalformedMessageError("a length in the encryption context in the header passes its end")
     try:
-        return data[start:end].decode(), end
-    except UnicodeDecodeError as error:
-        raise MalformedMessageError("the encryption context in the header is not valid UTF-8") from error
+        text = data[start:end].decode()
+    except UnicodeDecodeError:
+        text = None
+    if text is None:  # outside, as the error has the value
+        raise MalformedMessageError("the encryption context in the header is not valid UTF-8")
+    return text, end

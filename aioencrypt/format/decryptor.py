@@ -32,7 +32,6 @@ from aioencrypt.errors import (
 from aioencrypt.format import frames
 from aioencrypt.format.batches import BATCH_COST, batch_frames, count_regular
 from aioencrypt.format.body import BodyCipher
-from aioencrypt.format.derivation import SecretBytes
 from aioencrypt.format.header import ContentType, MessageHeader, ReceivedHeader, parse_header
 from aioencrypt.format.signing import RunningDigest
 from aioencrypt.format.suites import IV_LENGTH, TAG_LENGTH
@@ -47,6 +46,7 @@ from aioencrypt.format.work import (
     Plaintext,
     VerifyWork,
 )
+from aioencrypt.runtime.secrets import SecretBytes
 
 
 class State(enum.IntEnum):

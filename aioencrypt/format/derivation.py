@@ -15,18 +15,10 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 
 from aioencrypt.errors import CommitmentError
 from aioencrypt.format.suites import AlgorithmSuite
+from aioencrypt.runtime.secrets import SecretBytes
 
 _COMMIT_INFO = b"COMMITKEY"
 _DERIVE_LABEL = b"DERIVEKEY"
-
-
-class SecretBytes(bytes):
-    """Bytes of a key, redacted where they are shown: error reporters send the locals of frames away."""
-
-    def __repr__(self) -> str:
-        return f"<{len(self)} secret bytes>"
-
-    __str__ = __repr__
 
 
 @attrs.frozen

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from aioencrypt.errors import LimitError, PlaintextLengthError, PolicyError
 from aioencrypt.format.batches import BATCH_COST, batch_frames
 from aioencrypt.format.body import BodyCipher
-from aioencrypt.format.derivation import SecretBytes, derive_message_key
+from aioencrypt.format.derivation import derive_message_key
 from aioencrypt.format.frames import MAX_FRAMES, body_length, frame_count
 from aioencrypt.format.header import (
     MAX_FRAME_LENGTH,
@@ -24,6 +24,7 @@ from aioencrypt.format.signing import KeySigner, RunningDigest, Signer, sign_sta
 from aioencrypt.format.suites import AlgorithmSuite
 from aioencrypt.format.wire import ByteQueue, immutable
 from aioencrypt.format.work import SIGN_COST, SealWork
+from aioencrypt.runtime.secrets import SecretBytes
 
 
 class MessageEncryptor:

@@ -17,7 +17,7 @@ from aioencrypt.errors import (
     SignatureError,
 )
 from aioencrypt.format import AlgorithmSuite, CommitmentPolicy
-from aioencrypt.format.context import PUBLIC_KEY_NAME
+from aioencrypt.format.context import PUBLIC_KEY_NAME, EncryptionContext, read_only
 from aioencrypt.format.signing import KeySigner, compressed_point, generate_signing_key
 from aioencrypt.managers.base import CryptographicMaterialsManager
 from aioencrypt.materials import (
@@ -62,14 +62,15 @@ class DefaultCMM:
         """Generate a data key, and a signing key where the suite signs."""
         suite = request.algorithm_suite or request.commitment_policy.default_suite
         check_encrypt_policy(request.commitment_policy, suite)
-        context = dict(request.encryption_context)
+        context = read_only(request.encryption_context)
         if PUBLIC_KEY_NAME in context:
             raise ValueError(f"the encryption context already has the reserved key {PUBLIC_KEY_NAME!r}")
         sign = None
         if suite.signature:
             algorithm = suite.signature
             key = await run_work(lambda: generate_signing_key(algorithm), _KEY_PAIR_COST)
-            context[PUBLIC_KEY_NAME] = base64.b64encode(compressed_point(key)).decode()
+            encoded = base64.b64encode(compressed_point(key)).decode()
+            context = EncryptionContext({**context, PUBLIC_KEY_NAME: encoded})
             sign = KeySigner(algorithm, key)
         asked = DataKeyRequest(algorithm_suite=suite, encryption_context=context)
         # With its public key the context may be too long. Find out before a key service is called and paid.
@@ -94,7 +95,7 @@ class DefaultCMM:
         if different:
             raise EncryptionContextMismatchError(different)
         verification_key = _verification_key(request)
-        context = {**stored, **reproduced}
+        context = EncryptionContext({**stored, **reproduced})
         opened = await open_data_key(
             self._provider,
             DataKeyRequest(

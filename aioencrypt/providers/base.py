@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence, Set
 from functools import lru_cache
 from itertools import islice
 from types import TracebackType
-from typing import NoReturn, Self
+from typing import Any, NoReturn, Self
 
 import anyio
 import attrs
@@ -32,6 +32,7 @@ from aioencrypt.runtime.plugins import (
     method_name,
     read_attribute,
 )
+from aioencrypt.runtime.secrets import hides_locals
 
 _KEYS_PER_TURN = 64
 _KEY_ID = re.compile("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
@@ -257,6 +258,7 @@ def _listed(keys: Iterable[tuple[str, str | None]]) -> str:
     return ", ".join(names[:_NAMED]) + (" and more" if more else "")
 
 
+@hides_locals
 def check_data_key(name: str, data_key: object, suite: AlgorithmSuite) -> None:
     """Check a data key that a method answered with, its length too; raises `ProviderError`."""
     plaintext = check_answer(name, data_key, DataKey).plaintext
@@ -318,14 +320,8 @@ async def make_data_key(
     keys = await _encryption_keys(provider, request)
     try:
         name = method_name(keys[0], "generate_data_key")
-        pair = await await_answer(name, keys[0].generate_data_key(request), tuple)
-        if len(pair) != 2:
-            raise ProviderError(
-                f"{name} returned a tuple of {len(pair)}, not a data key and its encrypted form"
-            )
-        data_key, first = pair
-        check_data_key(name, data_key, request.algorithm_suite)
-        check_encrypted_data_key(name, first)
+        answer = keys[0].generate_data_key(request)
+        data_key, first = _checked_pair(name, await await_answer(name, answer, tuple), request)
     except ProviderClosedError:
         raise
     except Exception as error:
@@ -336,6 +332,18 @@ async def make_data_key(
     others = await _encrypt_with_all(keys[1:], data_key, request)
     uses = [_use("encrypt", *key_names(key)) for key in keys[1:]]
     return data_key, (first, *others), Provenance((use, *uses))
+
+
+@hides_locals
+def _checked_pair(
+    name: str, pair: tuple[Any, ...], request: DataKeyRequest
+) -> tuple[DataKey, EncryptedDataKey]:
+    if len(pair) != 2:
+        raise ProviderError(f"{name} returned a tuple of {len(pair)}, not a data key and its encrypted form")
+    data_key, encrypted = pair
+    check_data_key(name, data_key, request.algorithm_suite)
+    check_encrypted_data_key(name, encrypted)
+    return data_key, encrypted
 
 
 async def wrap_data_key(

@@ -21,6 +21,7 @@ from aioencrypt.format import EncryptedDataKey
 from aioencrypt.format.suites import IV_LENGTH, TAG_LENGTH
 from aioencrypt.materials import DataKey, DataKeyRequest
 from aioencrypt.providers.raw.loading import load_private, load_public
+from aioencrypt.runtime.secrets import hides_locals
 
 RAW_ECDH_PROVIDER_ID = "raw-ecdh"
 KMS_ECDH_PROVIDER_ID = "aws-kms-ecdh"
@@ -103,6 +104,7 @@ def load_public_key(key: ec.EllipticCurvePublicKey | bytes, what: str) -> Public
     return public_key_of(loaded, what)
 
 
+@hides_locals
 def load_private_key(key: ec.EllipticCurvePrivateKey | bytes, what: str) -> ec.EllipticCurvePrivateKey:
     """Load a private key from PEM or a key object; raises `ValueError` and `TypeError`."""
     return load_private(what, key, ec.EllipticCurvePrivateKey, "an EC")  # type: ignore[type-abstract]
@@ -161,6 +163,7 @@ def _fixed_info(parties: Parties, request: DataKeyRequest) -> bytes:
     )
 
 
+@hides_locals
 def _derive(secret: bytes, fixed_info: bytes, salt: bytes) -> tuple[bytes, bytes]:
     """Return commitment key and wrapping key."""
     derived = KBKDFHMAC(
@@ -177,6 +180,7 @@ def _derive(secret: bytes, fixed_info: bytes, salt: bytes) -> tuple[bytes, bytes
     return derived[:_COMMITMENT_LENGTH], derived[_COMMITMENT_LENGTH:]
 
 
+@hides_locals
 def wrap(
     secret: bytes, parties: Parties, *, data_key: DataKey, request: DataKeyRequest, provider_id: str
 ) -> EncryptedDataKey:
@@ -198,6 +202,7 @@ def check_ciphertext(encrypted_data_key: EncryptedDataKey, request: DataKeyReque
         )
 
 
+@hides_locals
 def unwrap(
     secret: bytes, parties: Parties, *, encrypted_data_key: EncryptedDataKey, request: DataKeyRequest
 ) -> DataKey:

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from aioencrypt.errors import EncryptionError, ProviderError
 from aioencrypt.runtime.arguments import describe_type
+from aioencrypt.runtime.secrets import hides_locals
 
 T = TypeVar("T")
 
@@ -22,6 +23,7 @@ def method_name(owner: object, method: str) -> str:
     return f"{type(owner).__name__}.{method}"
 
 
+@hides_locals
 def check_answer(name: str, answer: object, kind: type[T]) -> T:
     """Return what a function answered if it is of a type; raises `ProviderError` that names the function."""
     if isinstance(answer, kind):

@@ -12,7 +12,7 @@ import attrs
 
 from aioencrypt.errors import LimitError
 from aioencrypt.format import AlgorithmSuite, CommitmentPolicy, MessageEncryptor, MessageHeader
-from aioencrypt.format.context import serialize_context
+from aioencrypt.format.context import read_only, serialize_context
 from aioencrypt.format.frames import body_length
 from aioencrypt.format.work import Output, SealWork
 from aioencrypt.managers.answers import get_encryption_materials
@@ -70,7 +70,7 @@ class EncryptOptions:
         stored, authenticated = materials.encryption_context, b""
         if required:
             authenticated = serialize_context({key: stored[key] for key in required})
-            stored = {key: value for key, value in stored.items() if key not in required}
+            stored = read_only({key: value for key, value in stored.items() if key not in required})
         suite = materials.algorithm_suite
         return MessageEncryptor(
             suite,

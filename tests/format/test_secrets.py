@@ -8,7 +8,8 @@ import pytest
 
 from aioencrypt.errors import CommitmentError, SignatureError, TagError
 from aioencrypt.format import AlgorithmSuite, MessageEncryptor
-from aioencrypt.format.derivation import SecretBytes, derive_message_key
+from aioencrypt.format.derivation import derive_message_key
+from aioencrypt.runtime.secrets import SecretBytes
 from tests.support.messages import DEFAULT_KEYS, build_message, example_message_id
 from tests.support.reading import locked, opened, released_by
 from tests.support.secrets import assert_no_secrets, leaks

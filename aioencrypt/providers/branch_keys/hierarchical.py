@@ -29,6 +29,7 @@ from aioencrypt.providers.raw.names import not_copied, random_data_key
 from aioencrypt.runtime.arguments import check_age, check_seconds, check_type, describe_type
 from aioencrypt.runtime.cache import AsyncCache
 from aioencrypt.runtime.plugins import await_answer, call_async, check_answer, method_name
+from aioencrypt.runtime.secrets import hides_locals, secret_bytes
 
 _PROVIDER_ID = "aws-kms-hierarchy"
 _LABEL = _PROVIDER_ID.encode()
@@ -70,7 +71,7 @@ class _BranchKey:
 
     branch_key_id: bytes
     version: bytes
-    key: bytes = attrs.field(repr=False)
+    key: bytes = attrs.field(repr=False, converter=secret_bytes)
 
     def _aead(self, salt: bytes) -> AESGCM:
         kdf = KBKDFHMAC(
@@ -89,10 +90,12 @@ class _BranchKey:
     def _aad(self, request: DataKeyRequest) -> bytes:
         return _LABEL + self.branch_key_id + self.version + request.serialized_context
 
+    @hides_locals
     def wrap(self, data_key: DataKey, request: DataKeyRequest) -> bytes:
         salt, iv = os.urandom(_SALT_LENGTH), os.urandom(IV_LENGTH)
         return salt + iv + self.version + self._aead(salt).encrypt(iv, data_key.plaintext, self._aad(request))
 
+    @hides_locals
     def unwrap(self, ciphertext: bytes, request: DataKeyRequest) -> DataKey:
         aead = self._aead(ciphertext[:_SALT_LENGTH])
         iv, sealed = ciphertext[_SALT_LENGTH:_VERSION_START], ciphertext[_KEY_START:]
@@ -296,6 +299,7 @@ class HierarchicalMasterKey(MasterKey):
         return branch_key
 
 
+@hides_locals
 def _checked(
     name: str, materials: BranchKeyMaterials, branch_key_id: str, version: str | None = None
 ) -> _BranchKey:

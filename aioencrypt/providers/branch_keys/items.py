@@ -16,9 +16,10 @@ from typing import Any, NoReturn
 import attrs
 
 from aioencrypt.errors import ProviderError
-from aioencrypt.format.context import read_only
+from aioencrypt.format.context import EncryptionContext, read_only
 from aioencrypt.providers.kms.arn import parse_key_arn
 from aioencrypt.providers.raw.names import not_copied
+from aioencrypt.runtime.secrets import hides_locals, secret_bytes
 
 ID, TYPE = "branch-key-id", "type"
 WRAPPED_KEY = "enc"
@@ -48,7 +49,7 @@ class BranchKeyMaterials:
     branch_key_id: str
     version: str
     encryption_context: Mapping[str, str] = attrs.field(converter=read_only)
-    key: bytes = attrs.field(repr=False)
+    key: bytes = attrs.field(repr=False, converter=secret_bytes)
 
     def __reduce__(self) -> NoReturn:
         raise not_copied(self)
@@ -60,7 +61,7 @@ class BeaconKeyMaterials:
 
     beacon_key_id: str
     encryption_context: Mapping[str, str] = attrs.field(converter=read_only)
-    key: bytes = attrs.field(repr=False)
+    key: bytes = attrs.field(repr=False, converter=secret_bytes)
 
     def __reduce__(self) -> NoReturn:
         raise not_copied(self)
@@ -79,13 +80,15 @@ class BranchKeyItem:
         return self.attributes.get(_VERSION, self.attributes[TYPE]).removeprefix(VERSION_PREFIX)
 
     @property
-    def custom_context(self) -> dict[str, str]:
+    def custom_context(self) -> EncryptionContext:
         """The encryption context that the key was created with."""
-        return {
-            name.removeprefix(_CUSTOM_PREFIX): value
-            for name, value in self.attributes.items()
-            if name.startswith(_CUSTOM_PREFIX)
-        }
+        return read_only(
+            {
+                name.removeprefix(_CUSTOM_PREFIX): value
+                for name, value in self.attributes.items()
+                if name.startswith(_CUSTOM_PREFIX)
+            }
+        )
 
     def stored(self) -> dict[str, dict[str, Any]]:
         """Return the item as DynamoDB takes it."""
@@ -105,43 +108,44 @@ def kms_context(attributes: Mapping[str, str], logical_name: str) -> dict[str, s
 # New items
 
 
-def _new_version() -> dict[str, str]:
+def _new_version() -> Mapping[str, str]:
     created = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
     return {TYPE: f"{VERSION_PREFIX}{uuid.uuid4()}", _CREATED: created}
 
 
-def first_version(branch_key_id: str, kms_arn: str, context: Mapping[str, str]) -> dict[str, str]:
+def first_version(branch_key_id: str, kms_arn: str, context: Mapping[str, str]) -> EncryptionContext:
     """Return the attributes of the first version of a branch key."""
-    custom = {f"{_CUSTOM_PREFIX}{name}": value for name, value in context.items()}
-    return {
-        ID: branch_key_id,
-        **_new_version(),
-        KMS_ARN: kms_arn,
-        _HIERARCHY: _HIERARCHY_VERSION,
-        **custom,
-    }
+    return EncryptionContext(
+        {
+            ID: branch_key_id,
+            **_new_version(),
+            KMS_ARN: kms_arn,
+            _HIERARCHY: _HIERARCHY_VERSION,
+            **{f"{_CUSTOM_PREFIX}{name}": value for name, value in context.items()},
+        }
+    )
 
 
-def next_version(active: BranchKeyItem) -> dict[str, str]:
+def next_version(active: BranchKeyItem) -> EncryptionContext:
     """Return the attributes of a new version of an active branch key: everything else stays."""
-    attributes = {**active.attributes, **_new_version()}
-    del attributes[_VERSION]
-    return attributes
+    kept = {name: value for name, value in active.attributes.items() if name != _VERSION}
+    return EncryptionContext({**kept, **_new_version()})
 
 
-def active_copy(version: Mapping[str, str]) -> dict[str, str]:
+def active_copy(version: Mapping[str, str]) -> EncryptionContext:
     """Return the attributes under which a version is the active one."""
-    return {**version, TYPE: ACTIVE, _VERSION: version[TYPE]}
+    return EncryptionContext({**version, TYPE: ACTIVE, _VERSION: version[TYPE]})
 
 
-def beacon_beside(version: Mapping[str, str]) -> dict[str, str]:
+def beacon_beside(version: Mapping[str, str]) -> EncryptionContext:
     """Return the attributes of the beacon key that is created together with a branch key."""
-    return {**version, TYPE: BEACON}
+    return EncryptionContext({**version, TYPE: BEACON})
 
 
 # Items that were read
 
 
+@hides_locals
 def parse_item(stored: Mapping[str, Any], branch_key_id: str, item_type: str) -> BranchKeyItem:
     """Check an item that was asked for by its primary key.
 

@@ -34,6 +34,7 @@ from aioencrypt.providers.branch_keys.items import (
 from aioencrypt.providers.branch_keys.kms import KMSConfiguration
 from aioencrypt.providers.branch_keys.table import BranchKeyTable
 from aioencrypt.providers.kms.service import KMSService, bytes_of, text_of
+from aioencrypt.runtime.secrets import SecretBytes
 
 
 @attrs.frozen
@@ -248,7 +249,7 @@ class BranchKeyStore(EntersConnection):
                 GrantTokens=self._kms.grant_tokens,
             ),
         )
-        key = bytes_of(answer, "Plaintext")
+        key = SecretBytes(bytes_of(answer, "Plaintext"))
         if len(key) != KEY_LENGTH:
             raise ProviderError(f"the key of the item has {len(key)} bytes, not {KEY_LENGTH}")
         return key

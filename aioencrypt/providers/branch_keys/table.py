@@ -133,7 +133,7 @@ class BranchKeyTable:
         """Write all items of a new branch key, or none if there are such."""
         name = items[0].attributes[ID]
         await self._write(
-            [self._put(item, _NEW) for item in items],
+            [(item, _NEW) for item in items],
             f"there is a branch key {name!r} already; it stays as it is",
             retryable=False,
         )
@@ -147,7 +147,7 @@ class BranchKeyTable:
             "ExpressionAttributeValues": {":old": {"B": active.wrapped_key}},
         }
         await self._write(
-            [self._put(version, _NEW), self._put(new, unchanged)],
+            [(version, _NEW), (new, unchanged)],
             f"the branch key {name!r} got a new version from somebody else meanwhile; "
             "if it is to have one more, call version_key() again",
             retryable=True,
@@ -156,14 +156,18 @@ class BranchKeyTable:
     def _put(self, item: BranchKeyItem, condition: Mapping[str, Any]) -> dict[str, Any]:
         return {"Put": {"TableName": self.name, "Item": item.stored(), **condition}}
 
-    async def _write(self, puts: Sequence[dict[str, Any]], refused: str, *, retryable: bool) -> None:
-        """Write all or nothing. `refused` says what it means that a condition does not hold."""
+    async def _write(
+        self, items: Sequence[tuple[BranchKeyItem, Mapping[str, Any]]], refused: str, *, retryable: bool
+    ) -> None:
+        """Write items on conditions, all or nothing. `refused` says that a condition does not hold."""
         # Retries of the client carry the same token, and so do not stumble over their own first attempt.
         token = str(uuid.uuid4())
         try:
             await self._call(
                 "TransactWriteItems",
-                lambda client: client.transact_write_items(TransactItems=puts, ClientRequestToken=token),
+                lambda client: client.transact_write_items(
+                    TransactItems=[self._put(*item) for item in items], ClientRequestToken=token
+                ),
             )
         except ServiceError as error:
             if error.code != "TransactionCanceledException":

@@ -30,6 +30,7 @@ from aioencrypt.providers.kms.arn import check_identifier, parse_key_arn
 from aioencrypt.providers.kms.service import KMSService, bytes_of, text_of
 from aioencrypt.providers.raw.names import random_data_key
 from aioencrypt.runtime.cache import AsyncCache
+from aioencrypt.runtime.secrets import SecretBytes
 
 _ECDH = "ECDH"
 
@@ -228,7 +229,7 @@ class KMSECDHMasterKey(EntersConnection, MasterKey):
         self._answering(answer, own.arn)
         if text_of(answer, "KeyAgreementAlgorithm") != _ECDH:
             raise ProviderError(f"KMS used {answer['KeyAgreementAlgorithm']!r} in place of ECDH")
-        secret = bytes_of(answer, "SharedSecret")
+        secret = SecretBytes(bytes_of(answer, "SharedSecret"))
         if len(secret) != other.curve.secret_length:
             raise ProviderError(
                 f"KMS gave a shared secret of {len(secret)} bytes; "

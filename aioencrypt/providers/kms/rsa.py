@@ -26,6 +26,7 @@ from aioencrypt.providers.raw.names import random_data_key
 from aioencrypt.providers.raw.rsa import ENCRYPT_COST, RSAPadding, load_public_key, padding_scheme
 from aioencrypt.runtime.arguments import check_choice
 from aioencrypt.runtime.offload import run_work
+from aioencrypt.runtime.secrets import SecretBytes
 
 _PROVIDER_ID = "aws-kms-rsa"
 _DIGEST_LENGTH = 48
@@ -106,7 +107,7 @@ class KMSRSAMasterKey(EntersConnection, MasterKey):
         if self._public_key is None:
             raise ProviderError("this RSA key of KMS has no public_key, so it cannot encrypt")
         scheme = padding_scheme(_PADDINGS[self._algorithm])
-        plaintext = _context_digest(request) + data_key.plaintext
+        plaintext = SecretBytes(_context_digest(request) + data_key.plaintext)
         ciphertext = await run_work(partial(self._public_key.encrypt, plaintext, scheme), ENCRYPT_COST)
         return EncryptedDataKey(_PROVIDER_ID, self._key_id.encode(), ciphertext)
 
@@ -132,7 +133,7 @@ class KMSRSAMasterKey(EntersConnection, MasterKey):
         )
         if text_of(answer, "KeyId") != self._key_id:
             raise ProviderError(f"KMS answered for the key {answer['KeyId']!r}, not for {self._key_id!r}")
-        plaintext = bytes_of(answer, "Plaintext")
+        plaintext = SecretBytes(bytes_of(answer, "Plaintext"))
         if not compare_digest(plaintext[:_DIGEST_LENGTH], _context_digest(request)):
             raise ProviderError("the data key was encrypted under another encryption context")
         return DataKey(plaintext[_DIGEST_LENGTH:])

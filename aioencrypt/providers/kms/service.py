@@ -11,6 +11,7 @@ from typing import Any
 from aioencrypt.aws.connection import AWSClients, AWSConnection
 from aioencrypt.aws.protocols import KMSClient
 from aioencrypt.errors import ProviderError
+from aioencrypt.runtime.secrets import hides_locals
 
 
 class KMSService(AWSClients[KMSClient]):
@@ -26,6 +27,7 @@ class KMSService(AWSClients[KMSClient]):
         return super().recipe(make, *arguments, grant_tokens=tuple(self.grant_tokens), **options)
 
 
+@hides_locals
 def bytes_of(answer: Mapping[str, Any], field: str) -> bytes:
     """Return a field of an answer that holds bytes; raises `ProviderError` where there are none."""
     value = answer.get(field)

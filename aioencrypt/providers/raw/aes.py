@@ -24,6 +24,7 @@ from aioencrypt.providers.raw.names import (
     not_identified,
     random_data_key,
 )
+from aioencrypt.runtime.secrets import hides_locals
 
 
 class RawAESMasterKey(MasterKey):
@@ -34,6 +35,7 @@ class RawAESMasterKey(MasterKey):
     ``aws-kms``. Each wrapping draws a random IV: rotate the key well before 2**32 messages.
     """
 
+    @hides_locals
     def __init__(
         self, key_namespace: str, key_name: str, *, wrapping_key: bytes | bytearray | memoryview
     ) -> None:

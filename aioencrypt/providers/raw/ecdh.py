@@ -28,6 +28,7 @@ from aioencrypt.providers.key_agreement import (
 )
 from aioencrypt.providers.raw.names import not_copied, not_identified, random_data_key
 from aioencrypt.runtime.offload import run_work
+from aioencrypt.runtime.secrets import SecretBytes, hides_locals
 
 
 class RawECDHMasterKey(MasterKey):
@@ -41,6 +42,7 @@ class RawECDHMasterKey(MasterKey):
     curves, and `TypeError` for keys of another kind.
     """
 
+    @hides_locals
     def __init__(
         self,
         *,
@@ -63,6 +65,7 @@ class RawECDHMasterKey(MasterKey):
         self._named = named
 
     @classmethod
+    @hides_locals
     def static(
         cls,
         *,
@@ -86,6 +89,7 @@ class RawECDHMasterKey(MasterKey):
         return cls(private_key=None, recipient_public_key=recipient_public_key)
 
     @classmethod
+    @hides_locals
     def discovery(cls, *, private_key: ec.EllipticCurvePrivateKey | bytes) -> Self:
         """Decrypts what was encrypted to this key, whoever the sender is; cannot encrypt.
 
@@ -172,7 +176,7 @@ class RawECDHMasterKey(MasterKey):
 
         def agree() -> DataKey:
             other = self._peer or parties.sender_public_key()
-            secret = private_key.exchange(ec.ECDH(), other.key)
+            secret = SecretBytes(private_key.exchange(ec.ECDH(), other.key))
             return unwrap(secret, parties, encrypted_data_key=encrypted_data_key, request=request)
 
         return await run_work(agree, parties.curve.cost)

@@ -13,11 +13,14 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_public_key,
 )
 
+from aioencrypt.runtime.secrets import hides_locals
+
 K = TypeVar("K")
 
 _LOAD_IT = "load it with cryptography's {} and give the key object"
 
 
+@hides_locals
 def load_public(name: str, given: object, kind: type[K], what: str) -> K:
     """Return a public key of a `kind`, which errors call `what`; `name` is that of the argument.
 
@@ -40,6 +43,7 @@ def load_public(name: str, given: object, kind: type[K], what: str) -> K:
     return loaded
 
 
+@hides_locals
 def load_private(name: str, given: object, kind: type[K], what: str) -> K:
     """Return a private key; otherwise as `load_public`."""
     loaded = given

@@ -27,6 +27,7 @@ from aioencrypt.providers.raw.names import (
 )
 from aioencrypt.runtime.arguments import check_choice
 from aioencrypt.runtime.offload import run_work
+from aioencrypt.runtime.secrets import SecretBytes, hides_locals
 
 # Microseconds for a key of 4096 bits: the private operation goes to a thread, the public one does not.
 _DECRYPT_COST = 1500
@@ -82,6 +83,7 @@ class RawRSAMasterKey(MasterKey):
     Raises `ValueError` for bytes that cannot be loaded and `TypeError` for keys of another kind.
     """
 
+    @hides_locals
     def __init__(
         self,
         key_namespace: str,
@@ -152,7 +154,7 @@ class RawRSAMasterKey(MasterKey):
         unwrap = partial(self._private_key.decrypt, encrypted_data_key.ciphertext, self._scheme)
         failure: ValueError | None = None
         try:
-            data_key = await run_work(unwrap, _DECRYPT_COST)
+            data_key = SecretBytes(await run_work(unwrap, _DECRYPT_COST))
             # With PKCS1 and another key, OpenSSL returns random bytes of any length in place of an error.
             if len(data_key) == request.algorithm_suite.data_key_length:
                 return DataKey(data_key)

@@ -1,0 +1,79 @@
+"""Keep secrets out of the locals of frames: error reporters send the `repr` of each of them away.
+
+Values that live in coroutines have a type with a redacted repr. Functions that handle raw secrets, and never
+wait, are marked with `hides_locals`.
+"""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class SecretBytes(bytes):
+    """Bytes with a redacted repr: keys, or a serialized encryption context."""
+
+    def __repr__(self) -> str:
+        return f"<{len(self)} secret bytes>"
+
+    __str__ = __repr__
+
+
+class SecretFields(dict[str, Any]):
+    """The answer of a service. Its repr shows the names of its fields."""
+
+    def __repr__(self) -> str:
+        return f"<fields {', '.join(map(repr, self))}>"
+
+
+def secret_bytes(value: bytes) -> bytes:
+    """Return bytes as `SecretBytes`, and what is given wrongly as it is, for somebody else to refuse."""
+    return SecretBytes(value) if type(value) is bytes else value
+
+
+def secret_fields(answer: T) -> T:
+    """Return the answer of a service as `SecretFields` if it is a dictionary, and as it is otherwise."""
+    known: Any = answer
+    return SecretFields(known) if type(known) is dict else known  # type: ignore[return-value]
+
+
+def hides_locals(function: Callable[P, T]) -> Callable[P, T]:
+    """Decorate a function whose arguments or locals are secrets: when it raises, no frame keeps them.
+
+    It must not be async, nor call code of users.
+    """
+
+    @wraps(function)
+    def call(*arguments: P.args, **options: P.kwargs) -> T:
+        handled = sys.exception()
+        try:
+            return function(*arguments, **options)
+        except BaseException as error:
+            arguments, options = (), {}  # type: ignore[assignment]
+            forget_locals(error, handled)
+            raise
+
+    return call
+
+
+def forget_locals(error: BaseException, handled: BaseException | None) -> None:
+    """Clear the ended frames of an error and of what led to it.
+
+    `handled` is what `sys.exception()` said before the failed call: an error that the caller has, and keeps.
+    """
+    waiting: list[BaseException | None] = [error]
+    seen = {id(None), id(handled)}
+    while waiting:
+        one = waiting.pop()
+        if one is not None and id(one) not in seen:
+            seen.add(id(one))
+            traceback.clear_frames(one.__traceback__)
+            waiting += [one.__cause__, one.__context__]
+            if isinstance(one, BaseExceptionGroup):
+                waiting += one.exceptions
