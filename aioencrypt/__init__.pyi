@@ -24,6 +24,7 @@ from .errors import (
     CommitmentPolicyError as CommitmentPolicyError,
     EncryptionContextMismatchError as EncryptionContextMismatchError,
     EncryptionError as EncryptionError,
+    IncompleteReadError as IncompleteReadError,
     LimitError as LimitError,
     MalformedMessageError as MalformedMessageError,
     MessageError as MessageError,

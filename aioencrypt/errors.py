@@ -23,13 +23,15 @@
     |   |-- UnverifiedStreamError           left before its end was verified or handed out
     |   |-- StreamBusyError                 used by two tasks at once
     |   |-- StreamClosedError               used after it was closed
-    |   `-- StreamNotEnteredError           used outside `async with`
+    |   |-- StreamNotEnteredError           used outside `async with`
+    |   `-- IncompleteReadError             `readexactly` asked for more than is left
     `-- ProviderClosedError               a provider is used outside `async with`
 
 The branches follow what a caller would do: report bad data, change a policy, look at keys and
 permissions, mend the program. Wrong arguments are `ValueError` and `TypeError`. Exceptions of the
-caller's own source pass through as they are. No message, and no attribute apart from
-`ServiceError.message`, carries plaintext, key bytes or values of an encryption context.
+caller's own source pass through as they are. No message carries plaintext, key bytes or values of an
+encryption context, and neither does an attribute, apart from `ServiceError.message` and
+`IncompleteReadError.partial`.
 """
 
 from __future__ import annotations
@@ -242,6 +244,21 @@ class StreamClosedError(StreamError):
 
 class StreamNotEnteredError(StreamError):
     """The stream is used outside `async with`."""
+
+
+class IncompleteReadError(StreamError, EOFError):
+    """`readexactly` asked for `expected` bytes, and the stream has fewer before its verified end.
+
+    `partial` holds the bytes that are left. The stream keeps them, too: the next read returns them.
+    """
+
+    def __init__(self, partial: bytes, expected: int) -> None:
+        missing = expected - len(partial)
+        super().__init__(
+            f"the stream ends {missing} bytes before the {expected} asked for; .partial holds the rest"
+        )
+        self.partial: bytes = partial
+        self.expected: int = expected
 
 
 class ProviderClosedError(EncryptionError):

@@ -16,6 +16,7 @@ from aioencrypt.errors import (
     Attempt,
     EncryptionContextMismatchError,
     EncryptionError,
+    IncompleteReadError,
     LimitError,
     PlaintextLengthError,
     PolicyError,
@@ -49,6 +50,7 @@ TREE = {
     "StreamBusyError": "StreamError",
     "StreamClosedError": "StreamError",
     "StreamNotEnteredError": "StreamError",
+    "IncompleteReadError": "StreamError",
     "ProviderClosedError": "EncryptionError",
 }
 
@@ -108,6 +110,14 @@ def test_a_limit_error_names_the_setting_and_both_figures() -> None:
 def test_a_wrong_plaintext_length(actual: int, text: str) -> None:
     error = PlaintextLengthError(expected=10, actual=actual)
     assert (error.expected, error.actual, str(error)) == (10, actual, text)
+
+
+def test_an_incomplete_read_keeps_the_rest_and_does_not_show_it() -> None:
+    error = IncompleteReadError(b"secret", 10)
+    assert isinstance(error, EOFError)
+    assert (error.partial, error.expected) == (b"secret", 10)
+    assert "secret" not in f"{error} {error!r}"
+    assert str(error) == "the stream ends 4 bytes before the 10 asked for; .partial holds the rest"
 
 
 def test_a_mismatch_names_the_keys() -> None:
@@ -221,6 +231,7 @@ def test_descriptions_are_never_empty(error: Exception, text: str) -> None:
     [
         limit_error(),
         PlaintextLengthError(expected=10, actual=9),
+        IncompleteReadError(b"rest", 10),
         EncryptionContextMismatchError(["tenant"]),
         ProviderError("no data key", [Attempt("generate", "mine", "one", ServiceError("no"))]),
         ServiceError("no", code="AccessDeniedException", request_id="r-1", retryable=True),

@@ -13,7 +13,7 @@ from anyio import EndOfStream
 from anyio.abc import ByteReceiveStream
 from anyio.lowlevel import checkpoint
 
-from aioencrypt.errors import StreamError, TruncatedMessageError, UnverifiedStreamError
+from aioencrypt.errors import IncompleteReadError, StreamError, UnverifiedStreamError
 from aioencrypt.runtime.observation import MessageOperation, Tally, current, watch_message
 from aioencrypt.streams.lifecycle import Closable, Lifecycle
 from aioencrypt.streams.sources import Reader
@@ -177,7 +177,10 @@ class ByteStream(Lifecycle):
             await checkpoint()
 
     async def readexactly(self, n: int) -> bytes:
-        """Return exactly `n` bytes; raises `TruncatedMessageError` where fewer are left."""
+        """Return exactly `n` bytes.
+
+        Raises `IncompleteReadError` if the verified end comes first. The stream keeps the bytes before it.
+        """
         if n < 0:
             raise ValueError(f"n is {n}; it must be 0 or more")
         async with self._exclusive():
@@ -186,10 +189,14 @@ class ByteStream(Lifecycle):
             while missing:
                 part = await self._read_some(missing)
                 if not part:
-                    raise TruncatedMessageError(f"the stream ended {missing} bytes before the {n} asked for")
+                    break
                 parts.append(part)
                 missing -= len(part)
-            return b"".join(parts)
+            data = b"".join(parts)
+            if not missing:
+                return data
+            self._buffer = memoryview(data)
+        raise IncompleteReadError(data, n)
 
     async def readline(self, limit: int = 65536) -> bytes:
         r"""Return the bytes up to and with the next ``\n``, or the rest; ``b""`` at the end.

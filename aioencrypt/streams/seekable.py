@@ -22,13 +22,13 @@ import attrs
 from anyio.lowlevel import checkpoint
 
 from aioencrypt.errors import (
+    IncompleteReadError,
     LimitError,
     MalformedMessageError,
     MessageError,
     SignaturePolicyError,
     StreamBusyError,
     StreamError,
-    TruncatedMessageError,
 )
 from aioencrypt.format import MessageDecryptor, MessageHeader
 from aioencrypt.format.decryptor import open_frames
@@ -515,15 +515,19 @@ class SeekableDecryptStream(Lifecycle):
         return min(end + self._ahead, frames.length)
 
     async def readexactly(self, n: int) -> bytes:
-        """Return exactly `n` bytes; raises `TruncatedMessageError` where fewer are left, and stays there."""
+        """Return exactly `n` bytes.
+
+        Raises `IncompleteReadError` if fewer are left; the position stays where it is.
+        """
         if n < 0:
             raise ValueError(f"n is {n}; it must be 0 or more")
         async with self._exclusive():
-            frames = self._open_frames
-            missing = self._position + n - frames.length
-            if n and missing > 0:
-                raise TruncatedMessageError(f"the stream ends {missing} bytes before the {n} asked for")
-            return await self._read_on(frames, n)
+            start = self._position
+            data = await self._read_on(self._open_frames, n)
+            if len(data) == n:
+                return data
+            self._position = start
+        raise IncompleteReadError(data, n)
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         """Move the position, as `io.IOBase.seek` does, and return it; nothing is read.

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from aioencrypt import AlgorithmSuite, EncryptionClient, Offload, TruncatedMessageError, decrypt_stream
+from aioencrypt import (
+    AlgorithmSuite,
+    EncryptionClient,
+    IncompleteReadError,
+    Offload,
+    TruncatedMessageError,
+    decrypt_stream,
+)
 from aioencrypt.format.batches import batch_frames
 from tests.support.streaming import (
     KEY,
@@ -58,8 +65,14 @@ async def test_every_way_of_reading(suite: AlgorithmSuite) -> None:
     async with decrypt_stream(in_chunks(message, 1), KEY) as stream:
         assert b"".join([chunk async for chunk in stream.as_anyio()]) == b"".join(lines)
     async with decrypt_stream(in_chunks(message, 1), KEY) as stream:
-        with pytest.raises(TruncatedMessageError, match="ended 1 bytes before"):
+        with pytest.raises(IncompleteReadError, match="ends 1 bytes before") as caught:
             await stream.readexactly(sum(map(len, lines)) + 1)
+        assert caught.value.partial == b"".join(lines)
+        assert stream.verified
+    async with decrypt_stream(in_chunks(message[:-1], 1), KEY) as stream:
+        with pytest.raises(TruncatedMessageError):
+            await stream.readexactly(sum(map(len, lines)) + 1)
+        stream.abandon()
 
 
 # Frames, batches and threads

@@ -11,12 +11,12 @@ from anyio.lowlevel import checkpoint
 from hypothesis import given, settings, strategies as st
 
 from aioencrypt import (
+    IncompleteReadError,
     SignatureError,
     StreamBusyError,
     StreamClosedError,
     StreamError,
     StreamNotEnteredError,
-    TruncatedMessageError,
     UnverifiedStreamError,
     decrypt_stream,
     encrypt_stream,
@@ -131,8 +131,14 @@ async def test_readexactly_at_the_end() -> None:
         assert await stream.readexactly(4) == b"abcd"
         with pytest.raises(ValueError, match="n is -1"):
             await stream.readexactly(-1)
-        with pytest.raises(TruncatedMessageError, match="ended 8 bytes before the 10 asked for"):
-            await stream.readexactly(10)
+        for _ in range(2):
+            with pytest.raises(IncompleteReadError, match="ends 8 bytes before the 10 asked for") as caught:
+                await stream.readexactly(10)
+            assert (caught.value.partial, caught.value.expected) == (b"ef", 10)
+        assert await stream.readexactly(2) == b"ef"
+        with pytest.raises(IncompleteReadError) as caught:
+            await stream.readexactly(1)
+        assert caught.value.partial == b""
 
 
 async def test_readline_with_a_limit() -> None:

@@ -14,6 +14,7 @@ import pytest
 from aioencrypt import (
     AlgorithmSuite,
     EncryptionContextMismatchError,
+    IncompleteReadError,
     KeyUse,
     LimitError,
     Limits,
@@ -25,7 +26,6 @@ from aioencrypt import (
     StreamClosedError,
     StreamError,
     StreamNotEnteredError,
-    TruncatedMessageError,
     encrypt,
     open_seekable,
 )
@@ -331,8 +331,11 @@ async def test_a_position_before_the_start_is_refused() -> None:
 async def test_readexactly_gives_all_or_nothing() -> None:
     async with open_seekable(await message_of(), KEY) as stream:
         assert await stream.readexactly(9_990) == PLAINTEXT[:9_990]
-        with pytest.raises(TruncatedMessageError, match="the stream ends 1 bytes before the 11 asked for"):
+        with pytest.raises(
+            IncompleteReadError, match="the stream ends 1 bytes before the 11 asked"
+        ) as caught:
             await stream.readexactly(11)
+        assert (caught.value.partial, caught.value.expected) == (PLAINTEXT[-10:], 11)
         assert stream.tell() == 9_990
         assert await stream.readexactly(10) == PLAINTEXT[-10:]
         assert await stream.readexactly(0) == b""
@@ -340,6 +343,9 @@ async def test_readexactly_gives_all_or_nothing() -> None:
             await stream.readexactly(-1)
         stream.seek(20_000)
         assert await stream.readexactly(0) == b""
+        with pytest.raises(IncompleteReadError) as caught:
+            await stream.readexactly(1)
+        assert (caught.value.partial, stream.tell()) == (b"", 20_000)
 
 
 async def test_a_stream_is_a_source_of_others() -> None:
