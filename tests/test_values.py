@@ -18,6 +18,7 @@ import aioencrypt
 from aioencrypt import (
     AlgorithmSuite,
     Attempt,
+    AWSConnection,
     BeaconKeyMaterials,
     BranchKeyMaterials,
     CacheStatistics,
@@ -102,6 +103,7 @@ MAKERS: dict[type, Callable[[], Any]] = {
         reproduced_encryption_context=CONTEXT,
     ),
     EncryptionContext: lambda: read_only(CONTEXT),
+    AWSConnection: lambda: AWSConnection(region="us-east-1", profile="tests", kms="https://localhost"),
     CacheStatistics: lambda: CacheStatistics(1, 2, 3, 4, 5),
     KMSDiscovery: KMSDiscovery,
     KMSKeyArn: lambda: KMSKeyArn(ARN),

@@ -127,7 +127,9 @@ def pyproject() -> dict[str, Any]:
 def nox_sessions() -> set[str]:
     tree = ast.parse((ROOT / "noxfile.py").read_text())
     functions = [node for node in tree.body if isinstance(node, ast.FunctionDef)]
-    return {f.name for f in functions if any("session" in ast.unparse(d) for d in f.decorator_list)}
+    sessions = [(f.name, ast.unparse(d)) for f in functions for d in f.decorator_list]
+    named = [(name, re.search(r"name='([^']+)'", text)) for name, text in sessions if "session" in text]
+    return {other[1] if other else name for name, other in named}
 
 
 def check_requirement(text: str) -> None:
@@ -176,7 +178,7 @@ def test_commands_exist(page: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_commands_in_the_text_exist(page: Path) -> None:
     text = prose(page)
-    assert set(re.findall(r"nox -s (\w+)", text)) <= nox_sessions()
+    assert set(re.findall(r"nox -s ([\w.-]*\w)", text)) <= nox_sessions()
     for requirement in re.findall(r'pip install "?([^"`\s]+)', text):
         check_requirement(requirement)
     for path in re.findall(r"`((?:docs|examples|tests|aioencrypt)/[\w./-]*)`", text):
