@@ -35,6 +35,12 @@ _MIN_SIGNATURE_LENGTH = 8
 _NON_FRAMED_OVERHEAD = NON_FRAMED_HEADER_LENGTH + TAG_LENGTH
 
 
+def starts_frame(start: bytes, index: int, *, final: bool) -> bool:
+    """Tell whether these bytes, perhaps cut off, begin the regular or final frame at an index."""
+    expected = FINAL_MARKER * final + (index + 1).to_bytes(SEQUENCE_LENGTH, "big")
+    return expected.startswith(start[: len(expected)])
+
+
 def frame_count(plaintext_length: int, frame_length: int) -> int:
     """Return the number of frames of a message that we write: full regular ones, then a shorter final one.
 

@@ -29,10 +29,24 @@ from aioencrypt.errors import (
     SignaturePolicyError,
     StreamBusyError,
     StreamError,
+    TruncatedMessageError,
 )
 from aioencrypt.format import MessageDecryptor, MessageHeader
 from aioencrypt.format.decryptor import open_frames
-from aioencrypt.format.frames import FRAME_OVERHEAD, BodyLayout, body_layouts
+from aioencrypt.format.frames import (
+    FINAL_HEADER_LENGTH,
+    FINAL_MARKER,
+    FINAL_OVERHEAD,
+    FRAME_OVERHEAD,
+    MAX_FRAMES,
+    MAX_NON_FRAMED_LENGTH,
+    NON_FRAMED_HEADER_LENGTH,
+    BodyLayout,
+    body_layouts,
+    starts_frame,
+)
+from aioencrypt.format.header import ReceivedHeader
+from aioencrypt.format.suites import TAG_LENGTH
 from aioencrypt.format.work import Output
 from aioencrypt.materials import Provenance
 from aioencrypt.policies import Limits, Offload
@@ -262,8 +276,8 @@ async def open_frame_reader(
 ) -> FrameReader:
     """Return the reader of an unlocked message, with the final frame opened: it says how long the message is.
 
-    Raises `MessageError` where the final frame is not where the length of the source puts it, and
-    `LimitError`.
+    Raises `TruncatedMessageError` if the source ends before the message does, another `MessageError` if the
+    final frame is not where the length of the source puts it, and `LimitError`.
     """
     layout, end = await _find_final_frame(ranges, machine, limits)
     end = end[: layout.final_overhead + layout.final_length]
@@ -290,10 +304,56 @@ async def _find_final_frame(
         if layout := supposed.confirmed(end):
             _check_limits(layout, limits)
             return layout, end
+    if await _is_cut_off(ranges, machine.received):
+        raise TruncatedMessageError(f"the source ends after {ranges.size} bytes, before the message does")
     raise MalformedMessageError(
         f"no final frame stands where the length of {ranges.size} bytes puts it: "
         "the message is cut off, or something follows it"
     )
+
+
+async def _is_cut_off(ranges: Ranges, received: ReceivedHeader) -> bool:
+    """Tell whether the source ends before the message: all that stands near its end is where it belongs."""
+    header_length, frame_length = len(received.serialized), received.header.frame_length
+    if not frame_length:
+        length_at = header_length + NON_FRAMED_HEADER_LENGTH - 8
+        return await _lacks_end(ranges, received, length_at, 8, MAX_NON_FRAMED_LENGTH)
+    stride = frame_length + FRAME_OVERHEAD
+    last = (ranges.size - header_length) // stride
+    if last >= MAX_FRAMES:
+        return False
+    signature = received.header.algorithm_suite.signature
+    longest_end = FINAL_OVERHEAD + frame_length + (2 + signature.max_signature_length if signature else 0)
+    belongs = True
+    for index in range(max(0, last - longest_end // stride - 1), last + 1):
+        start = header_length + index * stride
+        head = await ranges.read(start, min(start + FINAL_HEADER_LENGTH - 4, ranges.size))
+        final = starts_frame(head, index, final=True)
+        if final and len(head) >= len(FINAL_MARKER):
+            return belongs and await _lacks_end(
+                ranges, received, start + FINAL_HEADER_LENGTH - 4, 4, frame_length
+            )
+        belongs = belongs and (starts_frame(head, index, final=False) or final)
+    return belongs
+
+
+async def _lacks_end(
+    ranges: Ranges, received: ReceivedHeader, length_at: int, field_length: int, longest: int
+) -> bool:
+    """Tell whether content, tag or signature behind a length field are incomplete."""
+    start = length_at + field_length
+    if ranges.size < start:
+        return True
+    length = int.from_bytes(await ranges.read(length_at, start), "big")
+    end = start + length + TAG_LENGTH
+    if signature := received.header.algorithm_suite.signature:
+        if ranges.size >= end + 2:
+            signature_length = int.from_bytes(await ranges.read(end, end + 2), "big")
+            if signature_length > signature.max_signature_length:
+                return False
+            end += signature_length
+        end += 2
+    return length <= longest and ranges.size < end
 
 
 def _check_limits(layout: BodyLayout, limits: Limits) -> None:

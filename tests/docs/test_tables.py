@@ -72,6 +72,8 @@ def errors_attributes(name: str) -> set[str]:
             made = errors.PlaintextLengthError(expected=1, actual=2)
         case "EncryptionContextMismatchError":
             made = errors.EncryptionContextMismatchError(["x"])
+        case "IncompleteReadError":
+            made = errors.IncompleteReadError(b"x", 2)
         case "ServiceError":
             made = errors.ServiceError("x")
         case _:

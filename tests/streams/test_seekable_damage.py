@@ -8,6 +8,7 @@ import anyio
 import pytest
 
 from aioencrypt import (
+    AlgorithmSuite,
     LimitError,
     MalformedMessageError,
     MessageError,
@@ -16,7 +17,13 @@ from aioencrypt import (
     TruncatedMessageError,
     open_seekable,
 )
-from tests.support.messages import Message, build_message, example_data_key
+from tests.support.messages import (
+    Message,
+    build_message,
+    example_data_key,
+    example_signing_key,
+    public_key_pair,
+)
 from tests.support.ranges import Recorded
 from tests.support.streaming import (
     KEY,
@@ -36,6 +43,19 @@ PLAINTEXT = plaintext_of(350)
 STATIC = StaticDataKey(example_data_key(UNSIGNED))
 MESSAGE = build_message(UNSIGNED, PLAINTEXT, frame_length=100)
 NON_FRAMED = build_message(UNSIGNED, PLAINTEXT, frame_length=None)
+
+SIGNED = AlgorithmSuite.ALG_AES_256_GCM_HKDF_SHA512_COMMIT_KEY_ECDSA_P384
+# With frames of one byte the footer is as long as four frames, and 50 divides the plaintext.
+each_shape = pytest.mark.parametrize(
+    ("suite", "shape"),
+    [(suite, shape) for suite in (UNSIGNED, SIGNED) for shape in (None, 1, 30, 50, 100, 4096)],
+)
+
+
+def message_of(suite: AlgorithmSuite, frame_length: int | None) -> bytes:
+    context = public_key_pair(example_signing_key(suite)) if suite.signed else {}
+    return build_message(suite, PLAINTEXT[:100], frame_length=frame_length, encryption_context=context).data
+
 
 LARGE = plaintext_of(4_000_000)
 
@@ -83,24 +103,30 @@ async def test_a_flipped_bit_in_a_non_framed_message_is_an_error_on_entry() -> N
             await open_seekable(data, STATIC, accept_unverified_signature=True).__aenter__()
 
 
-@on_asyncio
-@pytest.mark.parametrize("message", [MESSAGE, NON_FRAMED], ids=["framed", "non-framed"])
-async def test_a_message_that_is_cut_off_anywhere_is_an_error_on_entry(message: Message) -> None:
-    for length in range(len(message.data)):
-        expected = TruncatedMessageError if length < message.header_length else MalformedMessageError
-        with pytest.raises(expected):
-            await open_seekable(message.data[:length], STATIC).__aenter__()
+async def enter(data: bytes, suite: AlgorithmSuite) -> None:
+    provider = StaticDataKey(example_data_key(suite))
+    await open_seekable(data, provider, accept_unverified_signature=True).__aenter__()
 
 
 @on_asyncio
-@pytest.mark.parametrize("message", [MESSAGE, NON_FRAMED], ids=["framed", "non-framed"])
-async def test_bytes_behind_a_message_are_an_error_on_entry(message: Message) -> None:
-    for more in (1, 16, 32, 40, 131, 132, 133, 264):
+@each_shape
+async def test_a_message_cut_off_anywhere_is_truncated(suite: AlgorithmSuite, shape: int | None) -> None:
+    data = message_of(suite, shape)
+    for length in range(len(data)):
+        with pytest.raises(TruncatedMessageError):
+            await enter(data[:length], suite)
+
+
+@on_asyncio
+@each_shape
+async def test_bytes_behind_a_message_are_an_error_on_entry(suite: AlgorithmSuite, shape: int | None) -> None:
+    data = message_of(suite, shape)
+    for more in (*range(1, 140), 264, 5000):
+        length = len(data) + more
         with pytest.raises(
-            MalformedMessageError,
-            match=f"no final frame stands where the length of {len(message.data) + more} bytes puts it",
+            MalformedMessageError, match=f"no final frame stands where the length of {length} "
         ):
-            await open_seekable(message.data + bytes(more), STATIC).__aenter__()
+            await enter(data + bytes(more), suite)
 
 
 async def test_a_dropped_frame_is_an_error_on_entry() -> None:

@@ -34,6 +34,7 @@ from aioencrypt import (
     EncryptResult,
     EncryptStream,
     EncryptWriter,
+    IncompleteReadError,
     LimitError,
     Limits,
     MessageError,
@@ -288,6 +289,9 @@ def errors(error: Exception) -> None:
             assert_type(error.attempts[0].error, Exception)
         case LimitError():
             assert_type((error.parameter, error.limit, error.actual), tuple[str, int, int])
+        case IncompleteReadError():
+            assert_type(error.partial, bytes)
+            assert_type(error.expected, int)
         case PlaintextLengthError():
             assert_type((error.expected, error.actual), tuple[int, int])
         case aioencrypt.EncryptionContextMismatchError():
