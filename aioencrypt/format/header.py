@@ -6,6 +6,7 @@ Specification: data-format/message-header.md.
 from __future__ import annotations
 
 import enum
+import re
 from collections.abc import Generator, Mapping, Sequence
 
 import attrs
@@ -24,8 +25,36 @@ _RESERVED = bytes(4)
 _HEADER_IV = bytes(IV_LENGTH)
 # The number of pairs in an empty context, which the specification does not write.
 _NO_PAIRS = bytes(2)
-# What base64 makes of the first bytes of version 1 (01 80) and version 2 (02 04, 02 05).
-_BASE64_STARTS = (b"AY", b"Ag")
+# What is often given in place of a message: how it starts, what it looks like, and what to do.
+# Base64 of version 1 (01 80) starts with AY, that of version 2 (02 04, 02 05) with Ag.
+_KMS_ADVICE = "it holds one encrypted value and no message; decrypt it with the Decrypt operation of AWS KMS"
+_LOOK_ALIKES: tuple[tuple[bytes, str, str], ...] = (
+    (rb"A[Yg]", "a message encoded in base64", "decode it first"),
+    (
+        rb"(\xef\xbb\xbf|\s|b?[\"'])+A[Yg]",
+        "a message encoded in base64, behind blanks, a byte order mark or a quote",
+        "remove those and decode it first",
+    ),
+    (rb"\xff\xfe|\xfe\xff", "text in UTF-16", "give the bytes of the message"),
+    (rb"(0180|020[45])[0-9a-fA-F]*\s*\Z", "a message encoded in hexadecimal", "decode it first"),
+    (rb"\x01[\x01\x02][\x01-\x03]\x00x", "a bare CiphertextBlob of AWS KMS", _KMS_ADVICE),
+    (
+        rb"(\xef\xbb\xbf|\s|b?[\"'])*AQ[EI][BCD]",
+        "a bare CiphertextBlob of AWS KMS, encoded in base64",
+        f"decode it first; {_KMS_ADVICE}",
+    ),
+    (rb"\x1f\x8b", "gzip", "decompress it first"),
+    (rb"\x28\xb5\x2f\xfd|BZh|\xfd7zXZ\x00", "compressed data", "decompress it first"),
+    (rb"age-encryption\.org/|-----BEGIN AGE", "an age file", "decrypt it with age"),
+    (rb"\s*-----BEGIN PGP", "an OpenPGP message", "decrypt it with GnuPG"),
+    (rb"\s*-----BEGIN ", "PEM", "give the message, not a key or a certificate"),
+    (rb"Salted__", "the output of openssl enc", "decrypt it with openssl"),
+    (rb"(\xef\xbb\xbf|\s)*[{\[]", "JSON", "take the message out of it, and decode that"),
+    (rb"(\xef\xbb\xbf|\s)*<[?!a-zA-Z]", "XML or HTML", "an error page of a server, perhaps: look at it"),
+    (rb"version https://git-lfs", "a Git LFS pointer", "fetch the file with git lfs pull"),
+)
+# Bytes that the longest of these takes, with some blanks before it.
+_LOOK_ALIKE_LENGTH = 64
 
 
 class ContentType(enum.IntEnum):
@@ -215,15 +244,27 @@ def _parse_start(cursor: Cursor, maximum: int | None) -> tuple[AlgorithmSuite, b
 
 def _parse_version(cursor: Cursor) -> int:
     version = cursor.number(1)
-    if version == _BASE64_STARTS[0][0] and bytes([version]) + cursor.take(1) in _BASE64_STARTS:
-        raise MalformedMessageError("this looks like a message encoded in base64: decode it first")
     if version not in (1, 2):
+        if version == ord("A"):
+            cursor.take(1)  # one letter is no sign of base64
         raise MalformedMessageError(
-            f"this is no message: it starts with {version:#04x}, not with version 1 or 2"
+            _look_alike(cursor)
+            or f"this is no message: it starts with {version:#04x}, not with version 1 or 2"
         )
     if version == 1 and (message_type := cursor.number(1)) != _TYPE_CUSTOMER_AED:
-        raise MalformedMessageError(f"message type {message_type:#04x} is unknown; only 0x80 is")
+        raise MalformedMessageError(
+            _look_alike(cursor) or f"message type {message_type:#04x} is unknown; only 0x80 is"
+        )
     return version
+
+
+def _look_alike(cursor: Cursor) -> str | None:
+    """Return what the input looks like and what to do, as far as the bytes that are there tell."""
+    start = cursor.ahead(_LOOK_ALIKE_LENGTH)
+    for pattern, kind, advice in _LOOK_ALIKES:
+        if re.match(pattern, start):
+            return f"this looks like {kind}: {advice}"
+    return None
 
 
 def _parse_suite(cursor: Cursor, version: int) -> AlgorithmSuite:

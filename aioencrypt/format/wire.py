@@ -194,6 +194,10 @@ class Cursor:
         """Take a field that follows its own length in 2 bytes."""
         return self.take(int.from_bytes(self.take(2), "big"))
 
+    def ahead(self, length: int) -> bytes:
+        """Return up to so many bytes from the last commit on, as far as they have arrived."""
+        return self._data[self._committed : self._committed + length]
+
     def commit(self) -> None:
         """Keep what was taken."""
         self._committed = self._position

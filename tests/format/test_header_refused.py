@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gzip
 from collections.abc import Callable
 
 import pytest
@@ -104,6 +105,45 @@ def test_base64_is_recognized(suite: AlgorithmSuite, encode: Callable[[bytes], b
         with pytest.raises(MalformedMessageError) as caught:
             parse(data)
         assert str(caught.value) == "this looks like a message encoded in base64: decode it first"
+
+
+BLOB = bytes.fromhex("0102030078") + bytes(100)
+
+
+@pytest.mark.parametrize("prefix", [b"\n", b"\r\n ", b"\xef\xbb\xbf", b'"', b"'", b"b'", b'\xef\xbb\xbf "'])
+@each_suite
+def test_base64_behind_something_is_recognized(suite: AlgorithmSuite, prefix: bytes) -> None:
+    with pytest.raises(MalformedMessageError, match=r"base64, behind .*: remove those and decode it first"):
+        parse(prefix + base64.b64encode(message_of(suite).data))
+
+
+@pytest.mark.parametrize(
+    ("data", "text"),
+    [
+        (BLOB, "a bare CiphertextBlob of AWS KMS: .* Decrypt operation of AWS KMS"),
+        (bytes.fromhex("0102020078"), "a bare CiphertextBlob of AWS KMS:"),
+        (base64.b64encode(BLOB), "a bare CiphertextBlob of AWS KMS, encoded in base64: decode it first;"),
+        (b'"' + base64.b64encode(BLOB), "a bare CiphertextBlob of AWS KMS, encoded in base64"),
+        (gzip.compress(b"text"), "gzip: decompress it first"),
+        (b"BZh9", "compressed data: decompress it first"),
+        (b"-----BEGIN RSA PRIVATE KEY-----", "PEM: give the message"),
+        (b"age-encryption.org/v1", "an age file: decrypt it with age"),
+        (b"-----BEGIN AGE ENCRYPTED FILE-----", "an age file"),
+        (b"-----BEGIN PGP MESSAGE-----", "an OpenPGP message"),
+        (b"Salted__1234", "the output of openssl enc"),
+        (b'{"message": "AYAD"}', "JSON: take the message out of it"),
+        (b"\n [", "JSON"),
+        (b"<?xml version", "XML or HTML"),
+        (b"<!DOCTYPE html>", "XML or HTML"),
+        (b"version https://git-lfs.github.com/spec/v1", "a Git LFS pointer"),
+        (b"02047801ab", "a message encoded in hexadecimal: decode it first"),
+        ("AYAD".encode("utf-16"), "text in UTF-16"),
+    ],
+    ids=lambda value: value[:12].hex() if isinstance(value, bytes) else "",
+)
+def test_what_is_given_in_place_of_a_message_is_named(data: bytes, text: str) -> None:
+    with pytest.raises(MalformedMessageError, match=f"^this looks like {text}"):
+        parse(data)
 
 
 @pytest.mark.parametrize("data", [b"A message", b"AZ", b"A\x80"])
