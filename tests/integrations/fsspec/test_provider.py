@@ -27,12 +27,14 @@ from aioencrypt import (
     KMSMasterKeyProvider,
     Limits,
     MasterKeyProvider,
-    ProviderClosedError,
     RawAESMasterKey,
+    encrypt,
 )
 from aioencrypt.integrations.fsspec import EncryptedFileSystem
 from aioencrypt.integrations.fsspec.provider import OpenProviders, Option
 from aioencrypt.runtime.event_loops import running_loop
+from aioencrypt.testing import InMemoryKMS
+from aioencrypt.testing.kms import run_in_thread
 from tests.support.encrypted_fs import PROVIDER, WRAPPING_KEY, make_provider, memory, over
 from tests.support.pages import ROOT
 from tests.support.streaming import on_asyncio
@@ -236,11 +238,15 @@ def test_a_factory_is_called_once_for_each_instance() -> None:
 
 @on_asyncio
 @pytest.mark.anyio
-async def test_a_provider_that_is_open_on_another_loop_says_so() -> None:
-    async with KMSMasterKeyProvider([ARN]) as provider:
-        fs = over(memory(), provider=provider)
-        with pytest.raises(ProviderClosedError, match="loop"):
-            fs.pipe_file(PATH, b"")
+async def test_a_provider_that_is_open_on_another_loop_is_entered_on_this_one_too() -> None:
+    kms = InMemoryKMS()
+    with run_in_thread(kms) as url:
+        async with KMSMasterKeyProvider([kms.create_key()], connection=AWSConnection(kms=url)) as provider:
+            fs = over(memory(), provider=provider)
+            fs.pipe_file(PATH, b"figures")
+            assert fs.cat_file(PATH) == b"figures"
+            fs.close()
+            await encrypt(b"figures", provider)  # still open here
 
 
 # Instances, and what their options show
