@@ -119,7 +119,7 @@ class OpenProviders:
     def __init__(self, given: object) -> None:
         check_provider(given)
         self._given = given
-        self._open: dict[Hashable, tuple[anyio.Lock, AsyncExitStack, list[Provider]]] = {}
+        self._open: dict[Hashable, tuple[anyio.Semaphore, AsyncExitStack, list[Provider]]] = {}
 
     async def get(self) -> Provider:
         """Return the provider of the running loop; raises what making and entering it raises."""
@@ -127,7 +127,8 @@ class OpenProviders:
         if loop not in self._open:
             # Nobody can leave a provider on a loop that is closed.
             self._open = {one: state for one, state in self._open.items() if not one.is_closed()}  # type: ignore[attr-defined]
-            self._open[loop] = anyio.Lock(), AsyncExitStack(), []
+            # Its own task only may release an anyio.Lock, which a coroutine that is closed does not run in.
+            self._open[loop] = anyio.Semaphore(1), AsyncExitStack(), []
         lock, stack, made = self._open[loop]
         async with lock:
             if not made:
