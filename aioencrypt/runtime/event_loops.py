@@ -10,15 +10,17 @@ import asyncio
 import inspect
 import sys
 from collections.abc import Awaitable, Callable, Coroutine
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from contextvars import Context, copy_context
-from typing import Any, Generic, TypeVar
-from weakref import WeakKeyDictionary, ref
+from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
+from weakref import WeakKeyDictionary, WeakSet, finalize, ref
 
 from anyio import CancelScope, Event
 
 T = TypeVar("T")
 Call = Callable[[], object]
+
+_SECONDS_OF_A_DAY = 24 * 3600
 
 # asyncio keeps weak references to tasks only.
 _tasks: set[asyncio.Task[None]] = set()
@@ -93,6 +95,51 @@ class LoopLocal(Generic[T]):
     def all(self) -> list[T]:
         """Return the values of all living loops. Their owner must guard what it does with them."""
         return list(self._values.values())
+
+
+@runtime_checkable
+class Droppable(Protocol):
+    """A resource that can be closed where nothing can be awaited."""
+
+    def drop(self) -> None:
+        """Let go of everything without waiting."""
+        ...
+
+
+class _Timer:
+    """Held by nothing but a timer of a loop, so that it ends with the loop."""
+
+
+def drop_with_loop(resource: Droppable) -> None:
+    """Drop a resource when the running loop is closed, in the thread that closes the loop.
+
+    A loop that is closed while tasks wait cancels nothing. The caller, or anyio, may keep such a task for as
+    long as the program runs, and the task keeps its files open. Nothing here keeps the resource alive.
+    """
+    _dropped_with_loop.get().add(resource)
+
+
+def _make_dropped_with_loop() -> WeakSet[Droppable]:
+    resources: WeakSet[Droppable] = WeakSet()
+    if not on_trio():  # trio ends no loop before its tasks
+        # asyncio calls nobody when a loop is closed, but the loop lets go of its timers then.
+        timer = _Timer()
+        finalize(timer, _drop_all, resources)
+        _rearm(timer)
+    return resources
+
+
+def _rearm(timer: _Timer) -> None:
+    asyncio.get_running_loop().call_later(_SECONDS_OF_A_DAY, _rearm, timer, context=Context())
+
+
+def _drop_all(resources: WeakSet[Droppable]) -> None:
+    with ExitStack() as stack:  # drops all of them, whatever the first ones raise
+        for resource in list(resources):
+            stack.callback(resource.drop)
+
+
+_dropped_with_loop = LoopLocal(_make_dropped_with_loop)
 
 
 def loop_caller() -> Callable[[Call], None]:

@@ -21,6 +21,7 @@ from weakref import finalize
 from anyio import sleep, wait_readable, wait_writable
 from anyio.lowlevel import checkpoint
 
+from aioencrypt.runtime.event_loops import drop_with_loop
 from aioencrypt.runtime.offload import in_file_thread, read_in_thread
 from aioencrypt.runtime.threads import ThreadLock
 
@@ -67,6 +68,7 @@ class OpenFile:
 
     async def open(self) -> None:
         """Open the file. A FIFO is opened when its other end is."""
+        drop_with_loop(self)
         with errors_name(self._path):
             self._special = await in_file_thread(lambda: is_special(self._path))
             if not self._special:
@@ -133,10 +135,10 @@ class OpenFile:
 
     @property
     def closed(self) -> bool:
-        """Whether `close` was called."""
+        """Whether `drop` was called."""
         return self._closed
 
-    def close(self) -> None:
+    def drop(self) -> None:
         """Close the file; a thread that still uses it closes it when it ends."""
         self._closed = True
         if self._descriptor is not None:

@@ -10,6 +10,7 @@ from typing import Protocol, Self, runtime_checkable
 from aioencrypt.errors import StreamError, UnverifiedStreamError
 from aioencrypt.format import MessageHeader
 from aioencrypt.materials import Provenance
+from aioencrypt.runtime.event_loops import drop_with_loop
 from aioencrypt.runtime.observation import Tally, current, watch_message
 from aioencrypt.runtime.offload import in_file_thread
 from aioencrypt.streams.blocking_files import OpenFile, PathLike, is_special
@@ -35,7 +36,7 @@ class FileReader:
 
     def drop(self) -> None:
         """Close the file at once."""
-        self._file.close()
+        self._file.drop()
 
 
 @runtime_checkable
@@ -86,6 +87,8 @@ class FileOutput:
             self._special = OpenFile(path, writing=True)
             await self._special.open()
         else:
+            if isinstance(self._sink, ReplacedFile):
+                drop_with_loop(self._sink)
             await in_file_thread(self._sink.create)
 
     async def write(self, data: bytes) -> None:
@@ -103,7 +106,7 @@ class FileOutput:
     async def commit(self) -> None:
         """Put the message in its place."""
         if self._special:
-            self._special.close()
+            self._special.drop()
         else:
             await in_file_thread(self._sink.commit)
 
@@ -117,7 +120,7 @@ class FileOutput:
     def drop(self) -> None:
         """Let go of everything, and of the message unless it is in its place."""
         if self._special:
-            self._special.close()
+            self._special.drop()
         else:
             self._sink.drop()
 

@@ -13,7 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from types import TracebackType
-from typing import IO, ClassVar, Protocol, runtime_checkable
+from typing import IO, ClassVar, Protocol, TypeVar
 
 from aioencrypt.errors import (
     EncryptionError,
@@ -22,9 +22,12 @@ from aioencrypt.errors import (
     StreamError,
     StreamNotEnteredError,
 )
+from aioencrypt.runtime.event_loops import Droppable, drop_with_loop
 from aioencrypt.runtime.observation import MessageWatch, Tally
 from aioencrypt.runtime.offload import in_file_thread
 from aioencrypt.runtime.threads import ThreadLock
+
+T = TypeVar("T")
 
 
 class Closable(Protocol):
@@ -32,15 +35,6 @@ class Closable(Protocol):
 
     async def aclose(self) -> None:
         """Let go of everything; under cancellation, raise after that."""
-        ...
-
-
-@runtime_checkable
-class Droppable(Protocol):
-    """What can also be closed where nothing can be awaited."""
-
-    def drop(self) -> None:
-        """Let go of everything without waiting."""
         ...
 
 
@@ -78,6 +72,12 @@ class OwnedFile:
         self._file: IO[bytes] | None = None
         self._users = 0
         self._closed = False
+
+    async def in_thread(self, function: Callable[[], T]) -> T:
+        """Run a function that uses the file in a thread."""
+        if self._file is None:
+            drop_with_loop(self)
+        return await in_file_thread(function)
 
     @contextmanager
     def use(self) -> Iterator[IO[bytes]]:

@@ -12,7 +12,6 @@ import anyio
 
 from aioencrypt.errors import MalformedMessageError, TruncatedMessageError
 from aioencrypt.format.wire import flat_view
-from aioencrypt.runtime.offload import in_file_thread
 from aioencrypt.runtime.threads import ThreadLock
 from aioencrypt.streams.blocking_files import PathLike, is_special
 from aioencrypt.streams.lifecycle import OwnedFile, drop_all
@@ -85,14 +84,14 @@ class FileRangeSource(OwnedFile):
         self._seeking = ThreadLock()
 
     async def size(self) -> int:
-        return await in_file_thread(self._size)
+        return await self.in_thread(self._size)
 
     def _size(self) -> int:
         with self.use() as file:
             return os.fstat(file.fileno()).st_size
 
     async def read_range(self, start: int, end: int, /) -> bytes:
-        return await in_file_thread(lambda: self._read(start, end))
+        return await self.in_thread(lambda: self._read(start, end))
 
     def _read(self, start: int, end: int) -> bytes:
         if self._file is None:

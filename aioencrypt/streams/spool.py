@@ -11,7 +11,6 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from aioencrypt.errors import StreamError
 from aioencrypt.format.suites import IV_LENGTH
-from aioencrypt.runtime.offload import in_file_thread
 from aioencrypt.streams.lifecycle import OwnedFile
 
 SPOOL_LENGTH = 8 * 1024 * 1024
@@ -50,7 +49,7 @@ class Spool(OwnedFile):
             self._memory.append(chunk)
             self._length += len(chunk)
             return
-        await in_file_thread(lambda: self._write_file(chunk))
+        await self.in_thread(lambda: self._write_file(chunk))
 
     def _write_file(self, chunk: bytes) -> None:
         with self.use() as file:
@@ -67,7 +66,7 @@ class Spool(OwnedFile):
             return self._memory.popleft()
         if self._file is None or not self._lengths:
             return b""
-        return await in_file_thread(self._read_file)
+        return await self.in_thread(self._read_file)
 
     def _read_file(self) -> bytes:
         with self.use() as file:

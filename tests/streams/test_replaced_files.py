@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import gc
 import os
@@ -12,6 +13,7 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import nullcontext
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -428,15 +430,15 @@ class Stopped(Exception):
     pass
 
 
-def descriptors() -> list[str]:
-    """Name the files that are open in folders of tests."""
+def descriptors(path: Path) -> list[str]:
+    """Name the files of a test that are open."""
     found = []
     for number in os.listdir("/proc/self/fd"):
         try:
             found.append(os.readlink(f"/proc/self/fd/{number}"))
         except FileNotFoundError:
             continue
-    return [name for name in found if "folder" in name]
+    return [name for name in found if name.startswith(str(path.parent.parent))]
 
 
 def assert_nothing_left(path: Path) -> None:
@@ -444,34 +446,71 @@ def assert_nothing_left(path: Path) -> None:
     deadline = time.monotonic() + 20
     while time.monotonic() < deadline:
         gc.collect()
-        if not descriptors() and set(names(path)) <= {path.name}:
+        if not descriptors(path) and set(names(path)) <= {path.name}:
             return
         time.sleep(0.01)
-    raise AssertionError(f"left: {names(path)} {descriptors()}")
+    raise AssertionError(f"left: {names(path)} {descriptors(path)}")
 
 
-async def test_a_closed_coroutine_leaves_nothing(path: Path) -> None:
-    for number in range(100):
+def at_suspension(number: int, function: Callable[[], object]) -> Callable[[], None]:
+    """Return a function that calls another one the n-th time that it is called."""
+    numbers = count()
+
+    def on_suspend() -> None:
+        if next(numbers) == number:
+            function()
+
+    return on_suspend
+
+
+def stop() -> None:
+    raise Stopped
+
+
+async def close_coroutine(writing: Coroutine[Any, Any, None], number: int) -> object:
+    """Close a coroutine at a suspension; returns None if it ended before that."""
+    try:
+        await watched(writing, at_suspension(number, stop))
+    except Stopped:
+        writing.close()
+        return writing
+    return None
+
+
+async def close_loop(writing: Coroutine[Any, Any, None], number: int) -> object:
+    """Close the loop that runs a coroutine; returns the task, which still waits."""
+
+    async def run() -> None:
+        await watched(writing, at_suspension(number, loop.stop))
+
+    def run_loop() -> object:
+        task = loop.create_task(run())
+        task.add_done_callback(lambda _: loop.stop())
+        loop.run_forever()
+        loop.close()
+        if not task.done():
+            return task
+        task.result()
+        return None
+
+    loop = asyncio.new_event_loop()
+    return await anyio.to_thread.run_sync(run_loop)
+
+
+@each_writer
+@pytest.mark.parametrize("end", [close_coroutine, close_loop])
+async def test_what_ends_at_any_suspension_leaves_nothing(path: Path, write: Write, end: Any) -> None:
+    await by_rewrap_file(path, PLAINTEXT)  # its source
+    for number in count():
         path.write_bytes(b"old")
-        count = 0
-
-        def on_suspend(number: int = number) -> None:
-            nonlocal count
-            count += 1
-            if count > number:
-                raise Stopped
-
-        writing: Any = by_open(path, PLAINTEXT)
-        try:
-            await watched(writing, on_suspend)
-        except Stopped:
-            writing.close()
-            del writing
-            assert_nothing_left(path)
-            assert path.read_bytes() == b"old" or await read(path) == PLAINTEXT
-        else:
+        kept = await end(write(path, PLAINTEXT), number)
+        assert_nothing_left(path)
+        assert path.read_bytes() == b"old" or await read(path) == PLAINTEXT
+        if kept is None:
             break
-    assert count > 3
+        del kept
+    assert number > 9
+    assert await read(path) == PLAINTEXT
 
 
 @pytest.mark.parametrize("name", WRITERS)
