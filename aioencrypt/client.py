@@ -14,6 +14,7 @@ from aioencrypt.materials import Provenance
 from aioencrypt.policies import Limits, Offload, Release, SignaturePolicy, checked_limits
 from aioencrypt.providers.base import MasterKeyProvider
 from aioencrypt.runtime.arguments import check_choice, check_int, check_limit, check_type
+from aioencrypt.runtime.secrets import hides_arguments
 from aioencrypt.streams.blocking_files import PathLike
 from aioencrypt.streams.decrypt import DecryptOptions, DecryptStream, decrypt_whole
 from aioencrypt.streams.encrypt import EncryptOptions, EncryptStream, encrypt_whole
@@ -117,6 +118,7 @@ class EncryptionClient:
         """The limits of decryption, where a call gives no others."""
         return self._limits
 
+    @hides_arguments
     async def encrypt(
         self,
         source: Source,
@@ -143,6 +145,7 @@ class EncryptionClient:
         async with EncryptStream(open_plaintext(source), options) as stream:
             return EncryptResult(await stream.read(), stream.header, stream.provenance)
 
+    @hides_arguments
     def encrypt_stream(
         self,
         source: Source,
@@ -176,6 +179,7 @@ class EncryptionClient:
         )
         return EncryptStream(open_plaintext(source), options)
 
+    @hides_arguments
     async def decrypt(
         self,
         source: Source,
@@ -195,6 +199,7 @@ class EncryptionClient:
         async with DecryptStream(open_source(source), options) as stream:
             return DecryptResult(await stream.read(), stream.header, stream.provenance)
 
+    @hides_arguments
     def decrypt_stream(
         self,
         source: Source,
@@ -244,6 +249,7 @@ class EncryptionClient:
         plaintext_length_bound: int | None = None,
     ) -> EncryptWriter: ...
 
+    @hides_arguments
     def open(
         self,
         path: PathLike | MessageSink,
@@ -283,6 +289,7 @@ class EncryptionClient:
         shown = repr(mode) if isinstance(mode, str) else type(mode).__name__
         raise ValueError(f"mode is {shown}; it must be 'rb' or 'wb'")
 
+    @hides_arguments
     def open_seekable(
         self,
         source: SeekableSource,
@@ -320,6 +327,7 @@ class EncryptionClient:
             concurrency=concurrency,
         )
 
+    @hides_arguments
     def _encrypt_options(
         self,
         provider: Provider,
@@ -354,6 +362,7 @@ class EncryptionClient:
             offload=self._offload,
         )
 
+    @hides_arguments
     def decrypt_options(
         self,
         provider: Provider,

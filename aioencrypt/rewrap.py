@@ -44,6 +44,7 @@ from aioencrypt.providers.base import MasterKeyProvider, provider_advice, wrap_d
 from aioencrypt.runtime.arguments import check_type, describe_type
 from aioencrypt.runtime.observation import Tally, watch_message
 from aioencrypt.runtime.offload import in_file_thread, run_work
+from aioencrypt.runtime.secrets import hides_arguments
 from aioencrypt.streams.blocking_files import PathLike, is_special
 from aioencrypt.streams.decrypt import DecryptOptions, DecryptStream
 from aioencrypt.streams.driver import HeaderStart, read_header, read_header_of
@@ -198,6 +199,7 @@ def _new_iv() -> bytes:
     return bytes([iv[0] | 0x80]) + iv[1:]
 
 
+@hides_arguments
 def rewrap_options(
     provider: Provider,
     new_provider: MasterKeyProvider | None,
@@ -391,6 +393,7 @@ class RewrapStream(ByteStream):
         self._pending = b""
 
 
+@hides_arguments
 def rewrap_stream(
     source: Source,
     provider: Provider,
@@ -430,6 +433,7 @@ def rewrap_stream(
     return RewrapStream(open_source(source), options, verify=verify)
 
 
+@hides_arguments
 async def rewrap_header(
     source: Source | SeekableSource,
     provider: Provider,
@@ -472,6 +476,7 @@ def _tally(header: MessageHeader | None, provenance: Provenance | None, cipherte
     return Tally.of(header, provenance, plaintext_length=0, ciphertext_length=ciphertext_length, frames=0)
 
 
+@hides_arguments
 async def rewrap_file(
     path: PathLike,
     provider: Provider,

@@ -243,7 +243,7 @@ def entry(module: ModuleType, name: str) -> list[str]:
     if inspect.isclass(value):
         return class_lines(value)
     if inspect.isroutine(value):
-        decorator = ["@contextmanager"] if hasattr(value, "__wrapped__") else []
+        decorator = ["@contextmanager"] if inspect.isgeneratorfunction(inspect.unwrap(value)) else []
         return decorator + list(function_of_client(name, value) or function_lines(name, value))
     if isinstance(value, str):
         return [f"{name}: str", '"""The version of this library."""']

@@ -12,6 +12,8 @@ from datetime import datetime
 
 import anyio
 
+from aioencrypt.runtime.secrets import hides_arguments
+
 try:
     from aiohttp import BodyPartReader, Payload, web
     from aiohttp.abc import AbstractStreamWriter
@@ -153,6 +155,7 @@ async def form_part(request: web.BaseRequest, name: str) -> BodyPartReader:
     raise web.HTTPBadRequest(text="the form lacks a part that is needed")
 
 
+@hides_arguments
 def encrypt_upload(
     upload: web.BaseRequest | BodyPartReader,
     provider: Provider,
@@ -182,6 +185,7 @@ def encrypt_upload(
     )
 
 
+@hides_arguments
 async def decrypted_response(
     request: web.BaseRequest,
     source: Source | SeekableSource,
@@ -327,6 +331,7 @@ class EncryptedPayload(Payload):
 
 
 @asynccontextmanager
+@hides_arguments
 async def encrypted_payload(
     source: Source,
     provider: Provider,

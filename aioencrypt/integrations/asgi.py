@@ -13,6 +13,8 @@ from datetime import datetime
 import anyio
 from anyio.lowlevel import checkpoint
 
+from aioencrypt.runtime.secrets import hides_arguments
+
 try:
     from starlette.applications import Starlette
     from starlette.background import BackgroundTask
@@ -94,6 +96,7 @@ def _check(refusal: Refusal | None) -> None:
         raise HTTPException(refusal.status, refusal.text, headers=refusal.headers)
 
 
+@hides_arguments
 def encrypt_upload(
     request: Request,
     provider: Provider,
@@ -139,6 +142,7 @@ class DecryptedResponse(Response):
     up ends the response quietly.
     """
 
+    @hides_arguments
     def __init__(
         self,
         source: Source | SeekableSource,

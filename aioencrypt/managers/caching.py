@@ -31,6 +31,7 @@ from aioencrypt.materials import (
 from aioencrypt.providers.base import MasterKeyProvider, checkpoint_every
 from aioencrypt.runtime.arguments import check_age, check_int, check_type
 from aioencrypt.runtime.cache import AsyncCache, CacheStatistics
+from aioencrypt.runtime.secrets import hides_arguments
 
 M = TypeVar("M", bound=EncryptionMaterials | DecryptionMaterials)
 
@@ -85,6 +86,7 @@ class CachingCMM:
     callers with `ProviderClosedError`.
     """
 
+    @hides_arguments
     def __init__(
         self,
         provider: MasterKeyProvider | CryptographicMaterialsManager,

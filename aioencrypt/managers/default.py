@@ -30,6 +30,7 @@ from aioencrypt.materials import (
 from aioencrypt.providers.base import MasterKeyProvider, make_data_key, open_data_key, provider_advice
 from aioencrypt.runtime.arguments import describe_type
 from aioencrypt.runtime.offload import run_work
+from aioencrypt.runtime.secrets import hides_arguments
 
 # Microseconds for a P-384 key pair and its compressed point.
 _KEY_PAIR_COST = 125
@@ -38,6 +39,7 @@ _KEY_PAIR_COST = 125
 class DefaultCMM:
     """Asks the provider for every message anew. `async with` enters the provider."""
 
+    @hides_arguments
     def __init__(self, provider: MasterKeyProvider) -> None:
         if not isinstance(provider, MasterKeyProvider):
             what = describe_type(provider)
@@ -114,6 +116,7 @@ class DefaultCMM:
         )
 
 
+@hides_arguments
 def as_manager(
     provider: MasterKeyProvider | CryptographicMaterialsManager,
 ) -> CryptographicMaterialsManager:

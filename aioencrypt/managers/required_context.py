@@ -25,6 +25,7 @@ from aioencrypt.materials import (
 )
 from aioencrypt.providers.base import MasterKeyProvider
 from aioencrypt.runtime.arguments import check_type
+from aioencrypt.runtime.secrets import hides_arguments
 
 
 class RequiredEncryptionContextCMM:
@@ -35,6 +36,7 @@ class RequiredEncryptionContextCMM:
     key is called. `required_keys` are the keys of the pairs. `async with` enters the provider or CMM.
     """
 
+    @hides_arguments
     def __init__(
         self, provider: MasterKeyProvider | CryptographicMaterialsManager, required_keys: Iterable[str]
     ) -> None:

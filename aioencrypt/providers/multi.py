@@ -23,6 +23,7 @@ from aioencrypt.providers.base import (
 )
 from aioencrypt.runtime.arguments import describe_type
 from aioencrypt.runtime.plugins import await_answer, method_name
+from aioencrypt.runtime.secrets import hides_arguments
 
 
 @final
@@ -37,6 +38,7 @@ class MultiMasterKeyProvider(MasterKeyProvider):
     Multi providers inside are taken apart: this one holds what is inside them, in order.
     """
 
+    @hides_arguments
     def __init__(self, generator: MasterKeyProvider | None, *children: MasterKeyProvider) -> None:
         if generator is None and not children:
             raise ValueError("a multi provider needs a generator or a child")

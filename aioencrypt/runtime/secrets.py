@@ -1,11 +1,13 @@
 """Keep secrets out of the locals of frames: error reporters send the `repr` of each of them away.
 
 Values that live in coroutines have a type with a redacted repr. Functions that handle raw secrets, and never
-wait, are marked with `hides_locals`.
+wait, are marked with `hides_locals`; functions that callers give contexts and messages to, with
+`hides_arguments`.
 """
 
 from __future__ import annotations
 
+import inspect
 import sys
 import traceback
 from collections.abc import Callable
@@ -14,6 +16,7 @@ from typing import Any, ParamSpec, TypeVar
 
 P = ParamSpec("P")
 T = TypeVar("T")
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 class SecretBytes(bytes):
@@ -60,6 +63,43 @@ def hides_locals(function: Callable[P, T]) -> Callable[P, T]:
             raise
 
     return call
+
+
+def hides_arguments(function: F) -> F:
+    """Decorate a public function that gets secrets, async or not: when it raises, its own frame keeps none.
+
+    Other frames stay as they are, those of users too.
+    """
+    if inspect.iscoroutinefunction(function):
+
+        @wraps(function)
+        async def wait(*arguments: Any, **options: Any) -> Any:
+            try:
+                return await function(*arguments, **options)
+            except BaseException as error:
+                arguments, options = (), {}
+                _clear_called(error)
+                raise
+
+        return wait  # type: ignore[return-value]
+
+    @wraps(function)
+    def call(*arguments: Any, **options: Any) -> Any:
+        try:
+            return function(*arguments, **options)
+        except BaseException as error:
+            arguments, options = (), {}
+            _clear_called(error)
+            raise
+
+    return call  # type: ignore[return-value]
+
+
+def _clear_called(error: BaseException) -> None:
+    """Clear the frame of the function that was called where an error is caught."""
+    called = error.__traceback__ and error.__traceback__.tb_next
+    if called:  # None for wrong arguments: the function did not start
+        called.tb_frame.clear()
 
 
 def forget_locals(error: BaseException, handled: BaseException | None) -> None:

@@ -9,6 +9,7 @@ import attrs
 from anyio.lowlevel import checkpoint
 
 from aioencrypt.format import HeaderParsed, MessageDecryptor, MessageHeader
+from aioencrypt.runtime.secrets import hides_arguments
 from aioencrypt.streams.ranges import Ranges, RangeSource, SeekableSource, open_range_source
 from aioencrypt.streams.sources import Source, open_source
 
@@ -33,6 +34,7 @@ class HeaderStart:
     rest: memoryview = attrs.field(repr=False)
 
 
+@hides_arguments
 async def read_header(machine: MessageDecryptor, read: Callable[[], Awaitable[bytes]]) -> HeaderStart:
     """Give a new machine what `read` returns, until it has parsed the header; raises its errors."""
     received = []

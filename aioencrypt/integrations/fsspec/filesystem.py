@@ -14,6 +14,9 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Self, cast
 
+from aioencrypt.format.context import read_only
+from aioencrypt.runtime.secrets import hides_arguments
+
 try:
     from fsspec.asyn import running_async, sync
     from fsspec.callbacks import DEFAULT_CALLBACK, Callback
@@ -70,6 +73,7 @@ class EncryptedFileSystem(PathsFileSystem):
     `client`, `frame_length`, `accept_unverified_signature`: as in `EncryptionClient` and `open_seekable`.
     """
 
+    @hides_arguments
     def __init__(
         self,
         *,
@@ -103,7 +107,7 @@ class EncryptedFileSystem(PathsFileSystem):
                 "no provider is given: give the storage option provider, or set FSSPEC_AIOENCRYPT_PROVIDER"
             )
         self._client: EncryptionClient = _unwrapped(client) or EncryptionClient()
-        self._reading: dict[str, Any] = {"encryption_context": dict(encryption_context or {})}
+        self._reading: dict[str, Any] = {"encryption_context": read_only(encryption_context or {})}
         self._writing: dict[str, Any] = {
             **self._reading,
             "algorithm_suite": _suite(algorithm_suite),

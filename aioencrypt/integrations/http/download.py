@@ -20,6 +20,7 @@ from aioencrypt.policies import Limits, Release, SignaturePolicy
 from aioencrypt.runtime.arguments import check_choice, check_type
 from aioencrypt.runtime.event_loops import BackgroundTask, call_later
 from aioencrypt.runtime.offload import wait_shielded
+from aioencrypt.runtime.secrets import hides_arguments
 from aioencrypt.streams.decrypt import DecryptStream
 from aioencrypt.streams.ranges import RangeSource, SeekableSource, open_range_source
 from aioencrypt.streams.seekable import SeekableDecryptStream
@@ -73,6 +74,7 @@ class Download:
     Wrong arguments are `ValueError` and `TypeError` here; everything else is raised when it is opened.
     """
 
+    @hides_arguments
     def __init__(
         self,
         source: Source | SeekableSource,

@@ -41,6 +41,7 @@ from aioencrypt.policies import Limits, Release, SignaturePolicy
 from aioencrypt.providers.base import MasterKeyProvider
 from aioencrypt.rewrap import Keep, RewrapStream, rewrap_options
 from aioencrypt.runtime.arguments import check_int, check_type
+from aioencrypt.runtime.secrets import hides_arguments
 from aioencrypt.streams.decrypt import DecryptStream
 from aioencrypt.streams.seekable import SeekableDecryptStream
 from aioencrypt.streams.sources import Source
@@ -96,6 +97,7 @@ class RewrapObjectResult:
     ciphertext_length: int
 
 
+@hides_arguments
 async def put_encrypted(
     client: S3Client,
     bucket: str,
@@ -196,6 +198,7 @@ def _check_upload(part_length: int, concurrency: int) -> None:
     check_int("concurrency", concurrency, 1)
 
 
+@hides_arguments
 def open_encrypted(
     client: S3Client,
     bucket: str,
@@ -258,6 +261,7 @@ class S3RangeSource(ObjectRanges):
         )
 
 
+@hides_arguments
 def open_seekable_encrypted(
     client: S3Client,
     bucket: str,
@@ -293,6 +297,7 @@ def open_seekable_encrypted(
     )
 
 
+@hides_arguments
 async def rewrap_encrypted(
     client: S3Client,
     bucket: str,

@@ -34,7 +34,7 @@ from aioencrypt.providers.branch_keys.items import (
 from aioencrypt.providers.branch_keys.kms import KMSConfiguration
 from aioencrypt.providers.branch_keys.table import BranchKeyTable
 from aioencrypt.providers.kms.service import KMSService, bytes_of, text_of
-from aioencrypt.runtime.secrets import SecretBytes
+from aioencrypt.runtime.secrets import SecretBytes, hides_arguments
 
 
 @attrs.frozen
@@ -133,6 +133,7 @@ class BranchKeyStore(EntersConnection):
         """
         return await self._table.create(wait)
 
+    @hides_arguments
     async def create_key(
         self, branch_key_id: str | None = None, encryption_context: Mapping[str, str] | None = None
     ) -> str:
