@@ -16,7 +16,6 @@ from aioencrypt.format import AlgorithmSuite, CommitmentPolicy, EncryptedDataKey
 from aioencrypt.format.context import odd_serializations, read_only, serialize_context
 from aioencrypt.format.signing import Signer
 from aioencrypt.runtime.arguments import check_choice
-from aioencrypt.runtime.secrets import secret_bytes
 
 
 def _context(**changes: Any) -> Any:
@@ -53,7 +52,7 @@ def _check_required(instance: Any, attribute: Any, keys: frozenset[str]) -> None
 class DataKey:
     """A plaintext data key. Its bytes never show in a repr."""
 
-    plaintext: bytes = attrs.field(repr=False, converter=secret_bytes)
+    plaintext: bytes = attrs.field(repr=False)
 
     def __reduce__(self) -> NoReturn:
         refuse_copy(self)

@@ -530,6 +530,7 @@ async def rewrap_file(
         await file.aclose()
 
 
+@hides_arguments
 async def _overwrite(path: PathLike, header: bytes, stream: RewrapStream, *, verify: bool) -> None:
     if verify:
         async for _ in stream:
@@ -539,6 +540,7 @@ async def _overwrite(path: PathLike, header: bytes, stream: RewrapStream, *, ver
     stream.skip_body()
 
 
+@hides_arguments
 def _overwrite_start(path: PathLike, old: bytes, new: bytes) -> None:
     with open(path, "r+b") as file:
         if file.read(len(old)) != old:

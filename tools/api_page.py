@@ -243,7 +243,9 @@ def entry(module: ModuleType, name: str) -> list[str]:
     if inspect.isclass(value):
         return class_lines(value)
     if inspect.isroutine(value):
-        decorator = ["@contextmanager"] if inspect.isgeneratorfunction(inspect.unwrap(value)) else []
+        made = inspect.unwrap(value)
+        generates = inspect.isgeneratorfunction(made) or inspect.isasyncgenfunction(made)
+        decorator = ["@contextmanager"] if generates else []
         return decorator + list(function_of_client(name, value) or function_lines(name, value))
     if isinstance(value, str):
         return [f"{name}: str", '"""The version of this library."""']

@@ -15,7 +15,7 @@ import anyio
 
 from aioencrypt.errors import EncryptionError, ServiceError, describe, escape_text
 from aioencrypt.runtime.observation import ServiceCall, watching_call
-from aioencrypt.runtime.secrets import forget_locals, secret_fields
+from aioencrypt.runtime.secrets import SecretFields, forget_locals
 
 T = TypeVar("T")
 
@@ -68,9 +68,11 @@ def service_error(error: Exception) -> ServiceError:
     message = escape_text(str(response["Error"].get("Message") or "no message"), 2000)
     if code in _ADVICE:
         message = f"{message}; {_ADVICE[code]}"
-    status = _metadata(response).get("HTTPStatusCode")
+    status, request_id = _metadata(response).get("HTTPStatusCode"), _request_id(response)
     retryable = code in _RETRYABLE or "Throttl" in code or (isinstance(status, int) and status >= 500)
-    return ServiceError(message, code=code, request_id=_request_id(response), retryable=retryable)
+    return ServiceError(
+        message, code=code, request_id=request_id and escape_text(request_id), retryable=retryable
+    )
 
 
 def _metadata(response: object) -> Mapping[str, Any]:
@@ -80,7 +82,7 @@ def _metadata(response: object) -> Mapping[str, Any]:
 
 def _request_id(response: object) -> str | None:
     request_id = _metadata(response).get("RequestId")
-    return None if request_id is None else escape_text(str(request_id))
+    return None if request_id is None else str(request_id)
 
 
 def _is_connection_error(error: Exception) -> bool:
@@ -106,7 +108,9 @@ async def _within(timeout: float | None, what: object, function: Callable[[], Aw
     start, handled = perf_counter(), sys.exception()
     try:
         with anyio.fail_after(timeout) as scope:
-            answer = secret_fields(await function())
+            answer = await function()
+            if isinstance(answer, dict):
+                answer = SecretFields(answer)  # type: ignore[assignment]
     except EncryptionError:
         raise
     except Exception as error:

@@ -330,9 +330,8 @@ class EncryptedPayload(Payload):
             await wait_shielded(self._ended)
 
 
-@asynccontextmanager
 @hides_arguments
-async def encrypted_payload(
+def encrypted_payload(
     source: Source,
     provider: Provider,
     *,
@@ -342,7 +341,7 @@ async def encrypted_payload(
     plaintext_length: int | None = None,
     content_type: str = "application/octet-stream",
     client: EncryptionClient | None = None,
-) -> AsyncIterator[EncryptedPayload]:
+) -> AbstractAsyncContextManager[EncryptedPayload]:
     """Open a body for a client's request, to be given as `data=`; the request has to end inside.
 
     Where `plaintext_length` is given, or known as it is of bytes, the request has the exact
@@ -361,6 +360,11 @@ async def encrypted_payload(
         frame_length=frame_length,
         plaintext_length=plaintext_length,
     )
+    return _sent_inside(stream, content_type)
+
+
+@asynccontextmanager
+async def _sent_inside(stream: EncryptStream, content_type: str) -> AsyncIterator[EncryptedPayload]:
     async with stream:
         payload = EncryptedPayload(stream, content_type)
         try:

@@ -32,7 +32,6 @@ from aioencrypt.runtime.plugins import (
     method_name,
     read_attribute,
 )
-from aioencrypt.runtime.secrets import hides_locals
 
 _KEYS_PER_TURN = 64
 _KEY_ID = re.compile("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
@@ -258,15 +257,14 @@ def _listed(keys: Iterable[tuple[str, str | None]]) -> str:
     return ", ".join(names[:_NAMED]) + (" and more" if more else "")
 
 
-@hides_locals
 def check_data_key(name: str, data_key: object, suite: AlgorithmSuite) -> None:
     """Check a data key that a method answered with, its length too; raises `ProviderError`."""
-    plaintext = check_answer(name, data_key, DataKey).plaintext
-    if not isinstance(plaintext, bytes):
-        raise ProviderError(f"{name} returned a DataKey of {describe_type(plaintext)}, not bytes")
-    if len(plaintext) != suite.data_key_length:
+    key = check_answer(name, data_key, DataKey)
+    if not isinstance(key.plaintext, bytes):
+        raise ProviderError(f"{name} returned a DataKey of {describe_type(key.plaintext)}, not bytes")
+    if len(key.plaintext) != suite.data_key_length:
         raise ProviderError(
-            f"{name}: the data key has {len(plaintext)} bytes; the suite needs {suite.data_key_length}"
+            f"{name}: the data key has {len(key.plaintext)} bytes; the suite needs {suite.data_key_length}"
         )
 
 
@@ -321,7 +319,7 @@ async def make_data_key(
     try:
         name = method_name(keys[0], "generate_data_key")
         answer = keys[0].generate_data_key(request)
-        data_key, first = _checked_pair(name, await await_answer(name, answer, tuple), request)
+        data_key, first = _checked_pair(name, [*await await_answer(name, answer, tuple)], request)
     except ProviderClosedError:
         raise
     except Exception as error:
@@ -334,16 +332,16 @@ async def make_data_key(
     return data_key, (first, *others), Provenance((use, *uses))
 
 
-@hides_locals
-def _checked_pair(
-    name: str, pair: tuple[Any, ...], request: DataKeyRequest
-) -> tuple[DataKey, EncryptedDataKey]:
-    if len(pair) != 2:
-        raise ProviderError(f"{name} returned a tuple of {len(pair)}, not a data key and its encrypted form")
-    data_key, encrypted = pair
+def _checked_pair(name: str, pair: list[Any], request: DataKeyRequest) -> tuple[DataKey, EncryptedDataKey]:
+    """Check what `generate_data_key` returned. No local holds what may be a bare data key."""
+    count = len(pair)
+    if count != 2:
+        pair.clear()
+        raise ProviderError(f"{name} returned a tuple of {count}, not a data key and its encrypted form")
+    data_key = check_answer(name, pair.pop(0), DataKey)
     check_data_key(name, data_key, request.algorithm_suite)
-    check_encrypted_data_key(name, encrypted)
-    return data_key, encrypted
+    check_encrypted_data_key(name, pair[0])
+    return data_key, pair[0]
 
 
 async def wrap_data_key(

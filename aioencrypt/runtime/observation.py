@@ -43,6 +43,11 @@ class Message:
     mode: Mode
 
 
+def _escaped(name: str) -> str:
+    # Most names need no call of another file.
+    return name if len(name) <= 100 and name.isprintable() else escape_text(name)
+
+
 @attrs.frozen
 class ServiceCall:
     """An operation of a service on `target`, a KMS key or the name of a table.
@@ -52,8 +57,8 @@ class ServiceCall:
 
     service: Literal["KMS", "DynamoDB"]
     operation: str
-    target: str = attrs.field(converter=escape_text)
-    region: str | None = attrs.field(converter=attrs.converters.optional(escape_text))
+    target: str = attrs.field(converter=_escaped)
+    region: str | None = attrs.field(converter=attrs.converters.optional(_escaped))
 
     def __str__(self) -> str:
         return f"{self.service} {self.operation} {'under' if self.service == 'KMS' else 'on'} {self.target}"
@@ -115,8 +120,8 @@ class ServiceEnd:
 
     seconds: float
     error: type[BaseException] | None
-    code: str | None = attrs.field(converter=attrs.converters.optional(escape_text))
-    request_id: str | None = attrs.field(converter=attrs.converters.optional(escape_text))
+    code: str | None = attrs.field(converter=attrs.converters.optional(_escaped))
+    request_id: str | None = attrs.field(converter=attrs.converters.optional(_escaped))
 
 
 @attrs.frozen

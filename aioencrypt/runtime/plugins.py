@@ -13,7 +13,6 @@ from typing import Any, TypeVar
 
 from aioencrypt.errors import EncryptionError, ProviderError
 from aioencrypt.runtime.arguments import describe_type
-from aioencrypt.runtime.secrets import hides_locals
 
 T = TypeVar("T")
 
@@ -23,7 +22,6 @@ def method_name(owner: object, method: str) -> str:
     return f"{type(owner).__name__}.{method}"
 
 
-@hides_locals
 def check_answer(name: str, answer: object, kind: type[T]) -> T:
     """Return what a function answered if it is of a type; raises `ProviderError` that names the function."""
     if isinstance(answer, kind):
@@ -31,7 +29,9 @@ def check_answer(name: str, answer: object, kind: type[T]) -> T:
     if isinstance(answer, Coroutine):
         answer.close()
         raise ProviderError(f"{name} returned a coroutine, not {kind.__name__}: it must not be async")
-    raise ProviderError(f"{name} returned {describe_type(answer)}, not {kind.__name__}")
+    given = describe_type(answer)
+    del answer  # it may be a bare data key
+    raise ProviderError(f"{name} returned {given}, not {kind.__name__}")
 
 
 async def await_answer(name: str, answer: object, kind: type[T]) -> T:

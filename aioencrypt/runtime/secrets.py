@@ -40,12 +40,6 @@ def secret_bytes(value: bytes) -> bytes:
     return SecretBytes(value) if type(value) is bytes else value
 
 
-def secret_fields(answer: T) -> T:
-    """Return the answer of a service as `SecretFields` if it is a dictionary, and as it is otherwise."""
-    known: Any = answer
-    return SecretFields(known) if type(known) is dict else known  # type: ignore[return-value]
-
-
 def hides_locals(function: Callable[P, T]) -> Callable[P, T]:
     """Decorate a function whose arguments or locals are secrets: when it raises, no frame keeps them.
 

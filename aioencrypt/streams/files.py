@@ -13,6 +13,7 @@ from aioencrypt.materials import Provenance
 from aioencrypt.runtime.event_loops import drop_with_loop
 from aioencrypt.runtime.observation import Tally, current, watch_message
 from aioencrypt.runtime.offload import in_file_thread
+from aioencrypt.runtime.secrets import hides_arguments
 from aioencrypt.streams.blocking_files import OpenFile, PathLike, is_special
 from aioencrypt.streams.encrypt import EncryptOptions, Sealer
 from aioencrypt.streams.lifecycle import Closable, Life, Lifecycle
@@ -91,6 +92,7 @@ class FileOutput:
                 drop_with_loop(self._sink)
             await in_file_thread(self._sink.create)
 
+    @hides_arguments
     async def write(self, data: bytes) -> None:
         """Write all of `data`."""
         if self._special:
@@ -215,6 +217,7 @@ class EncryptWriter(Lifecycle):
                 self._taken += length
         return len(plaintext)
 
+    @hides_arguments
     async def _put(self, data: bytes) -> None:
         if data:
             await self._file.write(data)

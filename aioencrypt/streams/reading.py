@@ -155,8 +155,9 @@ class ByteStream(Lifecycle):
     async def _read_all(self) -> bytes:
         # Grows as it goes: one join at the end would hold the loop up for 400 microseconds a megabyte.
         whole = BytesIO()
-        while chunk := await self._chunk():
-            whole.write(chunk)
+        # No local names a chunk: the first one of a message has the encryption context.
+        while whole.write(await self._chunk()):
+            pass
         return whole.getvalue()
 
     async def _read_some(self, n: int) -> bytes:

@@ -12,6 +12,7 @@ from threading import Lock
 from typing import NamedTuple, Self
 from weakref import finalize
 
+from aioencrypt.runtime.secrets import hides_arguments
 from aioencrypt.streams.blocking_files import BINARY, PathLike, errors_name
 
 # Windows has none of these. It renames no folder while a file in it is open, so the path stays right.
@@ -48,6 +49,7 @@ class ReplacedFile:
             self._file = _TemporaryFile(*_final_place(self._path), replaced)
             finalize(self, self._file.remove)
 
+    @hides_arguments
     def write(self, data: bytes) -> None:
         """Write all of `data`."""
         with self._operation() as file:
@@ -185,6 +187,7 @@ class _TemporaryFile:
     def _at(self, name: str) -> str:
         return name if isinstance(self._folder, int) else os.path.join(self._folder, name)
 
+    @hides_arguments
     def write(self, data: bytes) -> None:
         rest = memoryview(data)
         while rest and self._descriptor is not None:

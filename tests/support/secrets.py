@@ -60,4 +60,5 @@ def leaks(error: BaseException, *secrets: bytes | str) -> list[str]:
 def assert_no_secrets(error: BaseException, *secrets: bytes | str) -> None:
     """Assert that an error went through our files, and that none of them shows a secret."""
     assert next(frames_of(error), None), "no frame of the package: the error was raised elsewhere"
-    assert leaks(error, *secrets) == []
+    found = leaks(error, *secrets)
+    assert not found, found

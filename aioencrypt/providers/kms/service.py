@@ -11,7 +11,6 @@ from typing import Any
 from aioencrypt.aws.connection import AWSClients, AWSConnection
 from aioencrypt.aws.protocols import KMSClient
 from aioencrypt.errors import ProviderError
-from aioencrypt.runtime.secrets import hides_locals
 
 
 class KMSService(AWSClients[KMSClient]):
@@ -27,13 +26,13 @@ class KMSService(AWSClients[KMSClient]):
         return super().recipe(make, *arguments, grant_tokens=tuple(self.grant_tokens), **options)
 
 
-@hides_locals
 def bytes_of(answer: Mapping[str, Any], field: str) -> bytes:
     """Return a field of an answer that holds bytes; raises `ProviderError` where there are none."""
     value = answer.get(field)
-    if not isinstance(value, bytes) or not value:
-        raise ProviderError(f"the answer of KMS has no {field}")
-    return value
+    if isinstance(value, bytes) and value:
+        return value
+    del value  # it may be a secret in another form
+    raise ProviderError(f"the answer of KMS has no {field}")
 
 
 def text_of(answer: Mapping[str, Any], field: str) -> str:

@@ -80,6 +80,7 @@ class RawECDHMasterKey(MasterKey):
         return cls(private_key=private_key, recipient_public_key=recipient_public_key)
 
     @classmethod
+    @hides_locals
     def ephemeral(cls, *, recipient_public_key: ec.EllipticCurvePublicKey | bytes) -> Self:
         """Encrypts to a recipient, with a new key pair for each data key; cannot decrypt.
 

@@ -138,7 +138,7 @@ class RawRSAMasterKey(MasterKey):
     async def encrypt_data_key(self, data_key: DataKey, request: DataKeyRequest) -> EncryptedDataKey:
         if self._public_key is None:
             raise ProviderError("this RSA key has no public_key, so it cannot encrypt")
-        wrap = partial(self._public_key.encrypt, data_key.plaintext, self._scheme)
+        wrap = partial(self._public_key.encrypt, SecretBytes(data_key.plaintext), self._scheme)
         try:
             ciphertext = await run_work(wrap, ENCRYPT_COST)
         except ValueError as error:
