@@ -350,7 +350,13 @@ async def put_refused(world: World) -> object:
 async def part_refused(world: World) -> object:
     world.s3.faults["part"] = refuse
     return await s3.put_encrypted(
-        world.s3, BUCKET, KEY_NAME, plaintext_of(6 * 2**20), KEY, encryption_context=CONTEXT
+        world.s3,
+        BUCKET,
+        KEY_NAME,
+        plaintext_of(6 * 2**20),
+        KEY,
+        encryption_context=CONTEXT,
+        part_length=5 * 2**20,
     )
 
 
@@ -441,7 +447,7 @@ RSA_PEM, EC_PEM = private_pem(rsa_key()), ec_pem(ec_key("alice"))
     [
         (lambda: RawAESMasterKey("a", "b", wrapping_key=WRAPPING_KEY[:31]), WRAPPING_KEY[:31]),
         (
-            lambda: RawAESMasterKey("a", "b", wrapping_key="a password that is none"),
+            lambda: RawAESMasterKey("a", "b", wrapping_key=NO_BYTES),
             "a password that is none",
         ),
         (lambda: RawAESMasterKey("aws-kms", "b", wrapping_key=WRAPPING_KEY), WRAPPING_KEY),
