@@ -97,7 +97,7 @@ class DefaultCMM:
         if different:
             raise EncryptionContextMismatchError(different)
         verification_key = _verification_key(request)
-        context = EncryptionContext({**stored, **reproduced})
+        context = EncryptionContext({**stored, **reproduced}) if reproduced else read_only(stored)
         opened = await open_data_key(
             self._provider,
             DataKeyRequest(

@@ -21,7 +21,7 @@ def describe_type(given: object) -> str:
 
 def check_type(name: str, value: object, kind: type[T], advice: str = "") -> T:
     """Return a value of this type; raises `TypeError`, with `advice` at its end. A bool is no int."""
-    if isinstance(value, kind) and not (isinstance(value, bool) and kind is int):
+    if type(value) is kind or (isinstance(value, kind) and not (isinstance(value, bool) and kind is int)):
         return value
     article = "an" if kind.__name__[0] in "AEIOUaeiou" else "a"
     raise TypeError(f"{name} is {article} {kind.__name__}, not {describe_type(value)}{advice}")
@@ -63,10 +63,10 @@ def check_choice(name: str, value: object, kind: type[E]) -> E:
 
     Raises `TypeError` for what is neither, and `ValueError` with the values for another text.
     """
-    if not isinstance(value, str):
-        return check_type(name, value, kind)
     if isinstance(value, kind):
         return value
+    if not isinstance(value, str):
+        return check_type(name, value, kind)
     for member in kind:
         if value in (member.name, member.value):
             return member

@@ -125,18 +125,16 @@ class DigestQueue:
         reserved, self._reserved = self._reserved, 0
         # `_pending` is 0 only if nothing is pending: a digest of no bytes counts as one byte.
         length = max(1, length)
-        with self._lock:
-            idle = not self._pending
-            if not idle or length > INLINE_LENGTH:
-                self._waiting.append((digest, length, reserved))
-                self._pending += length
-                if idle:
-                    self._job = submit("digests", self._next)
-                idle = False
-        if idle:
+        if not self._pending and length <= INLINE_LENGTH:
             self._give_back(reserved)
             await run_work(digest, length / _BYTES_PER_MICROSECOND)
-        elif event := self._watch(STREAM_BOUND):
+            return
+        with self._lock:
+            self._waiting.append((digest, length, reserved))
+            self._pending += length
+            if self._pending == length:
+                self._job = submit("digests", self._next)
+        if event := self._watch(STREAM_BOUND):
             await event.wait()
 
     async def join(self) -> None:
@@ -148,6 +146,8 @@ class DigestQueue:
 
     async def aclose(self) -> None:
         """Drop the digests that wait, and wait for the one that runs, even if this task is cancelled."""
+        if not self._pending and not self._reserved:
+            return
         self.drop()
         if is_being_closed():
             # Nothing waits any more, so this job is the last one.

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Coroutine
+from types import CoroutineType
 from typing import Any, TypeVar
 
 from aioencrypt.errors import EncryptionError, ProviderError
@@ -36,7 +37,7 @@ def check_answer(name: str, answer: object, kind: type[T]) -> T:
 
 async def await_answer(name: str, answer: object, kind: type[T]) -> T:
     """Await what an async function returned, and check it. Its exceptions pass as they are."""
-    if not inspect.isawaitable(answer):
+    if type(answer) is not CoroutineType and not inspect.isawaitable(answer):
         given = describe_type(answer)
         raise ProviderError(f"{name} returned {given}, which is not awaited: is it an async function?")
     return check_answer(name, await answer, kind)
@@ -52,10 +53,10 @@ async def call_async(name: str, function: Callable[..., object], *arguments: obj
         raise _raised(name, error) from error
 
 
-async def call_method(owner: object, method: str, *arguments: object, kind: type[T]) -> T:
+def call_method(owner: object, method: str, *arguments: object, kind: type[T]) -> Coroutine[Any, Any, T]:
     """Call an async method of a user's object."""
     function: Any = getattr(owner, method, None)
-    return await call_async(method_name(owner, method), function, *arguments, kind=kind)
+    return call_async(method_name(owner, method), function, *arguments, kind=kind)
 
 
 def call_sync(name: str, function: Callable[..., object], *arguments: object, kind: type[T]) -> T:
@@ -70,7 +71,13 @@ def call_sync(name: str, function: Callable[..., object], *arguments: object, ki
 
 def read_attribute(owner: object, name: str, kind: type[T]) -> T:
     """Read a property of a user's object."""
-    return call_sync(method_name(owner, name), lambda: getattr(owner, name), kind=kind)
+    try:
+        value = getattr(owner, name)
+    except EncryptionError:
+        raise
+    except Exception as error:
+        raise _raised(method_name(owner, name), error) from error
+    return value if type(value) is kind else check_answer(method_name(owner, name), value, kind)
 
 
 def _raised(name: str, error: Exception) -> ProviderError:

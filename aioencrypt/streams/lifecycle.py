@@ -133,10 +133,10 @@ class _Call:
     async def __aenter__(self) -> None:
         self._begin()
 
-    async def __aexit__(
+    def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        await self._end(exc)
+    ) -> Awaitable[None]:
+        return self._end(exc)
 
 
 class Lifecycle(ABC):
@@ -224,9 +224,9 @@ class Lifecycle(ABC):
         self._busy = True
         self._running += 1
 
-    async def _end(self, error: BaseException | None) -> None:
+    def _end(self, error: BaseException | None) -> Awaitable[None]:
         self._busy = False
-        await self._end_shared(error)
+        return self._end_shared(error)
 
     def _begin_shared(self) -> None:
         self._running += 1
