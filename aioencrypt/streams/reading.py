@@ -223,6 +223,10 @@ class ByteStream(Lifecycle):
                     return bytes(line)
         raise ValueError(f"a line is longer than limit={limit} bytes; read() the rest, or raise the limit")
 
+    def tell(self) -> int:
+        """Return the number of bytes that were read."""
+        return self._given - len(self._buffer)
+
     def __aiter__(self) -> Self:
         # A client that sends a request again would send an empty body, and get a success for it.
         if self._iterated:
@@ -264,6 +268,9 @@ class _AnyioStream(ByteReceiveStream):
         if not data:
             raise EndOfStream
         return data
+
+    def tell(self) -> int:
+        return self._stream.tell()
 
     async def aclose(self) -> None:
         await self._stream.aclose()

@@ -406,6 +406,7 @@ class SeekableDecryptStream(Lifecycle):
         self._header: MessageHeader | None = None
         self._provenance: Provenance | None = None
         self._position = 0
+        self._iterated = False
         self._expected = -1
         self._ahead = 0
         self._reads = 0
@@ -601,6 +602,7 @@ class SeekableDecryptStream(Lifecycle):
         if position < 0:
             raise ValueError(f"the position would be {position}; it must be 0 or more")
         self._position = position
+        self._iterated = False
         return position
 
     def tell(self) -> int:
@@ -609,10 +611,13 @@ class SeekableDecryptStream(Lifecycle):
         return self._position
 
     def __aiter__(self) -> Self:
+        if self._iterated:
+            raise StreamError("the stream was iterated to its end: seek(0) to read it again")
         return self
 
     async def __anext__(self) -> bytes:
         chunk = await self.read(_CHUNK_LENGTH)
         if not chunk:
+            self._iterated = True
             raise StopAsyncIteration
         return chunk

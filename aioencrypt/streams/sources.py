@@ -25,6 +25,7 @@ from anyio.abc import ByteReceiveStream, ObjectReceiveStream
 
 from aioencrypt.errors import StreamError
 from aioencrypt.format.wire import flat_view
+from aioencrypt.runtime.begun_sources import remember_begun, was_begun
 from aioencrypt.streams.blocking_files import read_file_object
 
 _READ_LENGTH = 256 * 1024
@@ -125,6 +126,44 @@ class _Reader:
             self._iterator.close()
 
 
+class _CheckedReader:
+    """A reader that fails if its source has nothing left because it was read before."""
+
+    def __init__(self, reader: Reader, source: object) -> None:
+        self._reader = reader
+        self._source = source
+        self._begun = False
+
+    def read(self) -> Coroutine[Any, Any, bytes]:
+        return self._reader.read() if self._begun else self._read_first()
+
+    async def _read_first(self) -> bytes:
+        data = await self._reader.read()
+        if not data and (was_begun(self._source) or await _position(self._source) > 0):
+            raise StreamError(
+                "the source was read to its end before: give another one, or seek(0) if it is a file"
+            )
+        self._begun = True
+        if data:
+            remember_begun(self._source)
+        return data
+
+    def aclose(self) -> Coroutine[Any, Any, None]:
+        return self._reader.aclose()
+
+
+async def _position(source: Any) -> int:
+    """Return how far a source was read, if it tells; 0 otherwise."""
+    tell = getattr(source, "tell", None) or getattr(getattr(source, "file", None), "tell", None)
+    try:
+        position = tell() if callable(tell) else 0
+        if inspect.isawaitable(position):
+            position = await position
+    except (OSError, ValueError):  # a pipe has no position
+        return 0
+    return position if isinstance(position, int) else 0
+
+
 def known_length(source: object) -> int | None:
     """Return the length in bytes of a source that has one."""
     if isinstance(source, bytes | bytearray | memoryview):
@@ -142,13 +181,14 @@ def open_source(source: object) -> Reader:
     if isinstance(source, str):
         raise TypeError(f"a str is not a source of bytes: encode text, or {_FILE_ADVICE}")
     if isinstance(source, ByteReceiveStream | ObjectReceiveStream):
-        return _from_receive_stream(source)
+        return _CheckedReader(_from_receive_stream(source), source)
     content = _content_of(source)
     if content and _is_used_up(content):
         return _from_used_up(source)
     if _is_used_up(source) or (inspect.isasyncgen(source) and source.ag_frame is None):
         raise StreamError("the source was read to its end before: give another one, or the bytes themselves")
-    return _known_method(content or source) or _from_read_or_iterator(source)
+    body = content or source
+    return _CheckedReader(_known_method(body) or _from_read_or_iterator(source), body)
 
 
 def open_plaintext(source: object) -> Reader:
