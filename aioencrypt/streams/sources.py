@@ -7,6 +7,7 @@ known about each stands here, and nowhere else.
 from __future__ import annotations
 
 import inspect
+import io
 import os
 from collections.abc import (
     AsyncGenerator,
@@ -32,6 +33,7 @@ _READ_LENGTH = 256 * 1024
 # One hop for each read of a file: a larger one pays.
 _FILE_READ_LENGTH = 1024 * 1024
 
+_GIVES_TEXT = "the source gives str: open the file in binary mode, or encode the text"
 _FILE_ADVICE = (
     'for the content of a file give what the builtin open(path, "rb") returns, '
     "or let aioencrypt.open() read and write encrypted files"
@@ -180,6 +182,8 @@ def open_source(source: object) -> Reader:
         return _from_bytes(source)
     if isinstance(source, str):
         raise TypeError(f"a str is not a source of bytes: encode text, or {_FILE_ADVICE}")
+    if isinstance(source, io.TextIOBase):
+        raise TypeError(_GIVES_TEXT)
     if isinstance(source, ByteReceiveStream | ObjectReceiveStream):
         return _CheckedReader(_from_receive_stream(source), source)
     content = _content_of(source)
@@ -291,7 +295,7 @@ def as_bytes(chunk: Any) -> bytes:
     if isinstance(chunk, bytes):
         return chunk
     if isinstance(chunk, str):
-        raise TypeError("the source gives str: open the file in binary mode, or encode the text")
+        raise TypeError(_GIVES_TEXT)
     try:
         return bytes(memoryview(chunk))
     except TypeError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import array
 import io
+import os
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
@@ -416,6 +417,14 @@ async def test_text_files_are_refused_with_advice(tmp_path: Path) -> None:
         assert not file.closed
     with pytest.raises(TypeError, match="gives str"):
         await encrypt(cast(Source, io.StringIO("text")), KEY)
+
+
+@pytest.mark.parametrize("take", [open_source, lambda file: encrypt_stream(file, KEY)])
+def test_text_files_are_refused_before_their_first_read(take: Callable[[Any], object]) -> None:
+    read_end, write_end = os.pipe()
+    binary = pytest.raises(TypeError, match="gives str: open the file in binary mode")
+    with open(read_end) as file, open(write_end, "wb"), binary:  # a read would wait for ever
+        take(file)
 
 
 @pytest.mark.anyio
