@@ -7,6 +7,7 @@ import errno
 import gc
 import os
 import stat
+import struct
 import sys
 import textwrap
 import threading
@@ -169,6 +170,37 @@ async def test_a_new_file_has_the_mode_of_any_new_file(path: Path, write: Write)
     await write(path, PLAINTEXT)
     (path.parent / "other").touch()
     assert path.stat().st_mode == (path.parent / "other").stat().st_mode
+
+
+def set_acl(path: Path, name: str) -> None:
+    """Let a user who is nobody else read a file; skips the test where file systems have no ACLs."""
+    entries = [(0x01, 6, -1), (0x02, 4, 1234), (0x04, 4, -1), (0x10, 4, -1), (0x20, 0, -1)]
+    acl = struct.pack("<I", 2) + b"".join(struct.pack("<HHi", *entry) for entry in entries)
+    if not hasattr(os, "setxattr"):
+        pytest.skip("os.setxattr is missing")
+    try:
+        os.setxattr(path, f"system.posix_acl_{name}", acl)
+    except OSError as error:
+        pytest.skip(f"no ACLs here: {error}")
+
+
+@each_writer
+async def test_the_access_list_stays(path: Path, write: Write) -> None:
+    path.write_bytes(b"old")
+    set_acl(path, "access")
+    before = os.getxattr(path, "system.posix_acl_access")
+    await write(path, PLAINTEXT)
+    assert os.getxattr(path, "system.posix_acl_access") == before
+
+
+@each_writer
+async def test_a_file_gets_no_access_list_that_the_old_one_lacks(path: Path, write: Write) -> None:
+    path.write_bytes(b"old")
+    path.chmod(0o640)
+    set_acl(path.parent, "default")
+    await write(path, PLAINTEXT)
+    assert os.listxattr(path) == []
+    assert stat.S_IMODE(path.stat().st_mode) == 0o640
 
 
 def as_user(code: str, **values: object) -> Callable[[], Awaitable[list[str]]]:

@@ -196,3 +196,21 @@ def test_a_damaged_file_is_no_replaced_one() -> None:
     for read in (fs.cat_file, fs.open, lambda path: fs.cat_file(path, 1, 2)):
         with pytest.raises(MessageError):
             read("/report.bin")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="Windows has no such files")
+def test_what_is_no_regular_file_is_not_read(tmp_path: Path) -> None:
+    fs, pipe, link = over(LocalFileSystem()), str(tmp_path / "pipe"), str(tmp_path / "link")
+    os.mkfifo(pipe)
+    os.symlink(pipe, link)
+    reads: list[Callable[[str], object]] = [
+        fs.cat_file,
+        fs.open,
+        lambda path: fs.cat_file(path, start=0, end=1),
+        lambda path: fs.get_file(path, str(tmp_path / "copy")),
+    ]
+    for path in (pipe, link, "/dev/null"):
+        for read in reads:
+            with pytest.raises(OSError, match="not a regular file") as caught:
+                read(path)
+            assert caught.value.filename == path
