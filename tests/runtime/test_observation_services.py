@@ -123,7 +123,7 @@ async def test_how_a_call_ended(
     notes: Notes, answer: Any, error: type[Exception] | None, code: str | None, request_id: str | None
 ) -> None:
     if error is None:
-        assert await call_service(CALL, lambda: answering(answer), 10) is answer
+        assert await call_service(CALL, lambda: answering(answer), 10) == answer
     else:
         with pytest.raises((ServiceError, ProviderClosedError)) as caught:
             await call_service(CALL, lambda: answering(answer), 10)
