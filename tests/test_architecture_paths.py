@@ -67,4 +67,4 @@ async def test_the_way_of_one_data_key() -> None:
     await make_data_key(provider, request)
     files = await passed(lambda: make_data_key(provider, request))
     # The lock is that of the KMS in memory.
-    assert files - {"runtime/threads.py"} == told("The way of one data key", most=9)
+    assert files - {"runtime/threads.py"} == told("The way of one data key", most=8)

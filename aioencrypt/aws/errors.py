@@ -1,4 +1,4 @@
-"""Calls of a service: their time limit, and what the errors of clients mean.
+"""Calls of a service: their time limit, what the errors of clients mean, and the fields of answers.
 
 Errors are known by their shape, so that other SDKs and tests need no botocore.
 """
@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import anyio
 
-from aioencrypt.errors import EncryptionError, ServiceError, describe, escape_text
+from aioencrypt.errors import EncryptionError, ProviderError, ServiceError, describe, escape_text
 from aioencrypt.runtime.observation import ServiceCall, watching_call
 from aioencrypt.runtime.secrets import SecretFields, forget_locals
 
@@ -123,3 +123,20 @@ async def _within(timeout: float | None, what: object, function: Callable[[], Aw
         raise failure from error
     _logger.debug("%s took %.3f s", what, perf_counter() - start)
     return answer
+
+
+def bytes_of(answer: Mapping[str, Any], field: str) -> bytes:
+    """Return a field of an answer that holds bytes; raises `ProviderError` where there are none."""
+    value = answer.get(field)
+    if isinstance(value, bytes) and value:
+        return value
+    del value  # it may be a secret in another form
+    raise ProviderError(f"the answer of KMS has no {field}")
+
+
+def text_of(answer: Mapping[str, Any], field: str) -> str:
+    """Return a field of an answer that holds text; raises `ProviderError` where there is none."""
+    value = answer.get(field)
+    if not isinstance(value, str):
+        raise ProviderError(f"the answer of KMS has no {field}")
+    return value

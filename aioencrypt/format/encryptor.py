@@ -9,8 +9,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 
 from aioencrypt.errors import LimitError, PlaintextLengthError, PolicyError
-from aioencrypt.format.batches import BATCH_COST, batch_frames
-from aioencrypt.format.body import BodyCipher
+from aioencrypt.format.body import BATCH_COST, BodyCipher, batch_frames
 from aioencrypt.format.derivation import derive_message_key
 from aioencrypt.format.frames import MAX_FRAMES, body_length, frame_count
 from aioencrypt.format.header import (

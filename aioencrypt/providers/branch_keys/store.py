@@ -12,6 +12,7 @@ from typing import Any
 import attrs
 
 from aioencrypt.aws.connection import AWSClients, AWSConnection, EntersConnection
+from aioencrypt.aws.errors import bytes_of, text_of
 from aioencrypt.aws.protocols import DynamoDBClient, KMSClient
 from aioencrypt.errors import ProviderError, ServiceError
 from aioencrypt.format.context import validate_context
@@ -33,7 +34,7 @@ from aioencrypt.providers.branch_keys.items import (
 )
 from aioencrypt.providers.branch_keys.kms import KMSConfiguration
 from aioencrypt.providers.branch_keys.table import BranchKeyTable
-from aioencrypt.providers.kms.service import KMSService, bytes_of, text_of
+from aioencrypt.providers.kms.service import KMSService
 from aioencrypt.runtime.secrets import SecretBytes, hides_arguments
 
 

@@ -12,6 +12,7 @@ import attrs
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from aioencrypt.aws.connection import AWSConnection, EntersConnection
+from aioencrypt.aws.errors import bytes_of, text_of
 from aioencrypt.errors import AttemptLog, ProviderClosedError, ProviderError, escape_text
 from aioencrypt.format import EncryptedDataKey
 from aioencrypt.materials import DataKey, DataKeyRequest
@@ -27,7 +28,7 @@ from aioencrypt.providers.key_agreement import (
     wrap,
 )
 from aioencrypt.providers.kms.arn import check_identifier, parse_key_arn
-from aioencrypt.providers.kms.service import KMSService, bytes_of, text_of
+from aioencrypt.providers.kms.service import KMSService
 from aioencrypt.providers.raw.names import random_data_key
 from aioencrypt.runtime.cache import AsyncCache
 from aioencrypt.runtime.secrets import SecretBytes

@@ -1,16 +1,15 @@
-"""How one provider calls AWS KMS: its clients and grant tokens, and the fields of answers.
+"""How one provider calls AWS KMS: its clients and grant tokens.
 
 Specification: framework/aws-kms/aws-kms-keyring.md.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from aioencrypt.aws.connection import AWSClients, AWSConnection
 from aioencrypt.aws.protocols import KMSClient
-from aioencrypt.errors import ProviderError
 
 
 class KMSService(AWSClients[KMSClient]):
@@ -24,20 +23,3 @@ class KMSService(AWSClients[KMSClient]):
 
     def recipe(self, make: Callable[..., Any], *arguments: Any, **options: Any) -> tuple[Any, ...]:
         return super().recipe(make, *arguments, grant_tokens=tuple(self.grant_tokens), **options)
-
-
-def bytes_of(answer: Mapping[str, Any], field: str) -> bytes:
-    """Return a field of an answer that holds bytes; raises `ProviderError` where there are none."""
-    value = answer.get(field)
-    if isinstance(value, bytes) and value:
-        return value
-    del value  # it may be a secret in another form
-    raise ProviderError(f"the answer of KMS has no {field}")
-
-
-def text_of(answer: Mapping[str, Any], field: str) -> str:
-    """Return a field of an answer that holds text; raises `ProviderError` where there is none."""
-    value = answer.get(field)
-    if not isinstance(value, str):
-        raise ProviderError(f"the answer of KMS has no {field}")
-    return value

@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 import attrs
 
 from aioencrypt.aws.connection import AWSConnection, EntersConnection, check_name
+from aioencrypt.aws.errors import bytes_of, text_of
 from aioencrypt.aws.protocols import KMSClient
 from aioencrypt.errors import AttemptLog, ProviderError
 from aioencrypt.format import EncryptedDataKey
@@ -33,7 +34,7 @@ from aioencrypt.providers.kms.arn import (
     matches_for_decrypt,
     parse_key_arn,
 )
-from aioencrypt.providers.kms.service import KMSService, bytes_of, text_of
+from aioencrypt.providers.kms.service import KMSService
 from aioencrypt.providers.raw.names import KMS_PROVIDER_ID
 from aioencrypt.runtime.arguments import check_choice
 
