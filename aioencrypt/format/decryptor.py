@@ -17,6 +17,7 @@ what ends each of them (client-apis/decrypt.md):
 
 from __future__ import annotations
 
+import copy
 import enum
 from collections import deque
 from functools import partial
@@ -137,7 +138,8 @@ class MessageDecryptor:
     def next_event(self) -> Event:
         """Return what comes next. Raises `MessageError` and `LimitError`, again and again."""
         if self._failure:
-            raise self._failure
+            # A copy, because an exception that is raised again has a longer traceback each time.
+            raise copy.copy(self._failure) from self._failure
         try:
             return self._advance()
         except EncryptionError as error:

@@ -5,6 +5,7 @@ Specification: client-apis/encrypt.md.
 
 from __future__ import annotations
 
+import copy
 from collections import deque
 from collections.abc import Mapping, Sequence
 
@@ -108,7 +109,7 @@ class MessageEncryptor:
 
     def _receive(self, plaintext: bytes | memoryview, last: bool) -> None:
         if self._failure:
-            raise self._failure
+            raise copy.copy(self._failure) from self._failure
         if self._ended:
             raise ValueError("seal() after the last plaintext")
         plaintext = immutable(plaintext)
@@ -175,7 +176,7 @@ class MessageEncryptor:
     def finish(self) -> bytes:
         """Return the footer, empty for an unsigned suite."""
         if self._failure:
-            raise self._failure
+            raise copy.copy(self._failure) from self._failure
         if not self._ended or self._unsettled:
             raise ValueError("finish() before the last work is settled")
         algorithm = self.header.algorithm_suite.signature

@@ -289,6 +289,6 @@ def test_a_refused_header_is_refused_for_good() -> None:
         machine.next_event()
     with pytest.raises(LimitError) as again:
         machine.next_event()
-    assert again.value is first.value
+    assert again.value.__cause__ is first.value
     with pytest.raises(ValueError, match="in state FAILED"):
         machine.unlock(message.data_key)

@@ -73,7 +73,7 @@ def test_nothing_of_the_header_is_released_before_its_tag_is_verified(suite: Alg
             unlock(machine, message)
         with pytest.raises(MessageError) as again:
             machine.next_event()
-        assert again.value is caught.value
+        assert again.value.__cause__ is caught.value
         assert decrypt_message(message, data).kinds == ["HeaderParsed"]
 
 
@@ -259,7 +259,7 @@ def test_errors_stay_whatever_comes_after_them(data: bytes, error: type[MessageE
     for _ in range(3):
         with pytest.raises(error) as again:
             run(machine, message)
-        assert again.value is first.value
+        assert again.value.__cause__ is first.value
 
 
 def run(machine: MessageDecryptor, message: Message) -> bytes:

@@ -272,7 +272,7 @@ def test_another_data_key(suite: AlgorithmSuite, error: type[MessageError], text
     assert machine.state is State.FAILED
     with pytest.raises(error) as again:
         machine.next_event()
-    assert again.value is caught.value
+    assert again.value.__cause__ is caught.value
     with pytest.raises(ValueError, match="in state FAILED"):
         unlock(machine, message)
 
@@ -361,7 +361,7 @@ def test_a_machine_that_failed_releases_nothing(message: Message) -> None:
     for _ in range(2):
         with pytest.raises(TagError) as caught:
             machine.next_event()
-        assert caught.value is error
+        assert caught.value.__cause__ is error
     assert machine.state is State.FAILED
 
 
@@ -391,7 +391,7 @@ def test_closing_keeps_the_error() -> None:
     machine.close()
     with pytest.raises(TrailingDataError) as again:
         machine.next_event()
-    assert again.value is caught.value
+    assert again.value.__cause__ is caught.value
 
 
 @pytest.mark.parametrize("state", STATES)

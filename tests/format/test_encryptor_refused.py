@@ -184,7 +184,7 @@ def test_after_an_error_there_is_no_message(
     for call in calls:
         with pytest.raises(error) as again:
             call()
-        assert again.value is first.value
+        assert again.value.__cause__ is first.value
 
 
 @pytest.mark.parametrize("frame_length", [1, 4096, LAST])
