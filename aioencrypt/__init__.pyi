@@ -204,6 +204,7 @@ __all__ = [
     "EncryptionMaterials",
     "EncryptionMaterialsRequest",
     "HierarchicalMasterKey",
+    "IncompleteReadError",
     "InspectedKey",
     "KMSClientFactory",
     "KMSConfiguration",
