@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, wait
+from types import TracebackType
 
 from anyio import Event
 
@@ -101,6 +102,8 @@ class DigestQueue:
         self._wake: Callable[[], None] | None = None
         self._wake_below = 0
         self._failure: BaseException | None = None
+        # Raised again with the traceback of the worker only, which would grow with each time otherwise.
+        self._traceback: TracebackType | None = None
         # The last job that was given to a worker.
         self._job: Future[None] | None = None
 
@@ -142,7 +145,7 @@ class DigestQueue:
         if event := self._watch(0):
             await event.wait()
         if self._failure:
-            raise self._failure
+            raise self._failure.with_traceback(self._traceback)
 
     async def aclose(self) -> None:
         """Drop the digests that wait, and wait for the one that runs, even if this task is cancelled."""
@@ -190,7 +193,8 @@ class DigestQueue:
         try:
             digest()
         except BaseException as error:
-            self._failure = self._failure or error
+            if self._failure is None:
+                self._failure, self._traceback = error, error.__traceback__
         # The task that waits may resize the buffer that the digest has a view on.
         del digest
         self._give_back(reserved)

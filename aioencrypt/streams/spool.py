@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import tempfile
 from collections import deque
+from typing import IO
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from aioencrypt.errors import StreamError
-from aioencrypt.format.suites import IV_LENGTH
+from aioencrypt.format.suites import IV_LENGTH, TAG_LENGTH
 from aioencrypt.streams.lifecycle import OwnedFile
 
 SPOOL_LENGTH = 8 * 1024 * 1024
@@ -19,6 +20,8 @@ SPOOL_LENGTH = 8 * 1024 * 1024
 # After so many chunks, short ones are joined: the objects of two-byte frames cost 28 times their content.
 _MANY_CHUNKS = 1024
 _SHORT_CHUNK = 4096
+# On disk, what comes after so many chunks is cut anew into groups of this length: no lengths to remember.
+_GROUP_LENGTH = 256 * 1024
 # `AESGCM` takes at most 2**31 - 1 bytes, and a frame without a limit may have more.
 _PIECE_LENGTH = 64 * 1024 * 1024
 
@@ -36,6 +39,8 @@ class Spool(OwnedFile):
         self._length = 0
         self._aead = AESGCM(os.urandom(32))
         self._lengths: deque[int] = deque()
+        self._groups = 0
+        self._rest = bytearray()
         self._written = 0
         self._read = 0
 
@@ -49,30 +54,56 @@ class Spool(OwnedFile):
             self._memory.append(chunk)
             self._length += len(chunk)
             return
-        await self.in_thread(lambda: self._write_file(chunk))
+        if len(self._lengths) < _MANY_CHUNKS:
+            await self.in_thread(lambda: self._write_chunk(chunk))
+        elif len(self._rest) + len(chunk) < _GROUP_LENGTH:
+            self._rest += chunk
+        else:
+            await self.in_thread(lambda: self._write_groups(chunk))
 
-    def _write_file(self, chunk: bytes) -> None:
+    def _write_chunk(self, chunk: bytes) -> None:
         with self.use() as file:
             for start in range(0, len(chunk), _PIECE_LENGTH):
                 piece = memoryview(chunk)[start : start + _PIECE_LENGTH]
-                sealed = self._aead.encrypt(self._written.to_bytes(IV_LENGTH, "big"), piece, None)
-                file.write(sealed)
-                self._lengths.append(len(sealed))
-                self._written += 1
+                self._lengths.append(self._write_sealed(file, piece))
+
+    def _write_groups(self, chunk: bytes) -> None:
+        view = memoryview(chunk)
+        with self.use() as file:
+            while len(self._rest) + len(view) >= _GROUP_LENGTH:
+                missing = _GROUP_LENGTH - len(self._rest)
+                self._write_sealed(file, self._rest + view[:missing])
+                self._groups += 1
+                self._rest.clear()
+                view = view[missing:]
+        self._rest += view
+
+    def _write_sealed(self, file: IO[bytes], piece: bytearray | memoryview) -> int:
+        sealed = self._aead.encrypt(self._written.to_bytes(IV_LENGTH, "big"), piece, None)
+        file.write(sealed)
+        self._written += 1
+        return len(sealed)
 
     async def read(self) -> bytes:
         """Take the next chunk; empty at the end. Nothing is written any more."""
         if self._memory:
             return self._memory.popleft()
-        if self._file is None or not self._lengths:
-            return b""
-        return await self.in_thread(self._read_file)
+        if self._file is not None and (self._lengths or self._groups):
+            return await self.in_thread(self._read_file)
+        chunk = bytes(self._rest)
+        self._rest.clear()
+        return chunk
 
     def _read_file(self) -> bytes:
         with self.use() as file:
             if self._read == 0:
                 file.seek(0)
-            sealed = file.read(self._lengths.popleft())
+            if self._lengths:
+                length = self._lengths.popleft()
+            else:
+                self._groups -= 1
+                length = _GROUP_LENGTH + TAG_LENGTH
+            sealed = file.read(length)
         try:
             chunk = self._aead.decrypt(self._read.to_bytes(IV_LENGTH, "big"), sealed, None)
         except InvalidTag as error:
@@ -83,4 +114,5 @@ class Spool(OwnedFile):
     def drop(self) -> None:
         """Drop everything without waiting."""
         self._memory.clear()
+        self._rest.clear()
         super().drop()

@@ -370,3 +370,19 @@ def test_pools_work_after_a_fork(backend: str, tmp_path: Path) -> None:
         check=False,
     )
     assert (run.returncode, run.stdout) == (0, "fine\n"), run.stderr
+
+
+@pytest.mark.anyio
+async def test_the_error_of_a_digest_is_raised_again_with_the_same_traceback() -> None:
+    def fail() -> None:
+        raise ValueError("no digest")
+
+    queue = DigestQueue()
+    await queue.add(fail, 10**6)
+    lengths = set()
+    for _ in range(3):
+        with pytest.raises(ValueError, match="no digest") as caught:
+            await queue.join()
+        lengths.add(len(caught.traceback))
+    assert len(lengths) == 1
+    await queue.aclose()

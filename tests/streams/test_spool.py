@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -191,3 +192,34 @@ async def test_tiny_chunks_cost_little_more_than_their_bytes() -> None:
     assert len(spool._memory) < 2000
     assert b"".join(await drained(spool)) == b"ab" * 100_000
     await spool.aclose()
+
+
+@on_asyncio
+async def test_many_chunks_on_disk_cost_a_bounded_memory() -> None:
+    """The objects of two-byte frames, and their lengths, would cost more than the message."""
+    spool = await filled(FULL)
+    chunks = [bytes([n % 256, n // 256 % 256]) for n in range(200_000)]
+    tracemalloc.start()
+    try:
+        for chunk in chunks[:70_000]:
+            await spool.write(chunk)
+        before, _ = tracemalloc.get_traced_memory()
+        for chunk in chunks[70_000:]:
+            await spool.write(chunk)
+        after, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert after - before < 1024 * 1024
+    assert b"".join(await drained(spool)) == FULL + b"".join(chunks)
+    await spool.aclose()
+
+
+@on_asyncio
+async def test_long_chunks_after_many_short_ones_stay_in_order() -> None:
+    chunks = [FULL, *[b"ab"] * 1100, CHUNK * 9, b"c", CHUNK, CHUNK[:1]]
+    spool = await filled(*chunks)
+    assert b"".join(await drained(spool)) == b"".join(chunks)
+    await spool.aclose()
+    spool = await filled(*chunks)
+    await spool.aclose()
+    assert await spool.read() == b""
