@@ -95,18 +95,17 @@ class Sealer:
         self.provenance = provenance
         self._offload = offload
         self._frames = 0
-        self._signed = machine.header.algorithm_suite.signed
-        self._digests = DigestQueue()
+        self._digests = DigestQueue() if machine.header.algorithm_suite.signed else None
 
     async def seal(self, plaintext: bytes | memoryview = b"", last: bool = False) -> bytes:
         """Return the frames that are complete with this plaintext; it may be none."""
         work = self.machine.seal(plaintext, last)
         sealed = b""
         if work.output_length:
-            if self._signed:
+            if self._digests:
                 await self._digests.reserve(work.output_length)
             sealed = await run_work(work.crypt, work.cost, self._offload)
-            if self._signed:
+            if self._digests:
                 await self._digests.add(lambda: work.digest(sealed), len(sealed))
         self._settle(work)
         return sealed
@@ -145,23 +144,25 @@ class Sealer:
 
     async def _seal_into(self, work: SealWork, target: memoryview) -> None:
         await run_work(lambda: work.crypt_into(target), work.cost, self._offload)
-        if self._signed:
+        if self._digests:
             await self._digests.add(lambda: work.digest(target), len(target))
 
     async def finish(self) -> bytes:
         """Return the footer, empty for an unsigned suite."""
-        if not self._signed:
+        if self._digests is None:
             return self.machine.finish()
         await self._digests.join()
         return await run_work(self.machine.finish, self.machine.finish_cost, self._offload)
 
     async def aclose(self) -> None:
         """Drop what is not done."""
-        await self._digests.aclose()
+        if self._digests:
+            await self._digests.aclose()
 
     def drop(self) -> None:
         """Drop what is not done, without waiting."""
-        self._digests.drop()
+        if self._digests:
+            self._digests.drop()
 
     def tally(self, plaintext_length: int, ciphertext_length: int) -> Tally:
         """Return what observers are told."""

@@ -258,7 +258,8 @@ async def check_cancelled_everywhere(path: Path, *, by_task: bool) -> None:
             path.unlink()
             for name, content in before.items():
                 (path.parent / name).write_bytes(content)
-        assert writer._sealer is None or writer._sealer._digests._pending == 0
+        digests = writer._sealer._digests if writer._sealer else None
+        assert digests is None or digests.pending == 0
         assert_idle()
         if not cancelled:
             break
