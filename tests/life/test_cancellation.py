@@ -105,7 +105,8 @@ class EncryptStreaming(Scenario):
             assert (await decrypt(self.taken, KEY)).plaintext == self.plaintext
             return
         await assert_failed(self.stream)
-        assert self.stream._sealer is None or not self.stream._sealer._digests._pending
+        digests = self.stream._sealer._digests if self.stream._sealer else None
+        assert digests is None or not digests.pending
         with pytest.raises(MessageError):
             await decrypt(self.taken, KEY)
 
@@ -159,7 +160,8 @@ class Writing(Scenario):
 
     async def check(self, cancelled: bool) -> None:
         assert [*self.path.parent.iterdir()] == [self.path], "a partial file is left"
-        assert self.writer._sealer is None or not self.writer._sealer._digests._pending
+        digests = self.writer._sealer._digests if self.writer._sealer else None
+        assert digests is None or not digests.pending
         if (content := self.path.read_bytes()) == self.OLD:
             assert cancelled
             with pytest.raises(StreamError):
