@@ -465,6 +465,21 @@ RSA_PEM, EC_PEM = private_pem(rsa_key()), ec_pem(ec_key("alice"))
         (lambda: RequiredEncryptionContextCMM(NO_PROVIDER, ["a"]), WRAPPING_KEY),
         (lambda: rewrap_stream(b"", KEY, new_provider=NO_PROVIDER), WRAPPING_KEY),
     ],
+    ids=[
+        "AES of 31 bytes",
+        "AES of text",
+        "AES of KMS",
+        "RSA cut off",
+        "RSA of a curve",
+        "RSA public",
+        "ECDH cut off",
+        "ECDH recipient",
+        "ECDH ephemeral",
+        "multi",
+        "caching",
+        "required",
+        "rewrap",
+    ],
 )
 async def test_constructors_show_no_secret(make: Any, secret: bytes | str) -> None:
     with pytest.raises((TypeError, ValueError)) as caught:
