@@ -26,8 +26,9 @@ import attrs
 
 from aioencrypt.client import EncryptionClient, Provider
 from aioencrypt.errors import LimitError, PolicyError, SignaturePolicyError
-from aioencrypt.format import EncryptedDataKey, EndOfMessage, MessageDecryptor, MessageHeader, OpenWork
+from aioencrypt.format import EncryptedDataKey, MessageDecryptor, MessageHeader, OpenWork
 from aioencrypt.format.context import PUBLIC_KEY_NAME, read_only, serialize_context
+from aioencrypt.format.decryptor import State
 from aioencrypt.format.suites import IV_LENGTH
 from aioencrypt.managers.answers import get_encryption_materials
 from aioencrypt.managers.default import DefaultCMM
@@ -43,11 +44,11 @@ from aioencrypt.policies import Release, SignaturePolicy
 from aioencrypt.providers.base import MasterKeyProvider, provider_advice, wrap_data_key
 from aioencrypt.runtime.arguments import check_type, describe_type
 from aioencrypt.runtime.observation import Tally, watch_message
-from aioencrypt.runtime.offload import in_file_thread, run_work
+from aioencrypt.runtime.offload import in_file_thread
 from aioencrypt.runtime.secrets import hides_arguments
 from aioencrypt.streams.blocking_files import PathLike, is_special
 from aioencrypt.streams.decrypt import DecryptOptions, DecryptStream
-from aioencrypt.streams.driver import HeaderStart, read_header, read_header_of
+from aioencrypt.streams.driver import Driver, read_header_of
 from aioencrypt.streams.encrypt import EncryptStream
 from aioencrypt.streams.files import FileOutput, FileReader
 from aioencrypt.streams.lifecycle import Closable
@@ -247,19 +248,39 @@ class RewrapResult:
     reencrypted: bool
 
 
-class _Replayed:
-    """A reader whose first bytes were read before."""
+class _Prefixed:
+    """A reader that returns some bytes first: a new header, or what was read before."""
 
-    def __init__(self, first: bytes, reader: Reader) -> None:
+    def __init__(self, first: bytes, read: Callable[[], Awaitable[bytes]]) -> None:
         self._first = first
-        self._reader = reader
+        self._read = read
 
     async def read(self) -> bytes:
         first, self._first = self._first, b""
-        return first or await self._reader.read()
+        return first or await self._read()
 
     async def aclose(self) -> None:
         """Do nothing: the reader is somebody else's."""
+
+
+class _VerifiedBody:
+    """The frames as they came, each after its tag was verified; the last ones at the end of the message."""
+
+    def __init__(self, driver: Driver) -> None:
+        self._driver = driver
+
+    async def read(self) -> bytes:
+        frames = b""
+        while more := await self._driver.read():
+            frames = more
+            if self._driver.machine.state is State.BODY:
+                break
+        return frames
+
+
+def _verify_frames(work: OpenWork) -> bytes:
+    work.crypt()
+    return b"".join(work.serialized)
 
 
 class RewrapStream(ByteStream):
@@ -280,11 +301,9 @@ class RewrapStream(ByteStream):
         self._rewrapped: RewrappedHeader | None = None
         # The old header, as it came.
         self.replaced: bytes = b""
-        self._pending = b""
-        self._next_of_body: Callable[[], Awaitable[bytes]] = self._read
+        self._read_next: Callable[[], Awaitable[bytes]] = self._intake.read
         self._decrypting: DecryptStream | None = None
         self._encrypting: EncryptStream | None = None
-        self._finished = False
 
     @property
     def header(self) -> MessageHeader:
@@ -307,82 +326,49 @@ class RewrapStream(ByteStream):
         """Whether the body is encrypted anew; raises `StreamNotEnteredError` before `async with`."""
         return self.header is not None and self._rewrapped is None
 
+    @hides_arguments
     async def _open(self) -> None:
-        machine = self._options.reading.machine()
-        start = await read_header(machine, self._read)
-        leaves_body = self._options.leaves_body(start.header)
-        materials = await self._options.reading.unlock(machine, start.header)
-        machine.next_event()  # HeaderVerified
+        reading = self._options.reading
+        machine = reading.machine()
+        driver = Driver(machine, self._intake.read, offload=reading.offload, open_work=_verify_frames)
+        received = b"".join(await driver.read_header())
+        leaves_body = self._options.leaves_body(machine.received.header)
+        materials = await reading.unlock(machine)
         self._provenance = materials.provenance
         if not leaves_body:
-            await self._reencrypt(start, materials)
+            await self._reencrypt(machine.received.header, received, materials)
             return
         rewrapped = await self._options.new_header(machine, materials)
         self._rewrapped, self._header = rewrapped, rewrapped.header
-        self.replaced = start.received[: rewrapped.old_length]
-        self._pending = rewrapped.serialized
+        self.replaced = received[: rewrapped.old_length]
         if self._verify:
-            if start.rest:  # no bytes would be the end of input
-                machine.receive(start.rest)
-            self._next_of_body = lambda: self._verified(machine)
+            self._read_next = _Prefixed(rewrapped.serialized, _VerifiedBody(driver).read).read
         else:
-            self._pending += start.received[rewrapped.old_length :]
+            start = rewrapped.serialized + received[rewrapped.old_length :]
+            self._read_next = _Prefixed(start, self._intake.read).read
 
-    async def _read(self) -> bytes:
-        return bytes(await self._read_source())
-
-    async def _verified(self, machine: MessageDecryptor) -> bytes:
-        """Return the next frames as they came, after their tags were verified; the last ones at the end."""
-        held = b""
-        while True:
-            match machine.next_event():
-                case OpenWork() as work:
-                    await run_work(work.crypt, work.cost, self._options.reading.offload)
-                    machine.settle(work, b"")
-                    held = b"".join(work.serialized)
-                    if not work.last:
-                        return held
-                case EndOfMessage():
-                    return held
-                case _:
-                    machine.receive(await self._read_source())
-
-    async def _reencrypt(self, start: HeaderStart, materials: DecryptionMaterials) -> None:
+    @hides_arguments
+    async def _reencrypt(self, header: MessageHeader, start: bytes, materials: DecryptionMaterials) -> None:
         given = GivenMaterials(
-            decryption=materials, encryption=await self._options.encryption_materials(start.header, materials)
+            decryption=materials, encryption=await self._options.encryption_materials(header, materials)
         )
         reading = attrs.evolve(self._options.reading, cmm=given)
-        self._decrypting = DecryptStream(_Replayed(start.received, self._reader), reading)
+        self._decrypting = DecryptStream(_Prefixed(start, self._reader.read), reading)
         await self._decrypting.__aenter__()
         self._encrypting = self._options.client.encrypt_stream(
-            self._decrypting, given, frame_length=start.header.frame_length or None
+            self._decrypting, given, frame_length=header.frame_length or None
         )
         await self._encrypting.__aenter__()
         self._header = self._encrypting.header
-        encrypting = self._encrypting
-        self._next_of_body = lambda: encrypting.read(_CHUNK_LENGTH)
+        self._read_next = partial(self._encrypting.read, _CHUNK_LENGTH)
 
     async def _next_chunk(self) -> bytes:
-        if self._pending:
-            chunk, self._pending = self._pending, b""
-            return chunk
-        chunk = await self._next_of_body()
+        chunk = await self._read_next()
         self._finished = not chunk
         return chunk
 
     def _tally(self) -> Tally:
         return _tally(self._header, self._provenance, self._given)
-
-    @property
-    def _complete(self) -> bool:
-        return self._finished and not self._buffer and not self._failure
-
-    @property
-    def _incomplete_reason(self) -> str:
-        return (
-            "the stream was left before its last byte was handed out, so what was written is no message; "
-            "read to the end, or call abandon() first"
-        )
 
     def _resources(self) -> Sequence[Closable]:
         parts = [part for part in (self._encrypting, self._decrypting) if part]
@@ -390,7 +376,7 @@ class RewrapStream(ByteStream):
 
     def _forget(self) -> None:
         super()._forget()
-        self._pending = b""
+        self._read_next = self._intake.read
 
 
 @hides_arguments
@@ -464,7 +450,7 @@ async def rewrap_header(
         await read_header_of(machine, source)
         header = machine.received.header
         options.leaves_body(header)
-        materials = await options.reading.unlock(machine, header)
+        materials = await options.reading.unlock(machine)
         new = await options.new_header(machine, materials)
         if watch:
             watch.tally = _tally(new.header, materials.provenance, len(new.serialized))

@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 
 import attrs
-from anyio.lowlevel import checkpoint
 
 from aioencrypt.errors import (
     EncryptionError,
@@ -19,16 +18,9 @@ from aioencrypt.errors import (
 )
 from aioencrypt.format import (
     CommitmentPolicy,
-    EndOfMessage,
-    HeaderParsed,
-    HeaderVerified,
     MessageDecryptor,
     MessageHeader,
-    NeedData,
     OpenWork,
-    Plaintext,
-    State,
-    VerifyWork,
 )
 from aioencrypt.format.context import serialize_context
 from aioencrypt.format.work import Output
@@ -37,18 +29,15 @@ from aioencrypt.managers.base import CryptographicMaterialsManager
 from aioencrypt.managers.default import check_decrypt_policy
 from aioencrypt.materials import DecryptionMaterials, DecryptionMaterialsRequest, Provenance
 from aioencrypt.policies import Limits, Offload, Release, SignaturePolicy
-from aioencrypt.runtime.digests import DigestQueue
 from aioencrypt.runtime.observation import MessageWatch, Tally, watch_message
 from aioencrypt.runtime.offload import LONG, batch_cost, run_work
 from aioencrypt.runtime.secrets import hides_arguments
+from aioencrypt.streams.driver import Driver
 from aioencrypt.streams.lifecycle import Closable
 from aioencrypt.streams.reading import ByteStream
-from aioencrypt.streams.sources import Reader
+from aioencrypt.streams.sources import Reader, open_source
 from aioencrypt.streams.spool import Spool
 
-# Bytes of a header that are parsed in one turn of the loop: a header made of nothing but tiny data
-# keys takes a millisecond for each of these.
-_HEADER_STEP = 4096
 # Bytes of plaintext that are overwritten in the loop, when a message turns out bad: 100 microseconds.
 _WIPED_AT_ONCE = 1024 * 1024
 
@@ -78,8 +67,9 @@ class DecryptOptions:
             batch_cost=batch_cost(self.offload),
         )
 
-    async def unlock(self, machine: MessageDecryptor, header: MessageHeader) -> DecryptionMaterials:
+    async def unlock(self, machine: MessageDecryptor) -> DecryptionMaterials:
         """Check the policies, fetch materials and verify the header; returns the materials."""
+        header = machine.received.header
         self._check_policies(header)
         absent = [key for key in self.encryption_context if key not in header.encryption_context]
         try:
@@ -97,6 +87,7 @@ class DecryptOptions:
             if absent:
                 raise _with_absent(error, absent) from error
             raise
+        machine.next_event()  # HeaderVerified
         return materials
 
     def _check_policies(self, header: MessageHeader) -> None:
@@ -145,18 +136,27 @@ async def decrypt_whole(message: bytes, options: DecryptOptions) -> tuple[bytes,
 async def _decrypt_whole(
     message: bytes, options: DecryptOptions, watch: MessageWatch | None
 ) -> tuple[bytes, MessageHeader, Provenance]:
-    digests = DigestQueue()
     output = Output(len(message))
+    driver = Driver(
+        options.machine(),
+        open_source(message).read,
+        offload=options.offload,
+        open_work=partial(_open_in_place, output),
+        in_memory=True,
+    )
     try:
-        header, provenance, frames = await _open_whole(memoryview(message), options, digests, output)
+        await driver.read_header()
+        provenance = (await options.unlock(driver.machine)).provenance
+        await driver.read()
         plaintext = output.finish()
+        header = driver.machine.received.header
         if watch:
             watch.tally = Tally.of(
                 header,
                 provenance,
                 plaintext_length=len(plaintext),
                 ciphertext_length=len(message),
-                frames=frames,
+                frames=driver.frames,
             )
         return plaintext, header, provenance
     except BaseException:
@@ -169,39 +169,13 @@ async def _decrypt_whole(
             output.release()
         raise
     finally:
-        await digests.aclose()
+        await driver.aclose()
 
 
-async def _open_whole(
-    rest: memoryview, options: DecryptOptions, digests: DigestQueue, output: Output
-) -> tuple[MessageHeader, Provenance, int]:
-    """Drive a machine to the end, and write plaintext in place instead of releasing it."""
-    machine = options.machine()
-    frames = 0
-    while True:
-        match machine.next_event():
-            case OpenWork() as work:
-                if work.running:
-                    await digests.add(work.digest, work.input_length)
-                target = output.reserve(work.output_length)
-                await run_work(partial(work.open_into, target), work.cost, options.offload)
-                machine.settle(work, b"")
-                frames += work.count
-            case VerifyWork() as work:
-                await digests.join()
-                machine.settle(work, await run_work(work.crypt, work.cost, options.offload))
-            case NeedData():
-                step = len(rest) if machine.state is not State.HEADER else _HEADER_STEP
-                machine.receive(rest[:step])
-                rest = rest[step:]
-                if machine.state is State.HEADER and rest:
-                    await checkpoint()
-            case HeaderParsed(parsed):
-                provenance = (await options.unlock(machine, parsed)).provenance
-            case HeaderVerified(verified):
-                header = verified
-            case EndOfMessage():
-                return header, provenance, frames
+def _open_in_place(output: Output, work: OpenWork) -> bytes:
+    """Write plaintext where it stays, and give the machine nothing to release."""
+    work.open_into(output.reserve(work.output_length))
+    return b""
 
 
 class DecryptStream(ByteStream):
@@ -218,13 +192,12 @@ class DecryptStream(ByteStream):
     def __init__(self, reader: Reader, options: DecryptOptions) -> None:
         super().__init__(reader)
         self._options = options
-        self._machine = options.machine()
+        self._driver = Driver(
+            options.machine(), self._intake.read, offload=options.offload, gathers=self._intake.gathers
+        )
         self._header: MessageHeader | None = None
         self._provenance: Provenance | None = None
-        self._digests = DigestQueue()
-        self._received = memoryview(b"")
         self._verified = False
-        self._frames = 0
         self._spool = Spool() if options.release is Release.VERIFIED else None
 
     @property
@@ -247,79 +220,28 @@ class DecryptStream(ByteStream):
         return self._verified
 
     async def _open(self) -> None:
-        await self._advance()
+        await self._driver.read_header()
+        self._provenance = (await self._options.unlock(self._driver.machine)).provenance
+        self._header = self._driver.machine.received.header
 
     async def _next_chunk(self) -> bytes:
         if self._spool is None:
-            return await self._advance()
-        while not self._verified:
-            chunk = await self._advance()
-            if chunk:
+            chunk = await self._driver.read()
+            self._verified = not chunk
+            return chunk
+        if not self._verified:
+            while chunk := await self._driver.read():
                 await self._spool.write(chunk)
+            self._verified = True
         return await self._spool.read()
-
-    async def _advance(self) -> bytes:
-        """Drive the machine to the next thing that a caller sees: the header, plaintext or the end."""
-        machine = self._machine
-        while True:
-            match machine.next_event():
-                case Plaintext(data):
-                    return data
-                case OpenWork() | VerifyWork() as work:
-                    await self._work(work)
-                case NeedData():
-                    await self._receive()
-                case HeaderParsed(header):
-                    self._provenance = (await self._options.unlock(machine, header)).provenance
-                case HeaderVerified(header):
-                    self._header = header
-                    return b""
-                case EndOfMessage():
-                    self._verified = True
-                    return b""
-
-    async def _work(self, work: OpenWork | VerifyWork) -> None:
-        if isinstance(work, VerifyWork):
-            await self._digests.join()
-        elif work.running:
-            await self._digests.reserve(work.input_length)
-            await self._digests.add(work.digest, work.input_length)
-        try:
-            result = await run_work(work.crypt, work.cost, self._options.offload)
-        except EncryptionError as error:
-            self._machine.fail(error)
-            raise
-        self._machine.settle(work, result)
-        if isinstance(work, OpenWork):
-            self._frames += work.count
-
-    async def _receive(self) -> None:
-        if self._machine.state is State.HEADER:
-            await self._receive_header()
-            return
-        taken, self._received = self._received or await self._read_source(), memoryview(b"")
-        self._machine.receive(taken)
-        gathered = len(taken)
-        while taken and self._gathers(gathered):
-            taken = await self._read_source()
-            self._machine.receive(taken)
-            gathered += len(taken)
-
-    async def _receive_header(self) -> None:
-        if not self._received:
-            self._received = memoryview(await self._read_source())
-        self._machine.receive(self._received[:_HEADER_STEP])
-        self._received = self._received[_HEADER_STEP:]
-        if self._received:
-            await checkpoint()
 
     def _tally(self) -> Tally:
         return Tally.of(
             self._header,
             self._provenance,
             plaintext_length=self._given,
-            ciphertext_length=self._taken,
-            frames=self._frames,
+            ciphertext_length=self._intake.taken,
+            frames=self._driver.frames,
         )
 
     @property
@@ -334,9 +256,4 @@ class DecryptStream(ByteStream):
         )
 
     def _resources(self) -> Sequence[Closable]:
-        return [self._digests, *([self._spool] if self._spool else []), self._reader]
-
-    def _forget(self) -> None:
-        super()._forget()
-        self._received = memoryview(b"")
-        self._machine.close()
+        return [self._driver, *([self._spool] if self._spool else []), self._reader]

@@ -1,59 +1,139 @@
-"""Reading no more than the header of a message."""
+"""Drive the reading machine: feed it from a source and do its work."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Awaitable, Callable
+from functools import partial
 
-import attrs
 from anyio.lowlevel import checkpoint
 
-from aioencrypt.format import HeaderParsed, MessageDecryptor, MessageHeader
+from aioencrypt.errors import EncryptionError
+from aioencrypt.format import (
+    EndOfMessage,
+    HeaderParsed,
+    MessageDecryptor,
+    NeedData,
+    OpenWork,
+    Plaintext,
+    VerifyWork,
+)
+from aioencrypt.policies import Offload
+from aioencrypt.runtime.digests import DigestQueue
+from aioencrypt.runtime.offload import run_work
 from aioencrypt.runtime.secrets import hides_arguments
 from aioencrypt.streams.ranges import Ranges, RangeSource, SeekableSource, open_range_source
 from aioencrypt.streams.sources import Source, open_source
 
 # Bytes of a header that are parsed in one turn of the loop: a header made of nothing but tiny data
 # keys takes a millisecond for each of these.
-HEADER_STEP = 4096
+_HEADER_STEP = 4096
 # A header with twenty data keys of KMS fits; longer ones take a second read of more.
 _START_LENGTH = 8 * 1024
 _LONG_START_LENGTH = 256 * 1024
 
 
-@attrs.frozen
-class HeaderStart:
-    """A header that is not verified yet, and the bytes that were read with it.
+class Driver:
+    """Feeds a reading machine and does its work.
 
-    `received` is the start of the message, header and all; `rest` its end, which the machine did not
-    get yet.
+    Call `read_header`, unlock the machine, then call `read` up to the end. `open_work` opens frames and
+    returns what the machine is to release for them. `gathers` tells whether to read one more piece before
+    work on so many bytes begins. A message that is `in_memory` takes nothing of the budget for digests.
     """
 
-    header: MessageHeader
-    received: bytes = attrs.field(repr=False)
-    rest: memoryview = attrs.field(repr=False)
+    def __init__(
+        self,
+        machine: MessageDecryptor,
+        read: Callable[[], Awaitable[bytes]],
+        *,
+        offload: Offload = Offload.AUTO,
+        open_work: Callable[[OpenWork], bytes] = OpenWork.crypt,
+        gathers: Callable[[int], bool] = lambda gathered: False,
+        in_memory: bool = False,
+    ) -> None:
+        self.machine: MessageDecryptor = machine
+        # The number of frames that were opened.
+        self.frames: int = 0
+        self._read = read
+        self._offload = offload
+        self._open_work = open_work
+        self._gathers = gathers
+        self._in_memory = in_memory
+        self._digests = DigestQueue()
+        # What was read with the header and the machine did not get yet.
+        self._rest = memoryview(b"")
+
+    @hides_arguments
+    async def read_header(self) -> list[bytes]:
+        """Read until the machine has parsed the header, and return the pieces that were read."""
+        received = []
+        while not isinstance(self.machine.next_event(), HeaderParsed):
+            if not self._rest:
+                received.append(await self._read())
+                self._rest = memoryview(received[-1])
+            self.machine.receive(self._rest[:_HEADER_STEP])
+            self._rest = self._rest[_HEADER_STEP:]
+            if self._rest:
+                await checkpoint()
+        return received
+
+    async def read(self) -> bytes:
+        """Return the next plaintext that may be released, and ``b""`` when all of the message is verified."""
+        while True:
+            match self.machine.next_event():
+                case Plaintext(data):
+                    return data
+                case OpenWork() | VerifyWork() as work:
+                    await self._do(work)
+                case NeedData():
+                    await self._receive()
+                case EndOfMessage():
+                    return b""
+
+    async def _do(self, work: OpenWork | VerifyWork) -> None:
+        crypt = work.crypt
+        if isinstance(work, VerifyWork):
+            await self._digests.join()
+        else:
+            crypt = partial(self._open_work, work)
+            if work.running:
+                if not self._in_memory:
+                    await self._digests.reserve(work.input_length)
+                await self._digests.add(work.digest, work.input_length)
+        try:
+            result = await run_work(crypt, work.cost, self._offload)
+        except EncryptionError as error:
+            self.machine.fail(error)
+            raise
+        self.machine.settle(work, result)
+        if isinstance(work, OpenWork):
+            self.frames += work.count
+
+    async def _receive(self) -> None:
+        taken, self._rest = self._rest or await self._read(), memoryview(b"")
+        self.machine.receive(taken)
+        gathered = len(taken)
+        while taken and self._gathers(gathered):
+            taken = await self._read()
+            self.machine.receive(taken)
+            gathered += len(taken)
+
+    async def aclose(self) -> None:
+        """Drop what is not done."""
+        self.drop()
+        await self._digests.aclose()
+
+    def drop(self) -> None:
+        """Drop what is not done, without waiting."""
+        self._rest = memoryview(b"")
+        self.machine.close()
+        self._digests.drop()
 
 
-@hides_arguments
-async def read_header(machine: MessageDecryptor, read: Callable[[], Awaitable[bytes]]) -> HeaderStart:
-    """Give a new machine what `read` returns, until it has parsed the header; raises its errors."""
-    received = []
-    rest = memoryview(b"")
-    while not isinstance(event := machine.next_event(), HeaderParsed):
-        if not rest:
-            received.append(await read())
-            rest = memoryview(received[-1])
-        machine.receive(rest[:HEADER_STEP])
-        rest = rest[HEADER_STEP:]
-        if rest:
-            await checkpoint()
-    return HeaderStart(event.header, b"".join(received), rest)
-
-
-async def read_header_at(machine: MessageDecryptor, ranges: Ranges) -> HeaderStart:
+async def read_header_at(machine: MessageDecryptor, ranges: Ranges) -> None:
     """Read the header from the start of ranges, mostly in one read."""
     lengths = iter([_START_LENGTH])
-    return await read_header(machine, lambda: ranges.read_on(next(lengths, _LONG_START_LENGTH)))
+    await Driver(machine, lambda: ranges.read_on(next(lengths, _LONG_START_LENGTH))).read_header()
 
 
 async def read_header_of(machine: MessageDecryptor, source: Source | SeekableSource) -> int | None:
@@ -71,7 +151,7 @@ async def read_header_of(machine: MessageDecryptor, source: Source | SeekableSou
             await ranges.aclose()
     reader = open_source(source)
     try:
-        await read_header(machine, reader.read)
+        await Driver(machine, reader.read).read_header()
         return None
     finally:
         await reader.aclose()

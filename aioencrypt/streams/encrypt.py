@@ -214,7 +214,6 @@ class EncryptStream(ByteStream):
         self._plaintext = memoryview(b"")
         self._started = False
         self._sealed = False
-        self._finished = False
 
     @property
     def _open_sealer(self) -> Sealer:
@@ -262,7 +261,7 @@ class EncryptStream(ByteStream):
         gathered = 0
         while True:
             if not self._plaintext:
-                self._plaintext = memoryview(await self._read_source())
+                self._plaintext = memoryview(await self._intake.read())
                 if not self._plaintext:
                     return True
             length = machine.batch_length(len(self._plaintext))
@@ -270,23 +269,12 @@ class EncryptStream(ByteStream):
             self._plaintext = self._plaintext[length:]
             gathered += length
             # More than a batch would not be sealed in the loop.
-            more = gathered + self._last_length
-            if self._plaintext or not self._gathers(gathered) or machine.batch_length(more) < more:
+            more = gathered + self._intake.last_length
+            if self._plaintext or not self._intake.gathers(gathered) or machine.batch_length(more) < more:
                 return False
 
     def _tally(self) -> Tally:
-        return self._sealer.tally(self._taken, self._given) if self._sealer else super()._tally()
-
-    @property
-    def _complete(self) -> bool:
-        return self._finished and not self._buffer and not self._failure
-
-    @property
-    def _incomplete_reason(self) -> str:
-        return (
-            "the stream was left before its last byte was handed out, so what was written is no message; "
-            "read to the end, or call abandon() first"
-        )
+        return self._sealer.tally(self._intake.taken, self._given) if self._sealer else super()._tally()
 
     def _resources(self) -> Sequence[Closable]:
         return [*([self._sealer] if self._sealer else []), self._reader]

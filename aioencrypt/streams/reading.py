@@ -31,6 +31,39 @@ _WAITED_SECONDS = 50e-6
 _GATHERED = 512 * 1024
 
 
+class Intake:
+    """The reads of a source: the loop goes on between them, and a source that is ahead of us is noticed."""
+
+    def __init__(self, reader: Reader) -> None:
+        self._reader = reader
+        self._reads = 0
+        self._ahead = 0
+        # The bytes of the last piece, and of all of them.
+        self.last_length: int = 0
+        self.taken: int = 0
+
+    async def read(self) -> bytes:
+        """Return the next piece, and ``b""`` at the end."""
+        self._reads += 1
+        if self._reads % _SOURCE_READS_PER_TURN == 0:
+            await checkpoint()
+        start = perf_counter()
+        try:
+            data = await self._reader.read()
+        except (StopAsyncIteration, EndOfStream) as error:
+            # Whoever reads our stream would take these for its end, as PEP 479 says of generators.
+            raise RuntimeError(f"the source raised {type(error).__name__}") from error
+        waited = perf_counter() - start > _WAITED_SECONDS
+        self._ahead = 0 if waited or len(data) < _WORTH_GATHERING else self._ahead + 1
+        self.last_length = len(data)
+        self.taken += len(data)
+        return data
+
+    def gathers(self, gathered: int) -> bool:
+        """Tell whether to read one more piece before these bytes are worked on: never if that may wait."""
+        return self._ahead >= _READS_AHEAD and gathered + self.last_length <= _GATHERED
+
+
 class ByteStream(Lifecycle):
     """An asynchronous reader of bytes, as `asyncio.StreamReader` is one, and an iterable of chunks.
 
@@ -44,15 +77,14 @@ class ByteStream(Lifecycle):
     def __init__(self, reader: Reader) -> None:
         super().__init__("stream")
         self._reader = reader
-        self._source_reads = 0
-        self._ahead = 0
-        self._last_length = 0
+        self._intake = Intake(reader)
         self._buffer = memoryview(b"")
         self._ended = False
+        self._finished = False
         self._iterated = False
         self._abandoned = False
         self._reads = 0
-        self._taken = self._given = 0
+        self._given = 0
 
     @abstractmethod
     async def _open(self) -> None:
@@ -63,9 +95,16 @@ class ByteStream(Lifecycle):
         """Return the next bytes, never empty before the end."""
 
     @property
-    @abstractmethod
+    def _complete(self) -> bool:
+        return self._finished and not self._buffer and not self._failure
+
+    @property
     def _incomplete_reason(self) -> str:
         """What to say to a caller who leaves before the stream is complete."""
+        return (
+            "the stream was left before its last byte was handed out, so what was written is no message; "
+            "read to the end, or call abandon() first"
+        )
 
     def _tally(self) -> Tally:
         return Tally()
@@ -108,26 +147,6 @@ class ByteStream(Lifecycle):
     def drop(self) -> None:
         """Let go of everything without waiting."""
         self._drop()
-
-    async def _read_source(self) -> bytes:
-        self._source_reads += 1
-        if self._source_reads % _SOURCE_READS_PER_TURN == 0:
-            await checkpoint()
-        start = perf_counter()
-        try:
-            data = await self._reader.read()
-        except (StopAsyncIteration, EndOfStream) as error:
-            # Whoever reads our stream would take these for its end, as PEP 479 says of generators.
-            raise RuntimeError(f"the source raised {type(error).__name__}") from error
-        self._taken += len(data)
-        waited = perf_counter() - start > _WAITED_SECONDS
-        self._ahead = 0 if waited or len(data) < _WORTH_GATHERING else self._ahead + 1
-        self._last_length = len(data)
-        return data
-
-    def _gathers(self, gathered: int) -> bool:
-        """Tell whether to read one more piece before these bytes are worked on: never if that may wait."""
-        return self._ahead >= _READS_AHEAD and gathered + self._last_length <= _GATHERED
 
     async def _chunk(self) -> bytes:
         """Return what is buffered, or the next chunk; empty at the end."""

@@ -432,11 +432,11 @@ class SeekableDecryptStream(Lifecycle):
         ranges = self._ranges = Ranges(self._source, self._concurrency)
         await ranges.open()
         machine = self._options.machine()
-        start = await read_header_at(machine, ranges)
-        self._check_signature(start.header)
-        materials = await self._options.unlock(machine, start.header)
-        machine.next_event()  # HeaderVerified
-        self._header, self._provenance = start.header, materials.provenance
+        await read_header_at(machine, ranges)
+        header = machine.received.header
+        self._check_signature(header)
+        materials = await self._options.unlock(machine)
+        self._header, self._provenance = header, materials.provenance
         self._frames = await open_frame_reader(
             ranges,
             machine,

@@ -235,7 +235,7 @@ async def check_cancelled_everywhere(*, by_task: bool) -> None:
         assert stream.verified or not handed_out
         assert stream._spool is not None
         assert stream._spool._file is None
-        assert stream._digests._pending == 0
+        assert stream._driver._digests._pending == 0
         assert_idle()
         number, stream, handed_out = number + 1, verified_stream(message), b""
     assert handed_out == PLAINTEXT

@@ -90,7 +90,8 @@ class PlaintextSizes:
         ranges = Ranges(source, 1)
         await ranges.open()
         machine = MessageDecryptor(max_header_length=Limits().max_header_length)
-        signed = (await read_header_at(machine, ranges)).header.algorithm_suite.signed
+        await read_header_at(machine, ranges)
+        signed = machine.received.header.algorithm_suite.signed
         for layout in body_layouts(machine.received, ranges.size):
             # Signatures differ in length: where the final frame stands says where the body ends.
             end = await ranges.read(layout.frame_start(layout.regular_count), ranges.size) if signed else b""
