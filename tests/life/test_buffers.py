@@ -107,7 +107,8 @@ async def test_no_view_outlives_a_signer_that_fails() -> None:
 def stores_of(error: BaseException) -> list[bytes]:
     """Return what stands in every buffer that is written in place and still there."""
     assert error.__traceback__
-    return [one.getvalue() for one in gc.get_objects() if type(one) is io.BytesIO]
+    files = [one for one in gc.get_objects() if type(one) is io.BytesIO]
+    return [file.getvalue() for file in files if not file.closed]
 
 
 # Plaintext that is wiped in the loop, and plaintext that is wiped in a thread.

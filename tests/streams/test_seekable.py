@@ -26,6 +26,7 @@ from aioencrypt import (
     StreamClosedError,
     StreamError,
     StreamNotEnteredError,
+    TruncatedMessageError,
     encrypt,
     open_seekable,
 )
@@ -406,7 +407,7 @@ async def test_the_source_is_closed_once() -> None:
 
 async def test_the_source_is_closed_when_entering_fails() -> None:
     source = Recorded((await message_of())[:500])
-    with pytest.raises(Exception, match="cut off"):
+    with pytest.raises(TruncatedMessageError, match="the source ends after 500 bytes"):
         await open_seekable(source, KEY).__aenter__()
     assert source.closed == 1
 

@@ -65,10 +65,10 @@ async def test_what_fits_into_a_part_is_one_request() -> None:
     assert [use.key_id for use in result.provenance.keys] == [KEY.key_id]
 
 
-@pytest.mark.parametrize("source", [b"", in_chunks(b"", 1)], ids=["bytes", "stream"])
+@pytest.mark.parametrize("source", [lambda: b"", lambda: in_chunks(b"", 1)], ids=["bytes", "stream"])
 async def test_a_source_of_nothing_is_a_message_too(source: Any) -> None:
     client = memory_s3()
-    assert (await put(client, source)).parts == 1
+    assert (await put(client, source())).parts == 1
     assert (await decrypt(client.stored.data, KEY)).plaintext == b""
 
 
