@@ -6,7 +6,7 @@ Specification: framework/structures.md#encryption-context.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from aioencrypt.errors import MalformedMessageError
 from aioencrypt.format.suites import SignatureAlgorithm
@@ -45,8 +45,9 @@ class EncryptionContext(dict[str, str]):
     def _refuse(self, *arguments: object, **pairs: object) -> NoReturn:
         raise TypeError("an encryption context is read-only; change a copy of it: dict(context)")
 
-    __setitem__ = __delitem__ = __ior__ = _refuse
-    clear = pop = popitem = setdefault = update = _refuse
+    if not TYPE_CHECKING:  # type checkers see a Mapping in all signatures
+        __setitem__ = __delitem__ = __ior__ = _refuse
+        clear = pop = popitem = setdefault = update = _refuse
 
 
 def read_only(context: Mapping[str, str]) -> EncryptionContext:

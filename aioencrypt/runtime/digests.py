@@ -38,7 +38,7 @@ class DigestBudget:
 
     def __init__(self) -> None:
         self._lock = ThreadLock()
-        self.used = 0
+        self.used: int = 0
         self._waiting: deque[_Waiter] = deque()
 
     async def take(self, length: int) -> None:
@@ -78,7 +78,7 @@ class DigestBudget:
         call(event.set)
 
 
-digest_budgets = LoopLocal(DigestBudget)
+digest_budgets: LoopLocal[DigestBudget] = LoopLocal(DigestBudget)
 
 
 class DigestQueue:

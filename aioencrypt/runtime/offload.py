@@ -53,8 +53,8 @@ class Lane:
     """
 
     def __init__(self) -> None:
-        self.spent = 0.0
-        self.held = False
+        self.spent: float = 0.0
+        self.held: bool = False
         self._waiting: deque[Event] = deque()
 
     @property
@@ -120,7 +120,7 @@ class LoopState:
     """
 
     def __init__(self) -> None:
-        self.lane = Lane()
+        self.lane: Lane = Lane()
         # Hops that this loop waits for now, and all hops that it ever began.
         self.hops = 0
         self.hops_begun = 0
@@ -128,7 +128,7 @@ class LoopState:
         self.reads = 0
 
 
-loop_states = LoopLocal(LoopState)
+loop_states: LoopLocal[LoopState] = LoopLocal(LoopState)
 
 
 @lru_cache

@@ -114,7 +114,7 @@ class ReadFile(BufferedFile):
         if own:
             # Not a method of this file: without a cycle, one that nobody closes ends when it is let go.
             fetch = partial(_fetch, fs, message, self._reading)
-            self.cache = FrameCache(self.blocksize, fetch, self.size)
+            self.cache: Any = FrameCache(self.blocksize, fetch, self.size)
 
     def _fetch_range(self, start: int, end: int) -> bytes:
         return _fetch(self.fs, self._message, self._reading, start, end)
@@ -137,7 +137,7 @@ class ReadFile(BufferedFile):
             self._block = self.read(self.blocksize)
         end = self._block.find(b"\n", offset) + 1 or len(self._block)
         part = self._block[offset : min(end, offset + limit)]
-        self.loc = self._block_start + offset + len(part)
+        self.loc: int = self._block_start + offset + len(part)
         return part
 
     def readlines(self, hint: int | None = -1, /) -> list[bytes]:
@@ -225,7 +225,7 @@ class WriteFile(BufferedFile):
     def __del__(self) -> None:
         """Drop what was never closed; nobody may wait for a loop here."""
         if not self.closed:
-            self.closed = True
+            self.closed: bool = True
             warnings.warn(f"{self!r} was not closed, and is dropped", ResourceWarning, 2, self)
             with suppress(RuntimeError):  # a forked process has no loop to leave it to, and no right
                 start_in_loop(self.fs.loop, self._writer.discard)
@@ -297,7 +297,7 @@ class AsyncWriteFile(AsyncFile):
     def __del__(self) -> None:
         """Warn: nobody may await here."""
         if not self.closed:
-            self.closed = True
+            self.closed: bool = True
             warnings.warn(f"{self!r} was not closed, and stays unfinished", ResourceWarning, 2, self)
 
 

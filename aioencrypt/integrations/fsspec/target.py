@@ -67,8 +67,8 @@ class TargetFileSystem:
 
     def __init__(self, fs: Any) -> None:
         self.fs = fs
-        self.is_async = is_asynchronous(fs)
-        self.is_cache = isinstance(fs, CachingFileSystem)
+        self.is_async: bool = is_asynchronous(fs)
+        self.is_cache: bool = isinstance(fs, CachingFileSystem)
 
     async def call(
         self, name: str, *args: object, given: Mapping[str, Any] | None = None, **kwargs: object

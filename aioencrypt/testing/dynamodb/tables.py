@@ -42,7 +42,7 @@ class Cancelled(Refusal):
             "Transaction cancelled, please refer cancellation reasons for specific reasons "
             f"[{', '.join(reasons)}]",
         )
-        self.reasons = [
+        self.reasons: list[dict[str, str]] = [
             {"Code": code} if code == "None" else {"Code": code, "Message": _REASONS.get(code, code)}
             for code in reasons
         ]
