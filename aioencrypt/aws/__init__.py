@@ -1,4 +1,4 @@
-"""Amazon Web Services: the methods that a client needs, connections, and what errors mean."""
+"""Connections to Amazon Web Services, the client protocols, and the meaning of service errors."""
 
 from aioencrypt.aws.protocols import ClientSupplier, DynamoDBClient, KMSClient
 

@@ -1,7 +1,4 @@
-"""Client suppliers: which KMS client a region gets, and which regions get none.
-
-They stand in `kms` of an `AWSConnection`.
-"""
+"""Client suppliers, which map a region to a KMS client: pass one as `kms=` of an `AWSConnection`."""
 
 from __future__ import annotations
 
@@ -11,14 +8,15 @@ from typing import Any, cast
 from aioencrypt.aws.connection import AWSClients, AWSConnection, EntersConnection
 from aioencrypt.aws.protocols import ClientSupplier, KMSClient
 from aioencrypt.errors import ServiceError
+from aioencrypt.runtime.arguments import describe_type
 from aioencrypt.runtime.plugins import await_answer
 
 
 class KMSClientFactory(EntersConnection):
-    """Makes one KMS client for each region, when it is first asked for: a client supplier.
+    """A client supplier that creates one KMS client for each region, on first use.
 
-    It is what `limit_regions` and `exclude_regions` restrict. `async with` makes room for the clients, is
-    counted, and closes them at its last exit.
+    Restrict it with `limit_regions` or `exclude_regions`. Use it inside `async with`; the last exit closes
+    the clients.
     """
 
     def __init__(self, *, connection: AWSConnection | None = None) -> None:
@@ -29,21 +27,21 @@ class KMSClientFactory(EntersConnection):
         return self._clients.recipe(KMSClientFactory)
 
     async def __call__(self, region: str | None) -> KMSClient:
-        """Return the client for a region, or for the default region; raises `ProviderClosedError`."""
+        """Return the client for a region (None: the default region); raises `ProviderClosedError`."""
         return await self._clients.get(region)
 
 
 def limit_regions(supplier: ClientSupplier, regions: Iterable[str]) -> ClientSupplier:
-    """Return a supplier for these regions alone; a key of another one fails with a `ServiceError`."""
+    """Return a supplier that serves only these regions; other regions raise `ServiceError`."""
     allowed = _region_set(supplier, regions)
     if not allowed:
-        raise ValueError("regions is empty, so that no key could be called; name at least one")
+        raise ValueError("regions is empty: name at least one")
 
     async def supply(region: str | None) -> KMSClient:
         if _known(region) not in allowed:
             raise ServiceError(
-                f"the region {region!r} is not one of those that are allowed here, {sorted(allowed)}; "
-                "allow it in limit_regions, or use a key of one of these"
+                f"the region {region!r} is not one of the allowed regions, {sorted(allowed)}; "
+                "add it to limit_regions, or use a key in one of them"
             )
         return cast("KMSClient", await await_answer("the client supplier", supplier(region), object))
 
@@ -51,14 +49,14 @@ def limit_regions(supplier: ClientSupplier, regions: Iterable[str]) -> ClientSup
 
 
 def exclude_regions(supplier: ClientSupplier, regions: Iterable[str]) -> ClientSupplier:
-    """Return a supplier for all but these regions; a key of one of them fails with a `ServiceError`."""
+    """Return a supplier that serves all but these regions, which raise `ServiceError`."""
     excluded = _region_set(supplier, regions)
 
     async def supply(region: str | None) -> KMSClient:
         if _known(region) in excluded:
             raise ServiceError(
-                f"the region {region!r} is excluded here; "
-                "take it out of exclude_regions, or use a key of another region"
+                f"the region {region!r} is excluded; "
+                "remove it from exclude_regions, or use a key in another region"
             )
         return cast("KMSClient", await await_answer("the client supplier", supplier(region), object))
 
@@ -67,21 +65,23 @@ def exclude_regions(supplier: ClientSupplier, regions: Iterable[str]) -> ClientS
 
 def _region_set(supplier: ClientSupplier, regions: Iterable[str]) -> frozenset[str]:
     if not callable(supplier):
-        raise TypeError(f"a client supplier is an async function of a region, not {type(supplier).__name__}")
+        raise TypeError(
+            f"a client supplier must be an async function of a region, not {describe_type(supplier)}"
+        )
     if isinstance(regions, str):
-        raise TypeError("regions is a collection of names of regions: write [region]")
+        raise TypeError("regions must be a collection of region names: write [region]")
     names = frozenset(regions)
     for name in names:
         if not isinstance(name, str) or not name:
             shown = repr(name) if name == "" else type(name).__name__
-            raise TypeError(f"a region is a str that is not empty, not {shown}")
+            raise TypeError(f"a region must be a non-empty str, not {shown}")
     return names
 
 
 def _known(region: str | None) -> str:
-    # The client's default may be any region, so that nobody knows whether it is allowed.
+    # Without a region the client picks one from its configuration, so it cannot be checked here.
     if region is None:
         raise ServiceError(
-            "the key is named without a region, so it may be one that is not allowed; give its ARN"
+            "the key id has no region, so it cannot be checked against the allowed regions; give the key ARN"
         )
     return region

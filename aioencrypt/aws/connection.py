@@ -1,6 +1,6 @@
-"""Connections to AWS: where clients come from, and how long they live.
+"""Connections to AWS: how clients are created, shared and closed.
 
-The only file that knows aiobotocore.
+The only file that imports aiobotocore.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ C = TypeVar("C")
 S = TypeVar("S")
 Service = Literal["kms", "dynamodb"]
 
-# A client takes a megabyte, and strangers' messages may name any regions. AWS has some forty.
+# A client takes about 1 MB of memory, and untrusted messages may name any region. AWS has some forty.
 _MAX_CLIENTS = 64
 _SERVICES: dict[str, tuple[Literal["KMS", "DynamoDB"], type]] = {
     "kms": ("KMS", KMSClient),
@@ -44,33 +44,33 @@ _SERVICES: dict[str, tuple[Literal["KMS", "DynamoDB"], type]] = {
 
 
 class ClientPool:
-    """The clients that one connection has made, apart for each event loop and process."""
+    """The clients that one connection has created, one set for each event loop and process."""
 
     def __init__(self) -> None:
         self._opened: list[_OpenClients] = []
 
     def here(self) -> _OpenClients | None:
-        """Return the clients of this loop and process, if they are open."""
+        """Return the open clients of this loop and process, or None."""
         return next((opened for opened in self._opened if opened.is_here), None)
 
     async def open(self, connection: AWSConnection, service: Service) -> _OpenClients:
-        """Return the clients of this loop and process, to be counted by the caller."""
+        """Return the clients of this loop and process; the caller counts its entry."""
         if on_trio():
             raise ProviderError(
-                "AWS clients are made with aiobotocore, which runs on asyncio and not on trio: "
-                "run there, or give ready clients or a supplier in connection="
+                "aiobotocore creates the AWS clients and does not run on trio: "
+                "use asyncio, or give ready clients or a supplier in connection="
             )
         if (opened := self.here()) is None:
             self._opened = [opened for opened in self._opened if not opened.is_stale]
             session, config = await in_file_thread(partial(_load_aiobotocore, connection, service))
-            # Another task may have opened them meanwhile.
+            # Another task may have opened them while this one waited.
             if (opened := self.here()) is None:
                 opened = _OpenClients(connection, session, config)
                 self._opened.append(opened)
         return opened
 
     def drop(self, opened: _OpenClients) -> None:
-        """Forget clients that are to be closed."""
+        """Forget clients that are about to be closed."""
         self._opened.remove(opened)
 
 
@@ -111,14 +111,14 @@ def _load_data(session: AioSession, service: Service) -> None:
 
 _alive: WeakSet[_OpenClients] = WeakSet()
 _of_parents: list[_OpenClients] = []
-# Kept for ever: a connection that is collected after a fork takes itself out of the event loop of the
-# parent, which then waits for answers in vain.
+# Kept for the life of the child: collecting an inherited connection would deregister it from the epoll
+# instance that the child shares with its parent, and the parent would wait for answers for ever.
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=lambda: _of_parents.extend(_alive))
 
 
 class _OpenClients:
-    """Clients that we made, open on one event loop in one process, as long as somebody has entered."""
+    """Clients that we created on one event loop of one process; open until the last entry leaves."""
 
     def __init__(self, connection: AWSConnection, session: AioSession, config: AioConfig) -> None:
         self.entries = 0
@@ -128,41 +128,43 @@ class _OpenClients:
         self._loop: Any = running_loop()
         self._process = os.getpid()
         self._clients: dict[tuple[Service, str | None], Any] = {}
-        # Of clients that are there, or being made.
+        # The keys of all clients, including those being created.
         self._keys: set[tuple[Service, str | None]] = set()
         self._stack = AsyncExitStack()
-        # Whoever needs a client that is being made waits for it. A caller that is cancelled leaves it behind.
+        # Single flight: callers share the creation of a client, and cancelling one does not stop it.
         self._making: AsyncCache[Any] = AsyncCache(capacity=0)
         self._closed = False
         _alive.add(self)
 
     @property
     def is_ours(self) -> bool:
-        """Whether this process opened them; otherwise they belong to the parent, which closes them."""
+        """Whether this process opened them; after a fork they belong to the parent, which closes them."""
         return os.getpid() == self._process
 
     @property
     def is_here(self) -> bool:
-        """Whether the caller may use them: connections cannot be shared with other loops and processes."""
+        """Whether the caller runs on the event loop and in the process that opened them."""
         return self.is_ours and running_loop() is self._loop
 
     @property
     def is_stale(self) -> bool:
-        """Whether their event loop has ended, so that nobody can close them any more."""
+        """Whether their event loop is closed, so that nobody can close them any more."""
         return self.is_ours and self._loop.is_closed()
 
     async def get(self, service: Service, region: str | None) -> Any:
-        """Return the client for a region, which is made by its first use."""
+        """Return the client for a region, creating it on first use."""
         key = service, region
         if key not in self._clients:
             if key not in self._keys and len(self._keys) >= _MAX_CLIENTS:
-                here = f"there are clients for {_MAX_CLIENTS} regions, and none is made for {region!r}"
-                raise ServiceError(f"{here}; say which ones are yours with region= or limit_regions()")
+                raise ServiceError(
+                    f"no client is created for {region!r}, as there are clients for {_MAX_CLIENTS} regions; "
+                    "restrict the regions with region= or limit_regions()"
+                )
             self._keys.add(key)
             try:
                 await self._making.get(key, partial(self._make, *key), ttl=0.0)
             except ProviderClosedError as error:
-                raise ProviderClosedError("the provider was left while it made a client") from error
+                raise ProviderClosedError("the provider was closed while it created a client") from error
         return self._clients[key]
 
     async def _make(self, service: Service, region: str | None) -> None:
@@ -180,7 +182,7 @@ class _OpenClients:
             raise
 
     async def aclose(self) -> None:
-        """Close all clients, those too that are being made, also when the caller is cancelled meanwhile."""
+        """Close all clients, including those being created, even if the caller is cancelled."""
         closing = BackgroundTask()
         failures: list[BaseException] = []
         closing.start(partial(self._close, failures))
@@ -188,7 +190,7 @@ class _OpenClients:
             await wait_shielded(closing.ended)
         finally:
             if not self._closed:
-                # All tasks of the loop were cancelled, the one that closes before its first step.
+                # The event loop shut down and cancelled the closing task before its first step.
                 await self._close(failures)
         if failures:
             raise failures[0]
@@ -205,13 +207,13 @@ class _OpenClients:
 def check_name(what: str, name: object) -> None:
     """Check the name of a region or profile, or None; raises `ValueError`."""
     if name is not None and (not isinstance(name, str) or not name):
-        raise ValueError(f"{what} is the name of a {what.rpartition('_')[2]}, or None")
+        raise ValueError(f"{what} must be the name of a {what.rpartition('_')[2]}, or None")
 
 
 def check_timeout(timeout: float | None) -> None:
     """Check a time limit in seconds, or None; raises `TypeError` and `ValueError`."""
     if timeout is not None and not check_seconds("timeout", timeout) > 0:
-        raise ValueError(f"timeout is {timeout}; it must be above 0 seconds, or None")
+        raise ValueError(f"timeout is {timeout}; it must be more than 0 seconds, or None")
 
 
 def _check_client(client: C, service: str) -> C:
@@ -220,21 +222,19 @@ def _check_client(client: C, service: str) -> C:
 
 
 def _checked_source(name: str, source: S) -> S:
-    """Check where the clients of a service come from; raises `TypeError` and `ValueError`."""
+    """Check the `kms` or `dynamodb` argument of a connection; raises `TypeError` and `ValueError`."""
     if isinstance(source, Mapping):
         for region, client in source.items():
             _check_client(client, name)
             if not isinstance(region, str):
-                raise TypeError(
-                    f"{name} names the region of a client by {describe_type(region)}, not by a str"
-                )
+                raise TypeError(f"the keys of {name} must be region names (str), not {describe_type(region)}")
         return cast(S, MappingProxyType(dict(source)))
     if isinstance(source, str) and not source.startswith(("http://", "https://")):
-        raise ValueError(f"{name} is {source!r}; write an endpoint as a URL, https://...")
+        raise ValueError(f"{name} is {source!r}; write the endpoint as a URL, https://...")
     if isinstance(source, type) or not (source is None or isinstance(source, str) or callable(source)):
         raise TypeError(
-            f"{name} is an endpoint URL, a mapping of region to client, or an async function from region to "
-            f"client, not {describe_type(source)}: write {{region: client}}"
+            f"{name} must be an endpoint URL, a mapping of region to client, or an async function from "
+            f"region to client, not {describe_type(source)}: write {{region: client}}"
         )
     return source
 
@@ -253,19 +253,20 @@ def _dynamodb_source(
 
 @attrs.frozen(kw_only=True)
 class AWSConnection:
-    """How to reach AWS. Providers that are given the same connection object share its clients.
+    """How to reach AWS. Providers that get the same connection object share its clients.
 
-    Without arguments, clients use the standard credentials. `profile` names others in the configuration
-    files of AWS; a `session` of aiobotocore brings its own. `region` is for keys and tables that name none.
-    `client_config` is merged over our settings. `timeout` is in seconds, for one call with all its retries;
-    None waits for ever.
+    By default, clients use the standard AWS credentials. `profile` names a profile in the AWS configuration
+    files; an aiobotocore `session` brings its own credentials. `region` is used for keys and tables that
+    name none. `client_config` is merged over our settings. `timeout` is in seconds, for one call with all
+    its retries; None means no limit.
 
-    `kms` and `dynamodb` are each an endpoint URL, ready clients by region (``{"us-east-1": client}``), or a
-    client supplier: an async function from region to client; a region of None is the default one. What is
-    given is never closed here. Other clients are made, and live inside `async with` of the providers.
+    `kms` and `dynamodb` each take an endpoint URL, ready clients by region (``{"us-east-1": client}``), or a
+    client supplier: an async function that takes a region (None: the default region) and returns a client.
+    We never close clients that you supply. Without them, clients are created and live as long as a provider
+    of this connection is inside `async with`.
 
-    It pickles as its settings, and refuses with a session, clients or a supplier. Raises `TypeError` for a
-    session or client that cannot work, such as those of boto3, and `ValueError`.
+    A connection pickles as its settings, unless it holds a session, clients or a supplier. Raises `TypeError`
+    for a session or client that cannot work, such as boto3's, and `ValueError`.
     """
 
     region: str | None = None
@@ -290,32 +291,32 @@ class AWSConnection:
         if self.client_config is not None:
             check_config(self.client_config)
         if self.profile is not None and self.session is not None:
-            raise ValueError("give profile or session; a session has a profile of its own")
+            raise ValueError("give profile or session, not both: a session has its own profile")
         given = self._given
         if len(given) == 2 and (self.profile or self.session is not None or self.client_config is not None):
             raise ValueError(
-                "profile, session and client_config are of no use where both services have ready clients"
+                "profile, session and client_config have no effect if both services have ready clients"
             )
 
     @property
     def _given(self) -> list[object]:
-        """What has ready clients, or supplies them."""
+        """The arguments that hold ready clients or a supplier."""
         return [source for source in (self.kms, self.dynamodb) if not isinstance(source, str | None)]
 
     def __reduce__(self) -> tuple[Any, ...]:
         if self.session is not None or self._given:
             raise TypeError(
-                "a connection with a session, clients or a supplier is not pickled or copied; "
-                "build it where it is used"
+                "a connection with a session, clients or a supplier cannot be pickled or copied; "
+                "create it where it is used"
             )
-        # A copy has a pool of its own, in which nothing is open.
+        # A copy starts with an empty pool.
         return partial(
             AWSConnection, **attrs.asdict(self, filter=lambda field, _: field.init, recurse=False)
         ), ()
 
 
 class AWSClients(Generic[C]):
-    """The clients of one service for one provider: its entries are its own, the clients are shared."""
+    """One provider's use of the clients of one service: it counts its own entries, the clients are shared."""
 
     def __init__(
         self, connection: AWSConnection | None, service: Service, user: str = "the provider"
@@ -330,22 +331,22 @@ class AWSClients(Generic[C]):
         self._entries: WeakKeyDictionary[_OpenClients, int] = WeakKeyDictionary()
 
     def recipe(self, make: Callable[..., Any], *arguments: Any, **options: Any) -> tuple[Any, ...]:
-        """Return what `__reduce__` of a user of these clients returns: its copy is not entered.
+        """Return the result of `__reduce__` for an object that uses these clients; its copy is not entered.
 
-        Raises `TypeError` where the connection cannot be copied.
+        Raises `TypeError` if the connection cannot be copied.
         """
         copy(self.connection)
         return partial(make, connection=self.connection, **options), arguments
 
     async def enter(self) -> None:
-        """Keep the clients open until as many calls of `leave`."""
+        """Open the clients, and keep them open until `leave` is called as often."""
         if self.makes:
             opened = await self.connection.pool.open(self.connection, self._service)
             opened.entries += 1
             self._entries[opened] = self._entries.get(opened, 0) + 1
 
     async def leave(self) -> None:
-        """Close the clients where nobody else has them open; does nothing where `enter` was not called."""
+        """Close the clients if this was the last entry; does nothing without a matching `enter`."""
         if not any(opened.is_ours for opened in self._entries):
             return
         opened = self._open()
@@ -362,7 +363,7 @@ class AWSClients(Generic[C]):
         if opened is not None and opened in self._entries:
             return opened
         if any(opened.is_ours for opened in self._entries):
-            raise ProviderClosedError(f"{self._user} was opened on another event loop; open it on this loop")
+            raise ProviderClosedError(f"{self._user} was opened on another event loop; open it on this one")
         if self._entries:
             raise ProviderClosedError(f"{self._user} was opened before a fork; open it in this process")
         raise ProviderClosedError(
@@ -370,7 +371,7 @@ class AWSClients(Generic[C]):
         )
 
     async def get(self, region: str | None) -> C:
-        """Return the client for a region, or for the default region; raises `ServiceError`."""
+        """Return the client for a region (None: the default region); raises `ServiceError`."""
         region = region or self.connection.region
         if self.makes:
             return cast(C, await self._open().get(self._service, region))
@@ -382,8 +383,8 @@ class AWSClients(Generic[C]):
             return cast(C, next(iter(self._source.values())))
         if region is None:
             raise ServiceError(
-                f"no region is named, and {self._service}= of the connection has not exactly one client; "
-                "give an ARN, or region="
+                f"no region is given, and {self._service}= of the connection has {len(self._source)} "
+                "clients; give an ARN, or region="
             )
         if region not in self._source:
             raise ServiceError(
@@ -393,7 +394,7 @@ class AWSClients(Generic[C]):
         return cast(C, self._source[region])
 
     async def warm_up(self, regions: Sequence[str | None]) -> None:
-        """Make the clients for these regions; raises `ServiceError`."""
+        """Create the clients for these regions; raises `ServiceError`."""
         for region in dict.fromkeys(regions):
             what = f"a {self._service} client for {region}"
             await call_service(what, partial(self.get, region), self.connection.timeout)
@@ -418,7 +419,7 @@ class AWSClients(Generic[C]):
 
 
 class EntersConnection:
-    """`async with` for whatever uses clients of AWS: opens those that are made here, counted."""
+    """Base class with `async with` for providers and stores that use AWS clients."""
 
     def __init__(self, *clients: AWSClients[Any]) -> None:
         self._entered = clients

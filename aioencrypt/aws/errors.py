@@ -1,6 +1,6 @@
-"""Calls of a service: their time limit, what the errors of clients mean, and the fields of answers.
+"""Call an AWS service within a time limit, translate its errors, and read its answers.
 
-Errors are known by their shape, so that other SDKs and tests need no botocore.
+Errors are recognised by their shape, so that clients other than botocore's work too.
 """
 
 from __future__ import annotations
@@ -45,19 +45,19 @@ _ADVICE = {
     "InvalidCiphertextException": "the encrypted data key or the encryption context was changed",
     "KMSInvalidStateException": "check the state of the key; it may be pending deletion",
     "NoCredentialsError": "set up AWS credentials, or name a profile= of the connection",
-    "NoRegionError": "set AWS_DEFAULT_REGION, or name the key by its ARN",
+    "NoRegionError": "set AWS_DEFAULT_REGION, or give the key ARN",
     "NoSuchBucket": "check the name of the bucket",
     "NoSuchKey": "check the key of the object",
-    "NotFoundException": "check key id, account and region",
-    "PreconditionFailed": "the object there is another one by now; open it again, or decide anew",
-    "ResourceInUseException": "somebody else is creating or deleting the table; wait, and call again",
-    "ResourceNotFoundException": "check table name and region, or call create_key_store()",
+    "NotFoundException": "check the key id, account and region",
+    "PreconditionFailed": "the object has changed in the meantime; open it again",
+    "ResourceInUseException": "the table is being created or deleted; wait, and call again",
+    "ResourceNotFoundException": "check the table name and region, or call create_key_store()",
     "UnrecognizedClientException": "check the credentials",
 }
 
 
 def service_error(error: Exception) -> ServiceError:
-    """Return what an exception of a client means, by its shape."""
+    """Translate an exception of a client."""
     response = getattr(error, "response", None)
     if not isinstance(response, Mapping) or not isinstance(response.get("Error"), Mapping):
         message = escape_text(describe(error), 2000)
@@ -92,9 +92,9 @@ def _is_connection_error(error: Exception) -> bool:
 
 
 async def call_service(what: ServiceCall | str, call: Callable[[], Awaitable[T]], timeout: float | None) -> T:
-    """Await a call to a service within a time in seconds, retries of the client included.
+    """Await a call to a service, with a time limit in seconds that includes the client's retries.
 
-    `what` names it in the log; as a `ServiceCall` it is observed. Raises `ServiceError` with the cause.
+    `what` names the call in the log; observers hear of a `ServiceCall`. Raises `ServiceError` with the cause.
     """
     if isinstance(what, str):
         return await _within(timeout, what, call)
@@ -118,7 +118,7 @@ async def _within(timeout: float | None, what: object, function: Callable[[], Aw
         if isinstance(error, TimeoutError) and scope.cancelled_caught:
             failure = ServiceError(f"no answer within {timeout} seconds", retryable=True)
         _logger.debug("%s failed after %.3f s: %s", what, perf_counter() - start, failure)
-        # The frames of clients hold what was sent: encryption contexts and data keys.
+        # The client's frames hold the request, with encryption contexts and data keys.
         forget_locals(error, handled)
         raise failure from error
     _logger.debug("%s took %.3f s", what, perf_counter() - start)
@@ -126,16 +126,16 @@ async def _within(timeout: float | None, what: object, function: Callable[[], Aw
 
 
 def bytes_of(answer: Mapping[str, Any], field: str) -> bytes:
-    """Return a field of an answer that holds bytes; raises `ProviderError` where there are none."""
+    """Return a bytes field of an answer; raises `ProviderError` if it is missing or empty."""
     value = answer.get(field)
     if isinstance(value, bytes) and value:
         return value
-    del value  # it may be a secret in another form
+    del value  # it may be a secret of another type
     raise ProviderError(f"the answer of KMS has no {field}")
 
 
 def text_of(answer: Mapping[str, Any], field: str) -> str:
-    """Return a field of an answer that holds text; raises `ProviderError` where there is none."""
+    """Return a text field of an answer; raises `ProviderError` if it is missing."""
     value = answer.get(field)
     if not isinstance(value, str):
         raise ProviderError(f"the answer of KMS has no {field}")

@@ -1,4 +1,4 @@
-"""The methods that a client needs. Any object with them will do; those of aiobotocore have them."""
+"""Protocols of AWS clients. aiobotocore's clients have these methods; so may any other object."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import Any, Protocol
 
 
 class KMSClient(Protocol):
-    """The methods of an asynchronous KMS client that are used, as aiobotocore has them.
+    """The methods that we call of an asynchronous KMS client.
 
-    Symmetric keys need the first three, RSA keys `decrypt`, branch key stores the next two, key
-    agreement the last two.
+    Symmetric keys use the first three, RSA keys `decrypt`, branch key stores `decrypt` and the next two,
+    ECDH keys the last two.
     """
 
     async def generate_data_key(
@@ -69,7 +69,7 @@ class KMSClient(Protocol):
 
 
 class DynamoDBClient(Protocol):
-    """The methods of an asynchronous DynamoDB client that are used, as aiobotocore has them."""
+    """The methods that we call of an asynchronous DynamoDB client."""
 
     async def describe_table(self, *, TableName: str) -> Mapping[str, Any]: ...
 
@@ -92,4 +92,4 @@ class DynamoDBClient(Protocol):
 
 
 ClientSupplier = Callable[[str | None], Awaitable[KMSClient]]
-"""Gives the client for a region; for None, the client for the default region."""
+"""Returns the client for a region; for None, the client for the default region."""

@@ -1,1 +1,1 @@
-"""Branch keys in a DynamoDB table, and the master key that uses them."""
+"""Branch keys: a key store in DynamoDB, and the master key that wraps data keys under a branch key."""

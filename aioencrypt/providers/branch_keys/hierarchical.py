@@ -1,4 +1,4 @@
-"""Branch keys: one call to a key store serves the data keys of many messages.
+"""The hierarchical master key: one call to a key store serves many messages.
 
 Specification: framework/aws-kms/aws-kms-hierarchical-keyring.md.
 """
@@ -39,21 +39,21 @@ _VERSION_LENGTH = 16
 _KEY_START = _VERSION_START + _VERSION_LENGTH
 _MAX_LENGTH = 0xFFFF
 _REFRESH_AHEAD = 10.0
-# Cache identifiers start with the kind of what asks, and with what it asks for.
+# A cache identifier starts with a resource id and a scope id, as the specification of the keyring says.
 _HIERARCHY, _FOR_ENCRYPT, _FOR_DECRYPT = b"\x02", b"\x01", b"\x02"
 
 
 @runtime_checkable
 class BranchKeyReader(Protocol):
-    """Where branch keys come from: a `BranchKeyStore`, or any object with these.
+    """The source of branch keys: a `BranchKeyStore`, or any object with these methods.
 
-    Keys of one `logical_name` are taken for the same, whichever object gave them. Any exception of
-    the methods is the failure of the key that asked.
+    Two readers with the same `logical_name` share cached keys. An exception from a method becomes the
+    failure of the master key that called it.
     """
 
     @property
     def logical_name(self) -> str:
-        """The name of the store that its keys are bound to."""
+        """The name of the store, which is bound to each of its keys."""
         ...
 
     async def active_branch_key(self, branch_key_id: str) -> BranchKeyMaterials:
@@ -108,11 +108,11 @@ class _BranchKey:
 
 
 class HierarchicalMasterKey(MasterKey):
-    """Wraps data keys under a branch key, which comes from a key store and is cached.
+    """Wrap data keys under a branch key, which is read from a key store and cached.
 
-    Give `branch_key_id`, or `branch_key_id_supplier`, an async function that picks it by the encryption
-    context of each message. It is an async function because it may have to ask; what it raises or
-    returns wrongly is the failure of this key.
+    Give `branch_key_id`, or `branch_key_id_supplier`: an async function that takes the encryption context of
+    a message and returns the branch key id. If it raises or returns another type, this master key fails
+    with `ProviderError`.
 
     A branch key is used for `ttl` seconds, then asked for anew: so long goes on what a withdrawn
     permission forbids. In the last `refresh_ahead` seconds, by default a tenth of `ttl` and at most

@@ -1,7 +1,7 @@
-"""The items of a branch key store: what stands in the table, and how KMS is told of it.
+"""The items of a branch key store, and the encryption context that binds them.
 
-An item is a wrapped key and attributes about it. KMS binds the two: the encryption context of the wrapped
-key is every other attribute, and the logical name of the store.
+An item holds a wrapped key and its attributes. KMS binds the two: the encryption context of the wrapped key
+consists of all other attributes and the logical name of the store.
 
 Specification: framework/branch-key-store.md#record-format and #encryption-context.
 """
@@ -34,16 +34,16 @@ _HIERARCHY = "hierarchy-version"
 _HIERARCHY_VERSION = "1"
 _TABLE = "tablename"
 _CUSTOM_PREFIX = "aws-crypto-ec:"
-# What KMS takes.
+# Limits of KMS.
 _MAX_WRAPPED_KEY = 6144
 _MAX_KEY_ID = 2048
 
 
 @attrs.frozen
 class BranchKeyMaterials:
-    """A branch key as it came from a store, authenticated by KMS. Its bytes never show in a repr.
+    """A branch key that KMS has authenticated. Its `repr` never shows the key bytes.
 
-    `version` is the text of a UUID. `encryption_context` is the custom one that the key was created with.
+    `version` is a UUID as text. `encryption_context` is the custom context given when the key was created.
     """
 
     branch_key_id: str
@@ -57,7 +57,7 @@ class BranchKeyMaterials:
 
 @attrs.frozen
 class BeaconKeyMaterials:
-    """A beacon key as it came from a store, authenticated by KMS. Its bytes never show in a repr."""
+    """A beacon key that KMS has authenticated. Its `repr` never shows the key bytes."""
 
     beacon_key_id: str
     encryption_context: Mapping[str, str] = attrs.field(converter=read_only)
@@ -69,19 +69,19 @@ class BeaconKeyMaterials:
 
 @attrs.frozen
 class BranchKeyItem:
-    """One item: its attributes as text, and the wrapped key."""
+    """One item of the table: the attributes as text, and the wrapped key."""
 
     attributes: Mapping[str, str] = attrs.field(converter=read_only)
     wrapped_key: bytes = attrs.field(repr=False)
 
     @property
     def version(self) -> str:
-        """The version, of an item that is no beacon key."""
+        """The version of a branch key; beacon keys have none."""
         return self.attributes.get(_VERSION, self.attributes[TYPE]).removeprefix(VERSION_PREFIX)
 
     @property
     def custom_context(self) -> EncryptionContext:
-        """The encryption context that the key was created with."""
+        """The custom encryption context given when the key was created."""
         return read_only(
             {
                 name.removeprefix(_CUSTOM_PREFIX): value
@@ -91,7 +91,7 @@ class BranchKeyItem:
         )
 
     def stored(self) -> dict[str, dict[str, Any]]:
-        """Return the item as DynamoDB takes it."""
+        """Return the item in DynamoDB's format."""
         texts = {name: {"S": value} for name, value in self.attributes.items()}
         return {
             **texts,
@@ -127,29 +127,29 @@ def first_version(branch_key_id: str, kms_arn: str, context: Mapping[str, str]) 
 
 
 def next_version(active: BranchKeyItem) -> EncryptionContext:
-    """Return the attributes of a new version of an active branch key: everything else stays."""
+    """Return the attributes of a new version of an active branch key; the other attributes stay the same."""
     kept = {name: value for name, value in active.attributes.items() if name != _VERSION}
     return EncryptionContext({**kept, **_new_version()})
 
 
 def active_copy(version: Mapping[str, str]) -> EncryptionContext:
-    """Return the attributes under which a version is the active one."""
+    """Return the attributes of the active copy of a version."""
     return EncryptionContext({**version, TYPE: ACTIVE, _VERSION: version[TYPE]})
 
 
 def beacon_beside(version: Mapping[str, str]) -> EncryptionContext:
-    """Return the attributes of the beacon key that is created together with a branch key."""
+    """Return the attributes of the beacon key created with a branch key."""
     return EncryptionContext({**version, TYPE: BEACON})
 
 
-# Items that were read
+# Reading items
 
 
 @hides_locals
 def parse_item(stored: Mapping[str, Any], branch_key_id: str, item_type: str) -> BranchKeyItem:
-    """Check an item that was asked for by its primary key.
+    """Check an item that was read by its primary key.
 
-    Raises `ProviderError` for what no branch key store writes, so that KMS need not be called.
+    Raises `ProviderError` if no branch key store would write such an item, before KMS is called.
     """
     name = f"the item {item_type!r} of the branch key {branch_key_id!r}"
     wrapped_key = _wrapped_key(stored, name)
@@ -162,10 +162,10 @@ def parse_item(stored: Mapping[str, Any], branch_key_id: str, item_type: str) ->
         if not attributes.get(attribute):
             raise ProviderError(f"{name} has no {attribute!r}")
     if (attributes[ID], attributes[TYPE]) != (branch_key_id, item_type):
-        raise ProviderError(f"the table answered with another item than {name}")
+        raise ProviderError(f"the table returned a different item than {name}")
     if attributes[_HIERARCHY] != _HIERARCHY_VERSION:
         raise ProviderError(
-            f"{name} has the {_HIERARCHY} {attributes[_HIERARCHY]}; only {_HIERARCHY_VERSION} is known here"
+            f"{name} has the {_HIERARCHY} {attributes[_HIERARCHY]}; only {_HIERARCHY_VERSION} is supported"
         )
     arn = attributes[KMS_ARN]
     if len(arn) > _MAX_KEY_ID or parse_key_arn(arn) is None:
@@ -201,7 +201,7 @@ def _check_versions(attributes: Mapping[str, str], name: str) -> None:
 
 
 def is_version(text: str) -> bool:
-    """Tell whether a text is a version 4 UUID, written as all writers write it."""
+    """Tell whether a text is a version 4 UUID in its canonical form."""
     try:
         parsed = uuid.UUID(text)
     except ValueError:

@@ -1,4 +1,4 @@
-"""Which KMS keys wrap the keys of a branch key store.
+"""The KMS configurations of a branch key store: which KMS keys wrap its branch keys.
 
 Specification: framework/branch-key-store.md#aws-kms-configuration.
 """
@@ -15,26 +15,26 @@ from aioencrypt.providers.kms.arn import matches_for_decrypt, parse_key_arn
 
 
 class KMSConfiguration(ABC):
-    """One of `KMSKeyArn`, `KMSMRKeyArn`, `KMSDiscovery` and `KMSMRDiscovery`."""
+    """Base class of `KMSKeyArn`, `KMSMRKeyArn`, `KMSDiscovery` and `KMSMRDiscovery`."""
 
     @property
     @abstractmethod
     def region(self) -> str | None:
-        """The region in which KMS is called; None is the default region."""
+        """The region to call KMS in; None means the default region."""
 
     @property
     def wrapping_key(self) -> str:
-        """The ARN of the key for new branch keys; raises `ProviderError` where there is none."""
+        """The ARN of the key that wraps new branch keys; raises `ProviderError` for discovery."""
         raise ProviderError(
-            f"a branch key store with {type(self).__name__} only reads; "
+            f"a branch key store with {type(self).__name__} is read-only; "
             "configure it with KMSKeyArn or KMSMRKeyArn to create keys and versions"
         )
 
     @abstractmethod
     def key_for(self, stored: str) -> str:
-        """Return the ARN to call KMS with for an item that names a key by its ARN.
+        """Return the ARN to call KMS with, for an item wrapped under the key `stored`.
 
-        Raises `ProviderError` where the two do not go together.
+        Raises `ProviderError` if this configuration does not allow that key.
         """
 
 
@@ -48,7 +48,7 @@ def _check_arn(instance: Any, attribute: object, arn: Any) -> None:
 
 def _disagreement(stored: str, configured: str) -> ProviderError:
     return ProviderError(
-        f"the item was made under the KMS key {stored!r}, and the store is configured for {configured!r}"
+        f"the item is wrapped under the KMS key {stored!r}, but the store is configured for {configured!r}"
     )
 
 
@@ -67,7 +67,7 @@ class _OneKey(KMSConfiguration):
 
 @attrs.frozen
 class KMSKeyArn(_OneKey):
-    """One KMS key, and no other: a multi-Region key is not taken for its replicas."""
+    """Exactly one KMS key. Replicas of a multi-Region key do not match."""
 
     def key_for(self, stored: str) -> str:
         if stored != self.arn:
@@ -77,7 +77,7 @@ class KMSKeyArn(_OneKey):
 
 @attrs.frozen
 class KMSMRKeyArn(_OneKey):
-    """One KMS key; a multi-Region key stands for its replicas too, and is called in its own region."""
+    """One KMS key and, if it is a multi-Region key, its replicas. KMS is called in the region of the ARN."""
 
     def key_for(self, stored: str) -> str:
         if not matches_for_decrypt(self.arn, stored):
@@ -87,7 +87,7 @@ class KMSMRKeyArn(_OneKey):
 
 @attrs.frozen
 class KMSDiscovery(KMSConfiguration):
-    """Whichever key an item names, called in one region; reads only."""
+    """The key that each item names, called in one region. Read-only."""
 
     @property
     def region(self) -> None:
@@ -99,7 +99,7 @@ class KMSDiscovery(KMSConfiguration):
 
 @attrs.frozen
 class KMSMRDiscovery(KMSConfiguration):
-    """Whichever key an item names, or its replica in `region` if it is a multi-Region key; reads only."""
+    """The key that each item names; for a multi-Region key, its replica in `region`. Read-only."""
 
     region: str = attrs.field()
 

@@ -1,4 +1,4 @@
-"""Branch keys: data keys that wrap other data keys, kept in DynamoDB, wrapped by KMS.
+"""The branch key store: branch keys in a DynamoDB table, wrapped by KMS.
 
 Specification: framework/branch-key-store.md.
 """
@@ -40,7 +40,7 @@ from aioencrypt.runtime.secrets import SecretBytes, hides_arguments
 
 @attrs.frozen
 class KeyStoreInfo:
-    """How a branch key store is configured."""
+    """The configuration of a branch key store."""
 
     store_id: str
     table_name: str
@@ -52,14 +52,14 @@ class KeyStoreInfo:
 class BranchKeyStore(EntersConnection):
     """Branch keys and beacon keys in a DynamoDB table, each wrapped by a KMS key.
 
-    `kms_configuration` is a `KMSKeyArn`, `KMSMRKeyArn`, `KMSDiscovery` or `KMSMRDiscovery`; the last two only
-    read. `logical_name` is bound to every key by KMS and can never change, unlike the name of the table.
-    `store_id` is drawn if it is not given.
+    `kms_configuration` is a `KMSKeyArn`, `KMSMRKeyArn`, `KMSDiscovery` or `KMSMRDiscovery`; the last two are
+    read-only. KMS binds `logical_name` to every key: it can never change, while the table may be renamed.
+    `store_id` is random by default.
 
-    Use it inside `async with`, unless the `connection` has ready clients or suppliers for both services. The
-    table is in the region of the connection, and without one in that of the KMS configuration.
+    Use it inside `async with`, unless `connection` has ready clients or suppliers for both services. The
+    table is in the region of the connection or, if that names none, of the KMS configuration.
 
-    Every operation raises `ProviderError`, and `ServiceError` for what KMS or DynamoDB answered.
+    Every operation raises `ProviderError`, and `ServiceError` if KMS or DynamoDB fails.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class BranchKeyStore(EntersConnection):
         tables: AWSClients[DynamoDBClient] = AWSClients(self._kms.connection, "dynamodb")
         super().__init__(self._kms, tables)
         self._kms_region = kms_configuration.region
-        # Where the connection names no region, one ready client will do, whichever region it has.
+        # Without a region, a single ready client is used, whatever its region.
         region = self._kms.connection.region or (kms_configuration.region if tables.makes else None)
         self._table = BranchKeyTable(table_name, tables, region)
         self._configuration = kms_configuration
@@ -108,11 +108,11 @@ class BranchKeyStore(EntersConnection):
 
     @property
     def logical_name(self) -> str:
-        """The name that is bound to every key of the store."""
+        """The name that KMS binds to every key of the store."""
         return self._logical_name
 
     def key_store_info(self) -> KeyStoreInfo:
-        """Return how this store is configured."""
+        """Return the configuration of this store."""
         return KeyStoreInfo(
             self._id,
             self._table.name,
@@ -122,15 +122,15 @@ class BranchKeyStore(EntersConnection):
         )
 
     async def warm_up(self) -> None:
-        """Make both clients, which the first operation would have to; raises `ServiceError`."""
+        """Create both clients now, so that the first operation does not have to; raises `ServiceError`."""
         await self._kms.warm_up([self._kms_region])
         await self._table.warm_up()
 
     async def create_key_store(self, *, wait: float = 300.0) -> str:
-        """Create the table unless it is there, and return its ARN once it can be used.
+        """Create the table if it does not exist, wait until it is active, and return its ARN.
 
-        A table that is there must have the right keys. `wait` is the longest time in seconds until it is
-        active.
+        An existing table must have the right key schema. `wait` is in seconds; a table that takes longer
+        raises `ServiceError`.
         """
         return await self._table.create(wait)
 
@@ -138,10 +138,10 @@ class BranchKeyStore(EntersConnection):
     async def create_key(
         self, branch_key_id: str | None = None, encryption_context: Mapping[str, str] | None = None
     ) -> str:
-        """Create a branch key with its first version, and a beacon key; return the branch key id.
+        """Create a branch key, its first version and its beacon key; return the branch key id.
 
-        The id is drawn unless it is given, which needs an encryption context. KMS binds the encryption
-        context to all versions. Raises `ServiceError` where a key has that id already.
+        The id is a random UUID by default; an id of your own needs an encryption context. KMS binds the
+        encryption context to every version. Raises `ServiceError` if the branch key exists.
         """
         kms_arn = self._configuration.wrapping_key
         context = validate_context({} if encryption_context is None else encryption_context, reserved=True)
@@ -157,15 +157,15 @@ class BranchKeyStore(EntersConnection):
         return branch_key_id
 
     async def version_key(self, branch_key_id: str) -> None:
-        """Give a branch key a new version, which is the active one from then on; the old ones stay.
+        """Rotate a branch key: create a new version and make it active. Old versions stay readable.
 
-        Of several that do so at once, one wins. The others raise `ServiceError`, `retryable`, and have
-        written nothing.
+        If several callers rotate the same key at once, one succeeds. The others write nothing and raise a
+        retryable `ServiceError`.
         """
-        # Discovery is refused before anything is read.
+        # Refuse discovery before reading anything.
         _ = self._configuration.wrapping_key
         old = await self._read(branch_key_id, ACTIVE)
-        # KMS takes it for the key of this item, or it would be the next version of something else.
+        # Have KMS authenticate the old item, so that the new version does not inherit forged attributes.
         await self._re_encrypt(old.wrapped_key, old.attributes, old.attributes)
         version, active = await self._new_branch_key(next_version(old))
         await self._table.replace(old, version, active)
@@ -175,15 +175,15 @@ class BranchKeyStore(EntersConnection):
         return await self._branch_key(branch_key_id, ACTIVE)
 
     async def branch_key_version(self, branch_key_id: str, version: str) -> BranchKeyMaterials:
-        """Return a version of a branch key; `version` is the text of its UUID."""
+        """Return one version of a branch key; `version` is a UUID as text."""
         if not isinstance(version, str):
             raise TypeError(f"the version of a branch key is a str, not {type(version).__name__}")
         if not is_version(version):
-            raise ValueError(f"{version!r} is not the version of a branch key, which is a version 4 UUID")
+            raise ValueError(f"{version!r} is not a branch key version; give a version 4 UUID")
         return await self._branch_key(branch_key_id, VERSION_PREFIX + version)
 
     async def beacon_key(self, branch_key_id: str) -> BeaconKeyMaterials:
-        """Return the beacon key that was created with a branch key."""
+        """Return the beacon key created with a branch key."""
         item = await self._read(branch_key_id, BEACON)
         return BeaconKeyMaterials(branch_key_id, item.custom_context, await self._decrypt(item))
 
@@ -193,14 +193,14 @@ class BranchKeyStore(EntersConnection):
         return BranchKeyMaterials(branch_key_id, item.version, item.custom_context, key)
 
     async def _read(self, branch_key_id: str, item_type: str) -> BranchKeyItem:
-        """Read an item, and check whatever can be checked without KMS."""
+        """Read an item and check all that needs no call to KMS."""
         _check_name("branch_key_id", branch_key_id)
         item = await self._table.read(branch_key_id, item_type)
         self._configuration.key_for(item.attributes[KMS_ARN])
         return item
 
     async def _new_branch_key(self, version: Mapping[str, str]) -> tuple[BranchKeyItem, BranchKeyItem]:
-        """Let KMS make a branch key; return it as the item of its version and as the active one."""
+        """Have KMS generate a branch key; return the items of its version and of its active copy."""
         wrapped_key = await self._generate(version)
         active = active_copy(version)
         active_key = await self._re_encrypt(wrapped_key, version, active)
@@ -265,8 +265,8 @@ class BranchKeyStore(EntersConnection):
             if error.code != "InvalidCiphertextException":
                 raise
             raise ServiceError(
-                "KMS does not take the wrapped key for that of this item: the item was changed, or "
-                f"logical_name, here {self._logical_name!r}, is not the one that it was made under",
+                f"KMS rejected the wrapped key: the item was changed, or logical_name={self._logical_name!r} "
+                "is not the name it was created with",
                 code=error.code,
                 request_id=error.request_id,
             ) from error.__cause__

@@ -1,4 +1,4 @@
-"""The DynamoDB table of a branch key store: its making, and the items that are read and written.
+"""The DynamoDB table of a branch key store: create it, read and write its items.
 
 Specification: framework/branch-key-store.md.
 """
@@ -17,18 +17,18 @@ from aioencrypt.aws.protocols import DynamoDBClient
 from aioencrypt.errors import ProviderError, ServiceError
 from aioencrypt.providers.branch_keys.items import ID, TYPE, WRAPPED_KEY, BranchKeyItem, parse_item
 
-# A table may be named by its ARN, which is how tables of other accounts are.
+# Tables of other accounts are named by their ARN.
 _TABLE_NAME = re.compile(r"(arn:[\w-]+:dynamodb:[\w-]+:\d+:table/)?[A-Za-z0-9_.-]{3,255}")
 _KEY_SCHEMA = {ID: "HASH", TYPE: "RANGE"}
 _NEW = {"ConditionExpression": "attribute_not_exists(#id)", "ExpressionAttributeNames": {"#id": ID}}
-# Seconds between two looks at a table that is being created.
+# Seconds between two polls of a table that is being created.
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 0.05, 5.0
-# Why a transaction is cancelled that may succeed when it is sent again.
+# Cancellation reasons of a transaction that may succeed if it is sent again.
 _PASSING = {"ProvisionedThroughputExceeded", "ThrottlingError", "TransactionConflict"}
 
 
 class BranchKeyTable:
-    """A table; raises `ProviderError`, and `ServiceError` for what DynamoDB answered."""
+    """A table of branch keys. Methods raise `ProviderError`, and `ServiceError` if DynamoDB fails."""
 
     def __init__(self, name: str, clients: AWSClients[DynamoDBClient], region: str | None) -> None:
         if not isinstance(name, str):
@@ -42,7 +42,7 @@ class BranchKeyTable:
         self._region = region
 
     async def warm_up(self) -> None:
-        """Make the client; raises `ServiceError`."""
+        """Create the client; raises `ServiceError`."""
         await self._clients.warm_up([self._region])
 
     async def _call(
@@ -53,7 +53,7 @@ class BranchKeyTable:
     # The table itself
 
     async def create(self, wait: float) -> str:
-        """Create the table unless it is there; return its ARN once it can be used."""
+        """Create the table if it does not exist; return its ARN once the table is active."""
         table = await self._describe_if_known()
         if table is None:
             table = await self._create()
@@ -89,17 +89,17 @@ class BranchKeyTable:
         return _mapping_of(answer, "TableDescription")
 
     def _check(self, table: Mapping[str, Any]) -> str:
-        """Check a table against what a branch key store needs; return its ARN."""
+        """Check the key schema of a table; return its ARN."""
         keys = _by_name(table, "KeySchema", "KeyType")
         types = _by_name(table, "AttributeDefinitions", "AttributeType")
         if keys != _KEY_SCHEMA or any(types.get(name) != "S" for name in _KEY_SCHEMA):
             raise ProviderError(
-                f"the table {self.name!r} is no branch key store, which has the partition key {ID!r} "
+                f"the table {self.name!r} is not a branch key store: the partition key must be {ID!r} "
                 f"and the sort key {TYPE!r}, both of type S; choose another table name"
             )
         arn = table.get("TableArn")
         if not isinstance(arn, str) or arn.split("table/")[-1] != self.name.split("table/")[-1]:
-            raise ProviderError(f"DynamoDB answered for the table {arn!r}, not for {self.name!r}")
+            raise ProviderError(f"DynamoDB described the table {arn!r}, not {self.name!r}")
         return arn
 
     async def _until_active(self, table: Mapping[str, Any]) -> None:
@@ -107,39 +107,39 @@ class BranchKeyTable:
         while status == "CREATING":
             await anyio.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE)
-            # A new table may be unknown for some seconds: descriptions are eventually consistent.
+            # Descriptions are eventually consistent: a new table may not be found for some seconds.
             known = await self._describe_if_known()
             status = known.get("TableStatus") if known is not None else "CREATING"
         if status not in ("ACTIVE", "UPDATING"):
-            raise ProviderError(f"the table {self.name!r} cannot be used, its status is {status!r}")
+            raise ProviderError(f"the table {self.name!r} cannot be used: its status is {status!r}")
 
     # Items
 
     async def read(self, branch_key_id: str, item_type: str) -> BranchKeyItem:
         """Read an item and check it."""
         key = {ID: {"S": branch_key_id}, TYPE: {"S": item_type}}
-        # A consistent read, because a message may follow at once on the version that it needs.
+        # A strongly consistent read: a message may arrive right after its branch key version was written.
         answer = await self._call(
             "GetItem",
             lambda client: client.get_item(TableName=self.name, Key=key, ConsistentRead=True),
         )
         if not answer.get("Item"):
             raise ProviderError(
-                f"the table {self.name!r} has no item {item_type!r} of a branch key {branch_key_id!r}"
+                f"the table {self.name!r} has no item {item_type!r} for the branch key {branch_key_id!r}"
             )
         return parse_item(_mapping_of(answer, "Item"), branch_key_id, item_type)
 
     async def add(self, *items: BranchKeyItem) -> None:
-        """Write all items of a new branch key, or none if there are such."""
+        """Write all items of a new branch key, or none if the branch key exists."""
         name = items[0].attributes[ID]
         await self._write(
             [(item, _NEW) for item in items],
-            f"there is a branch key {name!r} already; it stays as it is",
+            f"the branch key {name!r} already exists",
             retryable=False,
         )
 
     async def replace(self, active: BranchKeyItem, version: BranchKeyItem, new: BranchKeyItem) -> None:
-        """Write a new version, and its active copy over the one that was read, if that is still there."""
+        """Write a new version and replace the active copy, if the active copy is still the one we read."""
         name = active.attributes[ID]
         unchanged = {
             "ConditionExpression": "attribute_exists(#id) AND #enc = :old",
@@ -148,8 +148,8 @@ class BranchKeyTable:
         }
         await self._write(
             [(version, _NEW), (new, unchanged)],
-            f"the branch key {name!r} got a new version from somebody else meanwhile; "
-            "if it is to have one more, call version_key() again",
+            f"another program added a version to the branch key {name!r}; call version_key() again to add "
+            "one more",
             retryable=True,
         )
 
@@ -159,8 +159,8 @@ class BranchKeyTable:
     async def _write(
         self, items: Sequence[tuple[BranchKeyItem, Mapping[str, Any]]], refused: str, *, retryable: bool
     ) -> None:
-        """Write items on conditions, all or nothing. `refused` says that a condition does not hold."""
-        # Retries of the client carry the same token, and so do not stumble over their own first attempt.
+        """Write items in one transaction. `refused` is the message for a condition that failed."""
+        # The token makes retries by the client idempotent.
         token = str(uuid.uuid4())
         try:
             await self._call(
@@ -185,7 +185,7 @@ class BranchKeyTable:
 
 
 def _reasons(error: object) -> set[str]:
-    """Return why a transaction was cancelled, by the shape of the exception."""
+    """Return the reasons why a transaction was cancelled."""
     response = getattr(error, "response", None)
     reasons = response.get("CancellationReasons") if isinstance(response, Mapping) else None
     codes = {reason.get("Code") for reason in reasons or () if isinstance(reason, Mapping)}
