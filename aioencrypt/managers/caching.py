@@ -122,13 +122,13 @@ class CachingCMM:
 
     def __reduce__(self) -> NoReturn:
         raise TypeError(
-            "a CachingCMM holds data keys and is not pickled or copied; "
-            "build one in each process, where its limits count anew"
+            "a CachingCMM holds data keys and cannot be pickled or copied; "
+            "create one in each process; the limits apply per process"
         )
 
     def __dask_tokenize__(self) -> NoReturn:
         raise TypeError(
-            "a CachingCMM holds data keys and is not pickled or copied; "
+            "a CachingCMM holds data keys and cannot be pickled or copied; "
             "give Dask a function that builds one, or 'package.module:name'"
         )
 

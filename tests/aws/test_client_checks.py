@@ -27,8 +27,8 @@ from tests.support.streaming import on_asyncio
 pytestmark = pytest.mark.anyio
 
 BLOCKING = (
-    "this is a client of boto3, which blocks the event loop: give one of aiobotocore, "
-    "or leave the client out, and it is made"
+    "this is a boto3 client, which blocks the event loop: give an aiobotocore client, "
+    "or leave it out to have one created"
 )
 
 
@@ -87,7 +87,7 @@ async def test_a_client_of_aiobotocore_is_taken(kms: InMemoryKMS) -> None:
 @pytest.mark.parametrize("make", [lambda kms: kms.client(US), lambda kms: [kms.client(US)]])
 def test_what_is_no_mapping_of_clients(kms: InMemoryKMS, make: Callable[[InMemoryKMS], Any]) -> None:
     wrong = make(kms)
-    text = rf"^kms is an endpoint URL, .* client, not {type(wrong).__name__}: write {{region: client}}$"
+    text = rf"^kms must be an endpoint URL, .* client, not {type(wrong).__name__}: write {{region: client}}$"
     with pytest.raises(TypeError, match=text):
         KMSMasterKeyProvider([kms.create_key()], connection=AWSConnection(kms=wrong))
 
@@ -146,7 +146,7 @@ def test_own_clients_need_asyncio() -> None:
     async def main() -> None:
         provider = KMSMasterKeyProvider(["alias/a"])
         with pytest.raises(
-            ProviderError, match=r"runs on asyncio and not on trio: .* give ready clients or a supplier"
+            ProviderError, match=r"does not run on trio: use asyncio, or give ready clients or a supplier"
         ):
             async with provider:
                 pytest.fail("entered")

@@ -142,7 +142,7 @@ async def test_a_factory_is_copied_as_its_configuration(
             await copied(US)
         async with copied:
             await sealed(KMSMasterKeyProvider([kms.create_key()], connection=AWSConnection(kms=copied)))
-    with pytest.raises(TypeError, match="build it where it is used"):
+    with pytest.raises(TypeError, match="create it where it is used"):
         duplicate(KMSClientFactory(connection=AWSConnection(session=get_session())))
 
 
@@ -161,8 +161,8 @@ async def test_only_the_regions_of_a_limit_get_clients(
             with pytest.raises(ServiceError) as caught:
                 await supply(region)
             assert str(caught.value) == (
-                f"the region '{region}' is not one of those that are allowed here, {sorted(limit)}; "
-                "allow it in limit_regions, or use a key of one of these"
+                f"the region '{region}' is not one of the allowed regions, {sorted(limit)}; "
+                "add it to limit_regions, or use a key in one of them"
             )
             assert not caught.value.retryable
         else:
@@ -177,8 +177,8 @@ async def test_excluded_regions_get_no_clients(kms: InMemoryKMS, excluded: list[
             with pytest.raises(ServiceError) as caught:
                 await supply(region)
             assert str(caught.value) == (
-                f"the region '{region}' is excluded here; "
-                "take it out of exclude_regions, or use a key of another region"
+                f"the region '{region}' is excluded; "
+                "remove it from exclude_regions, or use a key in another region"
             )
         else:
             assert (await supply(region)).region == region  # type: ignore[attr-defined]
@@ -190,7 +190,7 @@ async def test_the_default_region_is_never_known_to_be_allowed(kms: InMemoryKMS,
     provider = KMSMasterKeyProvider(
         ["alias/app"], connection=AWSConnection(kms=restrict(supplier_of(kms), [US, EU]))
     )
-    with pytest.raises(ProviderError, match=r"the key is named without a region, .* give its ARN") as caught:
+    with pytest.raises(ProviderError, match=r"the key id has no region, .* give the key ARN") as caught:
         await encrypt(b"x", provider)
     assert [type(attempt.error) for attempt in caught.value.attempts] == [ServiceError]
     assert kms.calls == []
@@ -241,9 +241,9 @@ async def test_encrypting_needs_every_region(kms: InMemoryKMS) -> None:
 async def test_limits_stand_over_each_other(kms: InMemoryKMS) -> None:
     supply = exclude_regions(limit_regions(supplier_of(kms), [US, EU]), [EU])
     assert (await supply(US)).region == US  # type: ignore[attr-defined]
-    with pytest.raises(ServiceError, match="is excluded here"):
+    with pytest.raises(ServiceError, match="is excluded"):
         await supply(EU)
-    with pytest.raises(ServiceError, match="not one of those"):
+    with pytest.raises(ServiceError, match="not one of the allowed"):
         await supply(AP)
 
 
@@ -282,10 +282,10 @@ async def test_a_factory_behind_a_limit_makes_no_client_for_a_region_that_is_not
 @pytest.mark.parametrize(
     ("regions", "text"),
     [
-        (US, r"^regions is a collection of names of regions: write \[region\]$"),
-        ([None], "^a region is a str that is not empty, not NoneType$"),
-        ([US, ""], "^a region is a str that is not empty, not ''$"),
-        ([US.encode()], "^a region is a str that is not empty, not bytes$"),
+        (US, r"^regions must be a collection of region names: write \[region\]$"),
+        ([None], "^a region must be a non-empty str, not NoneType$"),
+        ([US, ""], "^a region must be a non-empty str, not ''$"),
+        ([US.encode()], "^a region must be a non-empty str, not bytes$"),
     ],
 )
 def test_regions_that_are_refused(kms: InMemoryKMS, restrict: Any, regions: Any, text: str) -> None:
@@ -295,12 +295,14 @@ def test_regions_that_are_refused(kms: InMemoryKMS, restrict: Any, regions: Any,
 
 @pytest.mark.parametrize("restrict", [limit_regions, exclude_regions])
 def test_a_supplier_that_is_none(kms: InMemoryKMS, restrict: Any) -> None:
-    with pytest.raises(TypeError, match=r"^a client supplier is an async function of a region, not dict$"):
+    with pytest.raises(
+        TypeError, match=r"^a client supplier must be an async function of a region, not dict$"
+    ):
         restrict(kms.clients(US), [US])
 
 
 def test_a_limit_without_regions_is_refused(kms: InMemoryKMS) -> None:
-    with pytest.raises(ValueError, match=r"^regions is empty, so that no key could be called"):
+    with pytest.raises(ValueError, match=r"^regions is empty: name at least one"):
         limit_regions(supplier_of(kms), [])
 
 

@@ -145,8 +145,8 @@ async def test_a_message_does_not_make_as_many_clients_as_it_names_regions(url: 
         with pytest.raises(ProviderError) as caught:
             await provider.decrypt_data_key(asking(*request.encrypted_data_keys[64:]))
     assert [str(attempt.error) for attempt in caught.value.attempts] == [
-        f"there are clients for 64 regions, and none is made for {region!r}; "
-        "say which ones are yours with region= or limit_regions()"
+        f"no client is created for {region!r}, as there are clients for 64 regions; "
+        "restrict the regions with region= or limit_regions()"
         for region in ("xx-any-64", "xx-any-65")
     ]
 

@@ -126,7 +126,7 @@ async def test_leaving_while_clients_are_made_waits_for_nobody() -> None:
     for _ in range(20):
         await asyncio.sleep(0.001)
     await user.aclose()
-    with pytest.raises(ProviderClosedError, match="the provider was left while it made a client"):
+    with pytest.raises(ProviderClosedError, match="the provider was closed while it created a client"):
         await making
     assert_idle()
 

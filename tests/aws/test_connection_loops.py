@@ -69,7 +69,7 @@ async def test_another_loop_is_refused_with_the_reason(kms: InMemoryKMS, url: st
         thread.start()
         await asyncio.to_thread(thread.join)
         assert [type(error) for error in refused] == [ProviderClosedError] * 3
-        reason = "the provider was opened on another event loop; open it on this loop"
+        reason = "the provider was opened on another event loop; open it on this one"
         assert {str(error) for error in refused} == {reason}
         # at home it is open as before
         assert (await decrypt(message, provider)).plaintext == b"x"

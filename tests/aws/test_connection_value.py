@@ -88,7 +88,7 @@ def test_ready_clients_cannot_be_changed_afterwards(kms: InMemoryKMS) -> None:
 )
 @pytest.mark.parametrize("duplicate", [pickle.dumps, copy.copy, copy.deepcopy])
 def test_what_holds_clients_or_a_session_is_not_copied(options: dict[str, Any], duplicate: Any) -> None:
-    with pytest.raises(TypeError, match="build it where it is used"):
+    with pytest.raises(TypeError, match="create it where it is used"):
         duplicate(AWSConnection(**options))
 
 
@@ -106,13 +106,13 @@ def blocking(service: str) -> Any:
 @pytest.mark.parametrize(
     ("make", "text"),
     [
-        (blocking, "a client of boto3, which blocks the event loop: give one of aiobotocore"),
-        (aiobotocore.session.get_session().create_client, "has not been entered: give the client of `async"),
+        (blocking, "a boto3 client, which blocks the event loop: give an aiobotocore client"),
+        (aiobotocore.session.get_session().create_client, "was not entered: give the client of `async"),
         (lambda service: type(blocking(service)), "the class .* is not a client of"),
         (lambda service: botocore.session.get_session(), "Session is not a client of"),
         (lambda service: aiobotocore.session.get_session(), "AioSession is not a client of"),
         (lambda service: None, "NoneType is not a client of"),
-        (lambda service: blocking("s3"), "a client of boto3"),
+        (lambda service: blocking("s3"), "a boto3 client"),
     ],
 )
 def test_clients_that_cannot_work(service: str, make: Any, text: str) -> None:
@@ -136,32 +136,36 @@ def test_clients_that_cannot_work(service: str, make: Any, text: str) -> None:
     ids=lambda value: type(value).__name__,
 )
 def test_sessions_that_cannot_work(session: Any) -> None:
-    with pytest.raises(TypeError, match=r"session is a session of aiobotocore, not .*: give aiobotocore"):
+    with pytest.raises(TypeError, match=r"session must be an aiobotocore session, not .*: give aiobotocore"):
         AWSConnection(session=session)
 
 
 @pytest.mark.parametrize(
     ("options", "kind", "text"),
     [
-        ({"region": ""}, ValueError, "region is the name of a region, or None"),
-        ({"region": b"eu"}, ValueError, "region is the name of a region, or None"),
-        ({"profile": 1}, ValueError, "profile is the name of a profile, or None"),
-        ({"timeout": 0}, ValueError, "timeout is 0; it must be above 0 seconds, or None"),
+        ({"region": ""}, ValueError, "region must be the name of a region, or None"),
+        ({"region": b"eu"}, ValueError, "region must be the name of a region, or None"),
+        ({"profile": 1}, ValueError, "profile must be the name of a profile, or None"),
+        ({"timeout": 0}, ValueError, "timeout is 0; it must be more than 0 seconds, or None"),
         ({"timeout": float("nan")}, ValueError, "timeout is nan"),
         ({"timeout": "30"}, TypeError, "timeout is a number of seconds, not str"),
         ({"timeout": True}, TypeError, "timeout is a number of seconds, not bool"),
-        ({"client_config": {}}, TypeError, "client_config is an AioConfig of aiobotocore, not dict"),
-        ({"kms": "localhost"}, ValueError, "kms is 'localhost'; write an endpoint as a URL"),
-        ({"kms": 1}, TypeError, "kms is an endpoint URL, .*, not int"),
-        ({"kms": InMemoryKMS}, TypeError, "kms is an endpoint URL, .*, not the class InMemoryKMS"),
-        ({"dynamodb": {1: InMemoryDynamoDB().client(US)}}, TypeError, "dynamodb names the region .* int"),
+        ({"client_config": {}}, TypeError, "client_config must be an AioConfig of aiobotocore, not dict"),
+        ({"kms": "localhost"}, ValueError, "kms is 'localhost'; write the endpoint as a URL"),
+        ({"kms": 1}, TypeError, "kms must be an endpoint URL, .*, not int"),
+        ({"kms": InMemoryKMS}, TypeError, "kms must be an endpoint URL, .*, not the class InMemoryKMS"),
+        (
+            {"dynamodb": {1: InMemoryDynamoDB().client(US)}},
+            TypeError,
+            "the keys of dynamodb must be region names .* int",
+        ),
         (
             {"profile": "one", "session": aiobotocore.session.get_session()},
             ValueError,
             "give profile or session",
         ),
-        ({"kms": {}, "dynamodb": {}, "profile": "one"}, ValueError, "are of no use"),
-        ({"kms": {}, "dynamodb": supply, "client_config": AioConfig()}, ValueError, "are of no use"),
+        ({"kms": {}, "dynamodb": {}, "profile": "one"}, ValueError, "have no effect"),
+        ({"kms": {}, "dynamodb": supply, "client_config": AioConfig()}, ValueError, "have no effect"),
     ],
 )
 def test_arguments_that_are_refused(options: dict[str, Any], kind: type[Exception], text: str) -> None:

@@ -123,7 +123,7 @@ async def test_no_region(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("AWS_DEFAULT_REGION")
     told = service_error_of(await failure("alias/app", kms=url))
     assert isinstance(told.__cause__, NoRegionError)
-    assert str(told).endswith("; set AWS_DEFAULT_REGION, or name the key by its ARN")
+    assert str(told).endswith("; set AWS_DEFAULT_REGION, or give the key ARN")
     assert (told.code, told.request_id, told.retryable) == (None, None, False)
     # no exception of botocore crosses the border while warming up, either
     async with strict("alias/app", kms=url) as provider:

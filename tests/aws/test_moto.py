@@ -219,7 +219,7 @@ async def test_a_key_that_is_not_there(url: str, keys: dict[str, str]) -> None:
     missing = keys[US][:-12] + "0" * 12
     for key_ids in ([missing], [keys[US], missing]):
         async with KMSMasterKeyProvider(key_ids, connection=AWSConnection(kms=url)) as provider:
-            with pytest.raises(ProviderError, match="check key id, account and region") as caught:
+            with pytest.raises(ProviderError, match="check the key id, account and region") as caught:
                 await encrypt(PLAINTEXT, provider)
         told = service_error_of(caught.value)
         assert told.code == "NotFoundException"

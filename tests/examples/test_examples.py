@@ -108,9 +108,9 @@ def test_create_branch_keys() -> None:
         "table arn:aws:dynamodb:us-east-1:111122223333:table/branch-keys",
         "created the-baker",
         "created the-butcher",
-        "left alone: nothing was written: there is a branch key 'the-baker' already; it stays as it is",
-        "left alone: nothing was written: there is a branch key 'the-butcher' already; it stays as it is",
-        "refused: a branch key store with KMSDiscovery only reads; "
+        "left alone: nothing was written: the branch key 'the-baker' already exists",
+        "left alone: nothing was written: the branch key 'the-butcher' already exists",
+        "refused: a branch key store with KMSDiscovery is read-only; "
         "configure it with KMSKeyArn or KMSMRKeyArn to create keys and versions",
         "rotated by 1 of 2",
         "a new key: True; the old one is still there: True",

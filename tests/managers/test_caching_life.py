@@ -280,7 +280,7 @@ async def test_leaving_one_manager_does_not_fail_who_waits_at_another() -> None:
 
 @pytest.mark.parametrize("function", [pickle.dumps, copy.copy, copy.deepcopy])
 def test_it_is_neither_pickled_nor_copied(function: Any) -> None:
-    with pytest.raises(TypeError, match="a CachingCMM holds data keys and is not pickled or copied"):
+    with pytest.raises(TypeError, match="a CachingCMM holds data keys and cannot be pickled or copied"):
         function(caching(OwnKey("a")))
 
 

@@ -228,5 +228,5 @@ def test_keys_inside_are_not_copied(
     duplicate: Callable[[MultiMasterKeyProvider], MultiMasterKeyProvider],
 ) -> None:
     key: MasterKey = RawAESMasterKey("raw", "aes", wrapping_key=bytes(32))
-    with pytest.raises(TypeError, match="RawAESMasterKey holds key bytes and is not pickled or copied"):
+    with pytest.raises(TypeError, match="RawAESMasterKey holds key bytes and cannot be pickled or copied"):
         duplicate(Multi(None, Multi(key)))

@@ -95,7 +95,7 @@ class KMSMasterKey(MasterKey):
 
     def __reduce__(self) -> NoReturn:
         raise TypeError(
-            "a KMSMasterKey is not pickled or copied, it shares clients: build its provider where it is used"
+            "a KMSMasterKey cannot be pickled or copied, as it shares clients; create its provider instead"
         )
 
     @property

@@ -46,8 +46,8 @@ def random_data_key(suite: AlgorithmSuite) -> DataKey:
 def not_copied(key: object) -> TypeError:
     """Return the error for pickling or copying a key: the copy would carry key bytes along."""
     return TypeError(
-        f"{type(key).__name__} holds key bytes and is not pickled or copied; "
-        "build it where it is used, from where the key is kept"
+        f"{type(key).__name__} holds key bytes and cannot be pickled or copied; "
+        "create it where it is used, from the stored key"
     )
 
 

@@ -284,7 +284,7 @@ def test_nothing_shows_a_key() -> None:
     shown = f"{fs!r} {fs._fs_token} {fs.storage_options!r} {option!r} {vars(option)!r}"
     for text in (key.hex(), repr(key), repr(key)[2:-1], key.decode("latin-1")):
         assert text not in shown
-    with pytest.raises(TypeError, match="RawAESMasterKey holds key bytes and is not pickled or copied"):
+    with pytest.raises(TypeError, match="RawAESMasterKey holds key bytes and cannot be pickled or copied"):
         pickle.dumps(fs)
 
 

@@ -194,7 +194,7 @@ async def test_what_s3_refuses_has_its_code_and_its_request_id(client: Any) -> N
 @pytest.mark.parametrize("source", [SHORT, LONG], ids=["one request", "parts"])
 async def test_an_object_that_is_there_is_not_replaced_where_that_is_said(client: Any, source: bytes) -> None:
     await put_encrypted(client, BUCKET, "there", b"first", KEY)
-    with pytest.raises(ServiceError, match="open it again, or decide anew") as caught:
+    with pytest.raises(ServiceError, match="has changed in the meantime; open it again") as caught:
         await put_encrypted(client, BUCKET, "there", source, KEY, extra={"IfNoneMatch": "*"}, **FAST)
     assert caught.value.code == "PreconditionFailed"
     assert await read(client, "there") == b"first"

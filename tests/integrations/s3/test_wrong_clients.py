@@ -43,8 +43,8 @@ OPERATIONS: dict[str, Callable[[Any], Awaitable[object]]] = {
 @pytest.mark.parametrize(
     ("make", "text"),
     [
-        (blocking, "a client of boto3, which blocks the event loop"),
-        (lambda: AioSession().create_client("s3"), "has not been entered"),
+        (blocking, "a boto3 client, which blocks the event loop"),
+        (lambda: AioSession().create_client("s3"), "was not entered"),
         (lambda: AioSession(), "AioSession is not a client of S3"),
         (botocore.session.get_session, "Session is not a client of S3"),
         (lambda: MemoryS3, "the class MemoryS3 is not a client of S3"),

@@ -135,7 +135,7 @@ def test_names_of_tables(name: str) -> None:
 @pytest.mark.parametrize("extra", [{"session": SESSION}, {"client_config": AioConfig()}])
 def test_nothing_is_given_that_has_no_use(extra: Any) -> None:
     world = World.new()
-    with pytest.raises(ValueError, match="of no use where both services have ready clients"):
+    with pytest.raises(ValueError, match="have no effect if both services have ready clients"):
         world.store(**extra)
     # of use for the other one
     world.store(kms=None, **extra)
@@ -176,7 +176,7 @@ def test_a_store_is_pickled_as_its_configuration(configuration: KMSConfiguration
 def test_a_store_with_clients_of_its_caller_is_not_pickled() -> None:
     world = World.new()
     for options in ({}, {"kms": None}, {"dynamodb": None}, {"kms": None, "session": SESSION}):
-        with pytest.raises(TypeError, match="is not pickled or copied"):
+        with pytest.raises(TypeError, match="cannot be pickled or copied"):
             pickle.dumps(world.store(**options))
 
 

@@ -144,7 +144,7 @@ async def test_permissions_that_only_reading_needs(world: World) -> None:
     ("code", "retryable", "advice"),
     [
         ("AccessDeniedException", False, "allow the caller to use the key or the table"),
-        ("ResourceNotFoundException", False, "check table name and region, or call create_key_store()"),
+        ("ResourceNotFoundException", False, "check the table name and region, or call create_key_store()"),
         ("ProvisionedThroughputExceededException", True, ""),
         ("RequestLimitExceeded", True, ""),
         ("ThrottlingException", True, ""),
@@ -262,8 +262,8 @@ async def test_a_cancellation_without_reasons(world: World) -> None:
 
 
 LOST = (
-    "nothing was written: the branch key 'mine' got a new version from somebody else meanwhile; "
-    "if it is to have one more, call version_key() again"
+    "nothing was written: another program added a version to the branch key 'mine'; "
+    "call version_key() again to add one more"
 )
 
 

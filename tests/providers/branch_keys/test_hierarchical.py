@@ -471,7 +471,9 @@ def test_what_it_says_of_itself() -> None:
 @pytest.mark.parametrize("duplicate", [pickle.dumps, copy.copy, copy.deepcopy])
 def test_it_is_not_copied(duplicate: Callable[[object], object]) -> None:
     key, _ = key_with("tenant")
-    with pytest.raises(TypeError, match="HierarchicalMasterKey holds key bytes and is not pickled or copied"):
+    with pytest.raises(
+        TypeError, match="HierarchicalMasterKey holds key bytes and cannot be pickled or copied"
+    ):
         duplicate(key)
 
 

@@ -169,13 +169,15 @@ async def test_failures_of_the_services(world: World, operation: str, failure: s
 
 async def test_a_branch_key_or_version_that_is_not_in_the_table(world: World) -> None:
     missing = key_of(world, branch_key_id="yours")
-    with pytest.raises(ProviderError, match="has no item 'branch:ACTIVE' of a branch key 'yours'"):
+    with pytest.raises(ProviderError, match="has no item 'branch:ACTIVE' for the branch key 'yours'"):
         await encrypt(b"x", missing)
     other = await World.new().with_table()
     await other.store().create_key("mine", CONTEXT)
     message, _ = await encrypt(b"attack at dawn", key_of(other))
     [version] = other.versions("mine")
-    with pytest.raises(ProviderError, match=f"has no item 'branch:version:{version}' of a branch key 'mine'"):
+    with pytest.raises(
+        ProviderError, match=f"has no item 'branch:version:{version}' for the branch key 'mine'"
+    ):
         await decrypt(message, key_of(world))
 
 

@@ -76,7 +76,7 @@ BROKEN = [
         {"hierarchy_version": {"S": "1"}},
         "has an attribute 'hierarchy-version' that no branch key store writes",
     ),
-    ({"hierarchy_version": {"N": "2"}}, "has the hierarchy-version 2; only 1 is known here"),
+    ({"hierarchy_version": {"N": "2"}}, "has the hierarchy-version 2; only 1 is supported"),
     ({"tablename": {"S": "logical name"}}, "has an attribute 'tablename' that no branch key store writes"),
     ({"expires": {"N": "1790000000"}}, "has an attribute 'expires' that no branch key store writes"),
     ({"aws_crypto_ec:tenant": {"N": "42"}}, "has an attribute 'aws-crypto-ec:tenant' that no"),
@@ -141,7 +141,7 @@ async def test_an_answer_with_another_key_than_was_asked_for(
     message = {
         "None": f"has no {name!r}",
         "{'S': ''}": f"has no {name!r}",
-        "{'S': 'another'}": "the table answered with another item than the item",
+        "{'S': 'another'}": "the table returned a different item than the item",
     }.get(str(value), f"has an attribute {name!r} that no branch key store writes")
     with pytest.raises(ProviderError, match=message):
         await read(world.store(), world, item_type)
@@ -179,7 +179,7 @@ async def test_every_attribute_is_authenticated(world: World, item_type: str, ch
     with pytest.raises(ServiceError) as caught:
         await read(world.store(), world, item_type)
     assert caught.value.code == "InvalidCiphertextException"
-    assert "the item was changed, or logical_name, here 'logical name', is not the one" in str(caught.value)
+    assert "the item was changed, or logical_name='logical name' is not the name" in str(caught.value)
     assert caught.value.request_id
     assert not caught.value.retryable
 
@@ -188,7 +188,7 @@ async def test_every_attribute_is_authenticated(world: World, item_type: str, ch
 async def test_the_logical_name_is_bound_to_every_key(world: World) -> None:
     other = world.store(logical_name="another")
     for operation in (other.active_branch_key, other.beacon_key, other.version_key):
-        with pytest.raises(ServiceError, match="logical_name, here 'another', is not the one"):
+        with pytest.raises(ServiceError, match="logical_name='another' is not the name"):
             await operation("mine")
     assert len(world.versions("mine")) == 1
 
@@ -241,8 +241,8 @@ async def test_which_keys_go_together(world: World, kind: str, configured: str, 
         assert {call.key_id for call in world.kms.calls} == {ours}
         return
     message = (
-        f"the item was made under the KMS key '{key_in_table(world, stored)}', "
-        f"and the store is configured for '{ours}'"
+        f"the item is wrapped under the KMS key '{key_in_table(world, stored)}', "
+        f"but the store is configured for '{ours}'"
     )
     for operation in (store.active_branch_key, store.beacon_key, store.version_key):
         with pytest.raises(ProviderError, match=re.escape(message)):

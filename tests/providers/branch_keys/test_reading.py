@@ -119,8 +119,12 @@ async def test_what_is_not_there_says_so(world: World) -> None:
     absent = "8cbc3bdc-5b4a-4c93-9d7e-0e5f0c3f1a11"
     with pytest.raises(ProviderError) as caught:
         await store.active_branch_key("yours")
-    assert str(caught.value) == "the table 'branch-keys' has no item 'branch:ACTIVE' of a branch key 'yours'"
-    with pytest.raises(ProviderError, match=f"has no item 'branch:version:{absent}' of a branch key 'mine'"):
+    assert (
+        str(caught.value) == "the table 'branch-keys' has no item 'branch:ACTIVE' for the branch key 'yours'"
+    )
+    with pytest.raises(
+        ProviderError, match=f"has no item 'branch:version:{absent}' for the branch key 'mine'"
+    ):
         await store.branch_key_version("mine", absent)
     with pytest.raises(ProviderError, match="has no item 'beacon:ACTIVE'"):
         await store.beacon_key("yours")
@@ -151,7 +155,7 @@ async def test_ids_are_texts(world: World, name: str) -> None:
     ],
 )
 async def test_versions_are_uuids_of_version_4(world: World, version: str) -> None:
-    with pytest.raises(ValueError, match=re.escape(f"{version!r} is not the version of a branch key")):
+    with pytest.raises(ValueError, match=re.escape(f"{version!r} is not a branch key version")):
         await world.store().branch_key_version("mine", version)
     with pytest.raises(TypeError, match="the version of a branch key is a str, not bytes"):
         await world.store().branch_key_version("mine", version.encode())  # type: ignore[arg-type]
@@ -166,9 +170,9 @@ async def test_materials_show_neither_keys_nor_values_and_are_not_copied(world: 
     await store.create_key("mine", CONTEXT)
     for materials in (await store.active_branch_key("mine"), await store.beacon_key("mine")):
         assert repr(materials).endswith("encryption_context=<2 pairs>)")
-        with pytest.raises(TypeError, match="holds key bytes and is not pickled or copied"):
+        with pytest.raises(TypeError, match="holds key bytes and cannot be pickled or copied"):
             pickle.dumps(materials)
-        with pytest.raises(TypeError, match="holds key bytes and is not pickled or copied"):
+        with pytest.raises(TypeError, match="holds key bytes and cannot be pickled or copied"):
             copy.copy(materials)
         with pytest.raises(TypeError):
             materials.encryption_context["tenant"] = "43"  # type: ignore[index]

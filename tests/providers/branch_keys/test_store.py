@@ -182,9 +182,7 @@ async def test_what_a_key_id_is_there_for_already_stays(world: World) -> None:
     before = world.items("mine")
     with pytest.raises(ServiceError) as caught:
         await store.create_key("mine", {"another": "context"})
-    assert caught.value.message == (
-        "nothing was written: there is a branch key 'mine' already; it stays as it is"
-    )
+    assert caught.value.message == ("nothing was written: the branch key 'mine' already exists")
     assert (caught.value.code, caught.value.retryable) == ("TransactionCanceledException", False)
     cause: Any = caught.value.__cause__
     assert cause.response["ResponseMetadata"]["RequestId"] == caught.value.request_id
@@ -310,8 +308,8 @@ async def test_an_item_that_was_changed_gets_no_new_version(world: World, change
         await world.store().version_key("mine")
     assert caught.value.code == "InvalidCiphertextException"
     assert caught.value.message == (
-        "KMS does not take the wrapped key for that of this item: the item was changed, or logical_name, "
-        "here 'logical name', is not the one that it was made under"
+        "KMS rejected the wrapped key: the item was changed, or logical_name='logical name' "
+        "is not the name it was created with"
     )
     assert caught.value.__cause__ is not None
     assert world.items("mine") == before
@@ -324,7 +322,7 @@ async def test_discovery_writes_nothing(world: World, configuration: KMSConfigur
     await world.store().create_key("mine", CONTEXT)
     world.forget()
     store = world.store(configuration)
-    message = f"with {type(configuration).__name__} only reads; configure it with KMSKeyArn or KMSMRKeyArn"
+    message = f"with {type(configuration).__name__} is read-only; configure it with KMSKeyArn or KMSMRKeyArn"
     with pytest.raises(ProviderError, match=message):
         await store.create_key()
     with pytest.raises(ProviderError, match=message):

@@ -103,8 +103,8 @@ async def test_a_table_of_another_kind_is_refused(world: World, changes: dict[st
     with pytest.raises(ProviderError) as caught:
         await world.store().create_key_store()
     assert str(caught.value) == (
-        "the table 'branch-keys' is no branch key store, which has the partition key 'branch-key-id' and the "
-        "sort key 'type', both of type S; choose another table name"
+        "the table 'branch-keys' is not a branch key store: the partition key must be 'branch-key-id' and "
+        "the sort key 'type', both of type S; choose another table name"
     )
 
 
@@ -113,9 +113,7 @@ async def test_an_answer_for_another_table(world: World, arn: Any) -> None:
     await world.store().create_key_store()
     answer = await world.dynamodb.client(US).describe_table(TableName=TABLE)
     world.dynamodb.answer_next("DescribeTable", {"Table": {**answer["Table"], "TableArn": arn}})
-    with pytest.raises(
-        ProviderError, match=re.escape(f"answered for the table {arn!r}, not for 'branch-keys'")
-    ):
+    with pytest.raises(ProviderError, match=re.escape(f"described the table {arn!r}, not 'branch-keys'")):
         await world.store().create_key_store()
 
 
@@ -199,7 +197,7 @@ async def test_a_table_that_cannot_be_used(world: World, status: Any) -> None:
     await world.store().create_key_store()
     answer = await world.dynamodb.client(US).describe_table(TableName=TABLE)
     world.dynamodb.answer_next("DescribeTable", {"Table": {**answer["Table"], "TableStatus": status}})
-    with pytest.raises(ProviderError, match=f"'branch-keys' cannot be used, its status is {status!r}"):
+    with pytest.raises(ProviderError, match=f"'branch-keys' cannot be used: its status is {status!r}"):
         await world.store().create_key_store()
 
 

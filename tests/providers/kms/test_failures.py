@@ -75,7 +75,7 @@ REFUSALS = [
     Refused("ExpiredTokenException", False, "renew the credentials"),
     Refused("IncorrectKeyException", False, "the data key was encrypted under another key"),
     Refused("InvalidCiphertextException", False, "or the encryption context was changed"),
-    Refused("NotFoundException", False, "check key id, account and region"),
+    Refused("NotFoundException", False, "check the key id, account and region"),
     Refused("UnrecognizedClientException", False, "check the credentials"),
     Refused("InvalidGrantTokenException"),
     Refused("ThrottlingException", True),

@@ -158,7 +158,7 @@ async def test_it_orders_within_its_provider_alone(kms: InMemoryKMS) -> None:
 
 @pytest.mark.parametrize("region", ["", 1, b"us-east-1"])
 def test_a_preferred_region_that_is_refused(kms: InMemoryKMS, region: Any) -> None:
-    text = r"^preferred_region is the name of a region, or None$"
+    text = r"^preferred_region must be the name of a region, or None$"
     with pytest.raises(ValueError, match=text):
         provider_for(kms, arn("key/1"), preferred_region=region)
     with pytest.raises(ValueError, match=text):

@@ -336,7 +336,7 @@ def test_what_it_says_of_itself() -> None:
 @pytest.mark.parametrize("duplicate", [pickle.dumps, copy.copy, copy.deepcopy])
 def test_it_is_not_copied(duplicate: Callable[[object], object]) -> None:
     with pytest.raises(
-        TypeError, match="RawAESMasterKey holds key bytes and is not pickled or copied; build it"
+        TypeError, match="RawAESMasterKey holds key bytes and cannot be pickled or copied; create it"
     ):
         duplicate(KEY)
 

@@ -144,7 +144,7 @@ def test_what_it_says_of_itself(curve: str) -> None:
 def test_private_keys_are_not_copied(
     make: Callable[[], RawECDHMasterKey], duplicate: Callable[[object], object]
 ) -> None:
-    with pytest.raises(TypeError, match="RawECDHMasterKey holds key bytes and is not pickled or copied; "):
+    with pytest.raises(TypeError, match="RawECDHMasterKey holds key bytes and cannot be pickled or copied; "):
         duplicate(make())
 
 

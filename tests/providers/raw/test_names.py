@@ -131,8 +131,8 @@ def test_the_advice_against_copies() -> None:
     error = not_copied(key)
     assert isinstance(error, TypeError)
     assert str(error) == (
-        "RawAESMasterKey holds key bytes and is not pickled or copied; "
-        "build it where it is used, from where the key is kept"
+        "RawAESMasterKey holds key bytes and cannot be pickled or copied; "
+        "create it where it is used, from the stored key"
     )
 
 

@@ -193,7 +193,7 @@ def test_what_it_says_of_itself() -> None:
 def test_it_is_not_copied(duplicate: Callable[[object], object]) -> None:
     for key in (made(), made(public_key=rsa_key().public_key())):
         with pytest.raises(
-            TypeError, match="RawRSAMasterKey holds key bytes and is not pickled or copied; build"
+            TypeError, match="RawRSAMasterKey holds key bytes and cannot be pickled or copied; build"
         ):
             duplicate(key)
 
