@@ -213,7 +213,7 @@ def rewrap_options(
 ) -> RewrapOptions:
     if new_provider is not None and not isinstance(new_provider, MasterKeyProvider):
         raise TypeError(
-            f"new_provider is a master key or a provider, not {describe_type(new_provider)}"
+            f"new_provider must be a master key or a provider, not {describe_type(new_provider)}"
             + (provider_advice(new_provider) or ": it encrypts an existing data key, which no CMM does")
         )
     if not isinstance(keep, bool) and (not callable(keep) or inspect.iscoroutinefunction(keep)):

@@ -69,7 +69,9 @@ def validate_context(
     if context == {}:
         return EncryptionContext()
     if not isinstance(context, Mapping):
-        raise TypeError(f"an encryption context is a mapping of str to str, not {type(context).__name__}")
+        raise TypeError(
+            f"an encryption context must be a mapping of str to str, not {type(context).__name__}"
+        )
     for key, value in context.items():
         if not isinstance(key, str) or not isinstance(value, str):
             at = f" at {key!r}" if isinstance(key, str) else ""

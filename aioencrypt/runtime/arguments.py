@@ -1,7 +1,7 @@
-"""Checks of arguments: one rule and one text for each kind of mistake.
+"""Argument checks: one rule and one error text for each kind of mistake.
 
-`name` is the caller's name for the argument. A `TypeError` shows the type of a value and never the value,
-which may be a key.
+`name` is the name of the argument in the caller's code. A `TypeError` shows the type of a value and never the
+value, which may be a key.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ E = TypeVar("E", bound=enum.Enum)
 
 
 def describe_type(given: object) -> str:
-    """Return the type of a wrong argument, for an error that must not show its value."""
+    """Return the type of a wrong argument, for an error message that must not show the value."""
     return f"the class {given.__name__}" if isinstance(given, type) else type(given).__name__
 
 
 def check_type(name: str, value: object, kind: type[T], advice: str = "") -> T:
-    """Return a value of this type; raises `TypeError`, with `advice` at its end. A bool is no int."""
+    """Return the value if it has this type; raises `TypeError`, ending in `advice`. A bool is not an int."""
     if type(value) is kind or (isinstance(value, kind) and not (isinstance(value, bool) and kind is int)):
         return value
     article = "an" if kind.__name__[0] in "AEIOUaeiou" else "a"
-    raise TypeError(f"{name} is {article} {kind.__name__}, not {describe_type(value)}{advice}")
+    raise TypeError(f"{name} must be {article} {kind.__name__}, not {describe_type(value)}{advice}")
 
 
 def check_int(name: str, value: int, lowest: int, highest: int | None = None) -> int:
-    """Return an int within limits; raises `TypeError` and `ValueError`."""
+    """Return the value if it is an int within limits; raises `TypeError` and `ValueError`."""
     check_type(name, value, int)
     if value < lowest or (highest is not None and value > highest):
         expected = f"{lowest} or more" if highest is None else f"{lowest} to {highest}"
@@ -37,31 +37,33 @@ def check_int(name: str, value: int, lowest: int, highest: int | None = None) ->
 
 
 def check_limit(name: str, value: int | None, lowest: int = 0) -> int | None:
-    """Return an upper limit, or None for no limit; raises `TypeError` and `ValueError`."""
+    """Return the value if it is an upper limit, or None for no limit; raises `TypeError` and `ValueError`."""
     if value is not None and check_type(name, value, int, ": give None for no limit") < lowest:
         raise ValueError(f"{name} is {value}; it must be {lowest} or more, or None for no limit")
     return value
 
 
 def check_seconds(name: str, value: float) -> float:
-    """Return a number of seconds; raises `TypeError`."""
+    """Return the value if it is a number of seconds; raises `TypeError`."""
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"{name} is a number of seconds, not {describe_type(value)}")
+        raise TypeError(f"{name} must be a number of seconds, not {describe_type(value)}")
     return value
 
 
 def check_age(name: str, age: float, refresh_ahead: float) -> None:
-    """Check how long a value is cached, and how long before its end it is refreshed."""
+    """Check the maximum age of a cached value and how long before its end it is refreshed, in seconds."""
     if not 0 < check_seconds(name, age) < math.inf:
-        raise ValueError(f"{name} is {age}; it must be above 0 seconds, and finite")
+        raise ValueError(f"{name} is {age}; it must be more than 0 seconds, and finite")
     if not 0 <= check_seconds("refresh_ahead", refresh_ahead) < age:
-        raise ValueError(f"refresh_ahead is {refresh_ahead}; it must be at least 0 and below {name}={age}")
+        raise ValueError(
+            f"refresh_ahead is {refresh_ahead}; it must be at least 0 and less than {name}={age}"
+        )
 
 
 def check_choice(name: str, value: object, kind: type[E]) -> E:
-    """Return a member of an enum, also for its name or its value as text.
+    """Return a member of an enum; its name or value as text is accepted, too.
 
-    Raises `TypeError` for what is neither, and `ValueError` with the values for another text.
+    Raises `TypeError` for other types, and `ValueError` with the list of values for other text.
     """
     if isinstance(value, kind):
         return value

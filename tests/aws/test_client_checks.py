@@ -156,10 +156,10 @@ def test_own_clients_need_asyncio() -> None:
 
 @pytest.mark.parametrize("regions", [([US],), (US, None)])
 def test_regions_of_the_fakes_are_named_one_by_one(kms: InMemoryKMS, regions: tuple[Any, ...]) -> None:
-    with pytest.raises(TypeError, match=r"^a region is a str, not (list|NoneType)$"):
+    with pytest.raises(TypeError, match=r"^a region must be a str, not (list|NoneType)$"):
         kms.clients(*regions)
 
 
 def test_the_region_of_a_table_in_memory_is_text() -> None:
-    with pytest.raises(TypeError, match=r"^a region is a str, not list$"):
+    with pytest.raises(TypeError, match=r"^a region must be a str, not list$"):
         InMemoryDynamoDB().client([US])  # type: ignore[arg-type]

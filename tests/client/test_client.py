@@ -105,9 +105,13 @@ def test_the_commitment_policy_does_not_change(policy: CommitmentPolicy) -> None
         ({"max_encrypted_data_keys": -1}, ValueError, "max_encrypted_data_keys is -1; it must be 1 or more"),
         ({"max_encrypted_data_keys": "1"}, TypeError, "int"),
         ({"commitment_policy": "none"}, ValueError, "commitment_policy is 'none'; it must be one of"),
-        ({"commitment_policy": None}, TypeError, "commitment_policy is a CommitmentPolicy, not NoneType"),
+        (
+            {"commitment_policy": None},
+            TypeError,
+            "commitment_policy must be a CommitmentPolicy, not NoneType",
+        ),
         ({"offload": "elsewhere"}, ValueError, "offload is 'elsewhere'; it must be one of 'auto', 'inline'"),
-        ({"frame_length": "10"}, TypeError, "frame_length is an int, not str"),
+        ({"frame_length": "10"}, TypeError, "frame_length must be an int, not str"),
     ],
 )
 def test_wrong_settings_are_refused(settings: dict[str, Any], error: type[Exception], text: str) -> None:
@@ -457,12 +461,15 @@ async def test_a_wrong_plaintext_length_of_bytes_is_an_error(length: int, given:
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        ({"algorithm_suite": 0x0578}, "algorithm_suite is an AlgorithmSuite, not int"),
-        ({"frame_length": 10.0}, "frame_length is an int, not float"),
-        ({"plaintext_length": 3.0}, "plaintext_length is an int, not float"),
-        ({"plaintext_length_bound": "3"}, "plaintext_length_bound is an int, not str"),
-        ({"encryption_context": [("a", "b")]}, "an encryption context is a mapping of str to str, not list"),
-        ({"encryption_context": "ab"}, "an encryption context is a mapping of str to str, not str"),
+        ({"algorithm_suite": 0x0578}, "algorithm_suite must be an AlgorithmSuite, not int"),
+        ({"frame_length": 10.0}, "frame_length must be an int, not float"),
+        ({"plaintext_length": 3.0}, "plaintext_length must be an int, not float"),
+        ({"plaintext_length_bound": "3"}, "plaintext_length_bound must be an int, not str"),
+        (
+            {"encryption_context": [("a", "b")]},
+            "an encryption context must be a mapping of str to str, not list",
+        ),
+        ({"encryption_context": "ab"}, "an encryption context must be a mapping of str to str, not str"),
     ],
 )
 def test_arguments_of_the_wrong_type_are_refused_at_once(options: dict[str, Any], text: str) -> None:

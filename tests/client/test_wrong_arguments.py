@@ -158,7 +158,7 @@ def test_what_is_no_provider_yet(call: Callable[[Any], object], given: Any, advi
 
 @pytest.mark.parametrize("wrong", [{"max_plaintext_length": 5}, 5, Limits])
 async def test_limits_of_another_type(wrong: Any) -> None:
-    text = rf"^limits is a Limits, not {describe_type(wrong)}: write Limits\(...\)$"
+    text = rf"^limits must be a Limits, not {describe_type(wrong)}: write Limits\(...\)$"
     with pytest.raises(TypeError, match=text):
         EncryptionClient(limits=wrong)
     with pytest.raises(TypeError, match=text):

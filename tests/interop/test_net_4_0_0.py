@@ -215,7 +215,7 @@ async def test_it_can_be_read_at_any_place() -> None:
 
 @pytest.mark.parametrize("given", [None, 0, 1, "forbid"])
 async def test_the_setting_is_true_or_false(given: Any) -> None:
-    with pytest.raises(TypeError, match=rf"^net_v4_0_0_retry is a bool, not {type(given).__name__}$"):
+    with pytest.raises(TypeError, match=rf"^net_v4_0_0_retry must be a bool, not {type(given).__name__}$"):
         EncryptionClient(net_v4_0_0_retry=given)
 
 

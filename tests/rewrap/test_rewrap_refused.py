@@ -177,9 +177,9 @@ async def keeps_nothing(key: EncryptedDataKey) -> bool:
         (
             {"new_provider": DefaultCMM(NEW)},
             TypeError,
-            "new_provider is a master key or a provider, not DefaultC",
+            "new_provider must be a master key or a provider, not DefaultC",
         ),
-        ({"new_provider": "key"}, TypeError, "new_provider is a master key or a provider, not str"),
+        ({"new_provider": "key"}, TypeError, "new_provider must be a master key or a provider, not str"),
         (
             {"new_provider": NEW, "keep": "none"},
             TypeError,

@@ -138,7 +138,7 @@ def test_another_text_is_refused_with_the_values(
 def test_another_type_is_refused_without_its_value(
     name: str, kind: type[enum.Enum], call: Callable[[Any], object], wrong: Any
 ) -> None:
-    with pytest.raises(TypeError, match=rf"^{name} is an? {kind.__name__}, not ") as caught:
+    with pytest.raises(TypeError, match=rf"^{name} must be an? {kind.__name__}, not ") as caught:
         call(wrong)
     assert "secret" not in str(caught.value)
 
@@ -195,7 +195,7 @@ def test_numbers(name: str, lowest: int, optional: bool, call: Callable[[Any], o
     call(lowest)
     wrongs: list[Any] = [1.5, "3", b"3", True, [], *([] if optional else [None])]
     for wrong in wrongs:
-        with pytest.raises(TypeError, match=f"^{name} is an int, not {type(wrong).__name__}"):
+        with pytest.raises(TypeError, match=f"^{name} must be an int, not {type(wrong).__name__}"):
             call(wrong)
     with pytest.raises(ValueError, match=f"^{name} is {lowest - 1}; it must be {lowest} "):
         call(lowest - 1)
@@ -206,7 +206,7 @@ def test_numbers(name: str, lowest: int, optional: bool, call: Callable[[Any], o
 @pytest.mark.parametrize("wrong", ["1", b"1", None, True, [1]], ids=repr)
 @pytest.mark.parametrize("name", ["max_age", "refresh_ahead"])
 def test_seconds(name: str, wrong: Any) -> None:
-    with pytest.raises(TypeError, match=f"^{name} is a number of seconds, not {type(wrong).__name__}$"):
+    with pytest.raises(TypeError, match=f"^{name} must be a number of seconds, not {type(wrong).__name__}$"):
         CachingCMM(KEY, **{"max_age": 60, name: wrong})
 
 
@@ -228,5 +228,5 @@ def test_seconds(name: str, wrong: Any) -> None:
 )
 def test_what_weakens_a_check_is_a_bool(name: str, call: Callable[[Any], object], wrong: Any) -> None:
     """The text 'false' of a configuration file would be true."""
-    with pytest.raises(TypeError, match=f"^{name} is a bool, not {type(wrong).__name__}$"):
+    with pytest.raises(TypeError, match=f"^{name} must be a bool, not {type(wrong).__name__}$"):
         call(wrong)

@@ -174,7 +174,7 @@ def test_a_capacity_is_not_negative(capacity: int) -> None:
 
 
 def test_a_capacity_is_a_number() -> None:
-    with pytest.raises(TypeError, match="capacity is an int, not str"):
+    with pytest.raises(TypeError, match="capacity must be an int, not str"):
         AsyncCache(capacity="10")  # type: ignore[arg-type]
 
 

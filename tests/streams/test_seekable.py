@@ -267,7 +267,7 @@ async def test_a_non_framed_body_above_the_limit_is_not_fetched() -> None:
     [
         ({"cache_length": -1}, ValueError, "cache_length is -1; it must be 0 or more"),
         ({"concurrency": 0}, ValueError, "concurrency is 0; it must be 1 or more"),
-        ({"concurrency": 1.5}, TypeError, "concurrency is an int, not float"),
+        ({"concurrency": 1.5}, TypeError, "concurrency must be an int, not float"),
         ({"encryption_context": {"a": 1}}, TypeError, "keys and values of an encryption context are str"),
     ],
 )

@@ -136,14 +136,16 @@ class HierarchicalMasterKey(MasterKey):
         refresh_ahead: float | None = None,
     ) -> None:
         if isinstance(key_store, type) or not isinstance(key_store, BranchKeyReader):
-            raise TypeError(f"key_store is a BranchKeyStore, or like one, not {describe_type(key_store)}")
+            raise TypeError(
+                f"key_store must be a BranchKeyStore, or have its methods, not {describe_type(key_store)}"
+            )
         if (branch_key_id is None) == (branch_key_id_supplier is None):
             raise ValueError("give either branch_key_id or branch_key_id_supplier")
         if branch_key_id is not None:
             _check_branch_key_id(branch_key_id)
         elif not callable(branch_key_id_supplier):
             kind = describe_type(branch_key_id_supplier)
-            raise TypeError(f"branch_key_id_supplier is an async function, not {kind}")
+            raise TypeError(f"branch_key_id_supplier must be an async function, not {kind}")
         if refresh_ahead is None:
             refresh_ahead = min(_REFRESH_AHEAD, check_seconds("ttl", ttl) / 10)
         check_age("ttl", ttl, refresh_ahead)

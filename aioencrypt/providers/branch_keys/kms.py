@@ -12,6 +12,7 @@ import attrs
 
 from aioencrypt.errors import ProviderError
 from aioencrypt.providers.kms.arn import matches_for_decrypt, parse_key_arn
+from aioencrypt.runtime.arguments import check_type
 
 
 class KMSConfiguration(ABC):
@@ -40,9 +41,7 @@ class KMSConfiguration(ABC):
 
 def _check_arn(instance: Any, attribute: object, arn: Any) -> None:
     kind = type(instance).__name__
-    if not isinstance(arn, str):
-        raise TypeError(f"{kind} takes the ARN of a KMS key as a str, not {type(arn).__name__}")
-    if parse_key_arn(arn) is None:
+    if parse_key_arn(check_type(f"the key ARN of {kind}", arn, str)) is None:
         raise ValueError(f"{arn!r} is not the ARN of a KMS key; {kind} takes neither aliases nor key ids")
 
 

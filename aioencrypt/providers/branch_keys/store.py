@@ -35,6 +35,7 @@ from aioencrypt.providers.branch_keys.items import (
 from aioencrypt.providers.branch_keys.kms import KMSConfiguration
 from aioencrypt.providers.branch_keys.table import BranchKeyTable
 from aioencrypt.providers.kms.service import KMSService
+from aioencrypt.runtime.arguments import check_type, describe_type
 from aioencrypt.runtime.secrets import SecretBytes, hides_arguments
 
 
@@ -74,8 +75,8 @@ class BranchKeyStore(EntersConnection):
     ) -> None:
         if not isinstance(kms_configuration, KMSConfiguration):
             raise TypeError(
-                "kms_configuration is a KMSKeyArn, KMSMRKeyArn, KMSDiscovery or KMSMRDiscovery, "
-                f"not {type(kms_configuration).__name__}"
+                "kms_configuration must be a KMSKeyArn, KMSMRKeyArn, KMSDiscovery or KMSMRDiscovery, "
+                f"not {describe_type(kms_configuration)}"
             )
         _check_name("logical_name", logical_name)
         if store_id is not None:
@@ -176,9 +177,7 @@ class BranchKeyStore(EntersConnection):
 
     async def branch_key_version(self, branch_key_id: str, version: str) -> BranchKeyMaterials:
         """Return one version of a branch key; `version` is a UUID as text."""
-        if not isinstance(version, str):
-            raise TypeError(f"the version of a branch key is a str, not {type(version).__name__}")
-        if not is_version(version):
+        if not is_version(check_type("version", version, str)):
             raise ValueError(f"{version!r} is not a branch key version; give a version 4 UUID")
         return await self._branch_key(branch_key_id, VERSION_PREFIX + version)
 
@@ -275,9 +274,7 @@ class BranchKeyStore(EntersConnection):
 
 
 def _check_name(what: str, name: object) -> None:
-    if not isinstance(name, str):
-        raise TypeError(f"{what} is a str, not {type(name).__name__}")
-    if not name:
+    if not check_type(what, name, str):
         raise ValueError(f"{what} is empty")
 
 

@@ -16,6 +16,7 @@ from aioencrypt.aws.connection import AWSClients
 from aioencrypt.aws.protocols import DynamoDBClient
 from aioencrypt.errors import ProviderError, ServiceError
 from aioencrypt.providers.branch_keys.items import ID, TYPE, WRAPPED_KEY, BranchKeyItem, parse_item
+from aioencrypt.runtime.arguments import check_type
 
 # Tables of other accounts are named by their ARN.
 _TABLE_NAME = re.compile(r"(arn:[\w-]+:dynamodb:[\w-]+:\d+:table/)?[A-Za-z0-9_.-]{3,255}")
@@ -31,9 +32,7 @@ class BranchKeyTable:
     """A table of branch keys. Methods raise `ProviderError`, and `ServiceError` if DynamoDB fails."""
 
     def __init__(self, name: str, clients: AWSClients[DynamoDBClient], region: str | None) -> None:
-        if not isinstance(name, str):
-            raise TypeError(f"table_name is a str, not {type(name).__name__}")
-        if not _TABLE_NAME.fullmatch(name):
+        if not _TABLE_NAME.fullmatch(check_type("table_name", name, str)):
             raise ValueError(
                 f"{name!r} is not a table name of 3 to 255 letters, digits, '_', '.' and '-', nor a table ARN"
             )

@@ -1,1 +1,1 @@
-"""Keys that stay in AWS KMS."""
+"""Master keys in AWS KMS."""

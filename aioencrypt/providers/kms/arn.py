@@ -1,4 +1,4 @@
-"""Names of AWS KMS keys.
+"""Identifiers of AWS KMS keys: parse and match ARNs.
 
 Specification: framework/aws-kms/aws-kms-key-arn.md, aws-kms-mrk-match-for-decrypt.md,
 aws-kms-mrk-are-unique.md.
@@ -10,6 +10,8 @@ from collections import Counter
 from collections.abc import Sequence
 
 import attrs
+
+from aioencrypt.runtime.arguments import check_type
 
 _MULTI_REGION_PREFIX = "mrk-"
 _ALIAS_PREFIX = "alias/"
@@ -41,9 +43,9 @@ class KeyArn:
 
 
 def parse_arn(text: str) -> KeyArn | None:
-    """Parse an ARN; None for what is no valid ARN of a KMS key or alias.
+    """Parse the ARN of a KMS key or alias; return None for any other text.
 
-    Headers are not authenticated when they are parsed, so an ARN has neither spaces nor control characters.
+    ARNs with spaces or control characters are rejected, because they may come from unauthenticated headers.
     """
     parts = text.split(":")
     if len(parts) != 6 or not _is_name(text):
@@ -57,18 +59,17 @@ def parse_arn(text: str) -> KeyArn | None:
 
 
 def parse_key_arn(text: str) -> KeyArn | None:
-    """Parse the ARN of a key; None for anything else, aliases included."""
+    """Parse the ARN of a KMS key; return None for any other text, including alias ARNs."""
     arn = parse_arn(text)
     return arn if arn and arn.resource_type == "key" else None
 
 
 def check_identifier(key_id: str) -> KeyArn | None:
-    """Check a key id, key ARN, alias name or alias ARN; returns the ARN if it is one.
+    """Check a key id, key ARN, alias name or alias ARN; return the parsed ARN, or None if it is not an ARN.
 
-    Raises `TypeError` for what is not text and `ValueError` for what cannot be an identifier.
+    Raises `TypeError` if it is not a str, and `ValueError` if it cannot identify a KMS key.
     """
-    if not isinstance(key_id, str):
-        raise TypeError(f"a KMS key is named by a str, not by {type(key_id).__name__}")
+    check_type("a KMS key id", key_id, str)
     if key_id.startswith("arn:"):
         arn = parse_arn(key_id)
         if arn is None:
@@ -91,7 +92,7 @@ def is_multi_region(identifier: str) -> bool:
 
 
 def matches_for_decrypt(configured: str, stored: str) -> bool:
-    """Tell whether a configured key opens what a stored ARN names: a replica opens a replica's."""
+    """Tell whether the configured key decrypts under the stored ARN; replicas of one key match each other."""
     if configured == stored:
         return True
     ours, theirs = parse_arn(configured), parse_arn(stored)
@@ -106,12 +107,12 @@ def _resource_id(identifier: str) -> str:
 
 
 def check_unrelated(key_ids: Sequence[str]) -> None:
-    """Refuse related multi-Region keys, which leave open which region to call; raises `ValueError`."""
+    """Raise `ValueError` for replicas of the same multi-Region key, which make the region ambiguous."""
     resources = [(key_id, _resource_id(key_id)) for key_id in key_ids if is_multi_region(key_id)]
     counts = Counter(resource for _, resource in resources)
     related = [key_id for key_id, resource in resources if counts[resource] > 1]
     if related:
         raise ValueError(
-            f"these multi-Region keys are the same, or replicas of each other: {', '.join(related)}; "
-            "name one of them, or use MultiRegion.EXACT"
+            f"these multi-Region keys are equal or replicas of each other: {', '.join(related)}; "
+            "give only one of them, or use MultiRegion.EXACT"
         )

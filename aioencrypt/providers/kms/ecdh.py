@@ -1,4 +1,4 @@
-"""An EC key in AWS KMS that agrees on wrapping keys with the key of another party.
+"""The KMS ECDH master key: derive wrapping keys from an EC key in AWS KMS and another party's public key.
 
 Specification: framework/aws-kms/aws-kms-ecdh-keyring.md, framework/key-agreement-schemas.md.
 """
@@ -38,24 +38,24 @@ _ECDH = "ECDH"
 
 @attrs.frozen
 class _OwnKey:
-    """The public key of a KMS key; `arn` is that of the key, None where KMS has not told it."""
+    """The public key of a KMS key; `arn` is None until KMS has named the key."""
 
     public_key: PublicKey
     arn: str | None
 
 
 class KMSECDHMasterKey(EntersConnection, MasterKey):
-    """Wraps data keys under keys that a KMS key agrees on with the key of another party (ECDH).
+    """Wrap data keys with ECDH between a KMS key and another party's key.
 
-    `static` encrypts and decrypts between a KMS key and one other key, `discovery` decrypts what
-    anybody encrypted to a KMS key. Both open messages of `RawECDHMasterKey`, too. KMS keys are of the
-    usage KEY_AGREEMENT and of ECC_NIST_P256, P384 or P521 (not SM2), and are named in any way that
-    KMS has. Public keys are DER or PEM bytes (SubjectPublicKeyInfo) or `cryptography` key objects.
+    `static` encrypts and decrypts between a KMS key and one other key; `discovery` decrypts whatever was
+    encrypted to the KMS key. Both also decrypt messages of `RawECDHMasterKey`. The KMS key needs the usage
+    KEY_AGREEMENT and the spec ECC_NIST_P256, P384 or P521 (not SM2); any kind of key identifier works. Public
+    keys are DER or PEM bytes (SubjectPublicKeyInfo) or `cryptography` key objects.
 
-    The public key of the KMS key is fetched when it is first needed, or by `warm_up`, and kept. Give it
-    to save the call; it must be that of the KMS key, or nobody opens what is encrypted with it.
-    Use it inside `async with`, unless the `connection` has ready clients or a supplier for KMS. Raises
-    `ValueError` and `TypeError` for keys that cannot be used.
+    The public key of the KMS key is fetched on first use or by `warm_up`, and kept. Passing it saves the
+    call; if you pass the wrong one, nobody can decrypt your messages. Use the key inside `async with`, unless
+    `connection` has ready clients or a supplier for KMS. Raises `ValueError` and `TypeError` for keys that
+    cannot be used.
     """
 
     def __init__(
@@ -83,9 +83,9 @@ class KMSECDHMasterKey(EntersConnection, MasterKey):
         connection: AWSConnection | None = None,
         grant_tokens: Sequence[str] = (),
     ) -> Self:
-        """Encrypts to a recipient, and decrypts what either of the two encrypted to the other.
+        """Encrypt to a recipient, and decrypt messages that either party encrypted to the other.
 
-        What decrypts was written by one of the two (KmsPrivateKeyToStaticPublicKey).
+        A message that decrypts was written by one of the two (KmsPrivateKeyToStaticPublicKey).
         """
         service = KMSService(connection, grant_tokens)
         recipient = load_public_key(recipient_public_key, "recipient_public_key")
@@ -103,9 +103,9 @@ class KMSECDHMasterKey(EntersConnection, MasterKey):
         connection: AWSConnection | None = None,
         grant_tokens: Sequence[str] = (),
     ) -> Self:
-        """Decrypts what was encrypted to this key, whoever the sender is; cannot encrypt.
+        """Decrypt messages that anyone encrypted to this key; cannot encrypt.
 
-        Nothing is known of the sender: anybody has our public key (KmsPublicKeyDiscovery).
+        The sender is not authenticated: anyone may have our public key (KmsPublicKeyDiscovery).
         """
         service = KMSService(connection, grant_tokens)
         recipient = _given_key(recipient_key_id, recipient_public_key, "recipient_public_key")
@@ -133,7 +133,7 @@ class KMSECDHMasterKey(EntersConnection, MasterKey):
         return self._key_id
 
     def owns_data_key(self, encrypted_data_key: EncryptedDataKey) -> bool:
-        """Tell whether this key takes part; before its public key is there, whether it may."""
+        """Tell whether this key is one of the two parties, or may be one while its public key is unknown."""
         parties = parties_of(encrypted_data_key)
         return parties is not None and self._takes_part(parties, self._own)
 
@@ -188,7 +188,7 @@ class KMSECDHMasterKey(EntersConnection, MasterKey):
 
     async def _own_key(self) -> _OwnKey:
         if self._own is None:
-            # All who come before the answer share one call.
+            # Single flight: concurrent callers share one call.
             self._own, _ = await self._fetches.get("public key", self._fetch, ttl=0.0)
         return self._own
 
@@ -202,7 +202,9 @@ class KMSECDHMasterKey(EntersConnection, MasterKey):
         arn = self._answering(answer, self._arn)
         usage = text_of(answer, "KeyUsage")
         if usage != "KEY_AGREEMENT":
-            raise ProviderError(f"the KMS key {arn} is for {escape_text(usage)}, not for KEY_AGREEMENT")
+            raise ProviderError(
+                f"the KMS key {arn} has the usage {escape_text(usage)}; it must be KEY_AGREEMENT"
+            )
         try:
             public_key = load_public_key(bytes_of(answer, "PublicKey"), "the public key of the KMS key")
             if self._peer:
@@ -211,7 +213,8 @@ class KMSECDHMasterKey(EntersConnection, MasterKey):
             raise ProviderError(str(error)) from error
         if text_of(answer, "KeySpec") != public_key.curve.kms_name:
             raise ProviderError(
-                f"KMS says that {arn} is of {escape_text(answer['KeySpec'])}, and gives another public key"
+                f"KMS returned the key spec {escape_text(answer['KeySpec'])} for {arn}, but a public key on "
+                f"{public_key.curve.name}"
             )
         return _OwnKey(public_key, arn)
 
@@ -229,26 +232,26 @@ class KMSECDHMasterKey(EntersConnection, MasterKey):
         )
         self._answering(answer, own.arn)
         if text_of(answer, "KeyAgreementAlgorithm") != _ECDH:
-            raise ProviderError(f"KMS used {answer['KeyAgreementAlgorithm']!r} in place of ECDH")
+            raise ProviderError(f"KMS used {answer['KeyAgreementAlgorithm']!r} instead of ECDH")
         secret = SecretBytes(bytes_of(answer, "SharedSecret"))
         if len(secret) != other.curve.secret_length:
             raise ProviderError(
-                f"KMS gave a shared secret of {len(secret)} bytes; "
-                f"{other.curve.name} has {other.curve.secret_length}"
+                f"KMS returned a shared secret of {len(secret)} bytes; "
+                f"{other.curve.name} needs {other.curve.secret_length}"
             )
         return secret
 
     def _answering(self, answer: Mapping[str, Any], expected: str | None) -> str:
-        """Return the ARN of the key that answered; raises `ProviderError` where it is another one."""
+        """Return the ARN of the key that KMS used; raises `ProviderError` if it is not the expected one."""
         arn = text_of(answer, "KeyId")
         if expected is not None and arn != expected:
-            raise ProviderError(f"KMS answered for the key {arn!r}, not for {expected!r}")
+            raise ProviderError(f"KMS used the key {arn!r}, not {expected!r}")
         if parse_key_arn(arn) is None:
-            raise ProviderError(f"KMS answered with the key id {arn[:200]!r}, which is not a key ARN")
+            raise ProviderError(f"KMS returned the key id {arn[:200]!r}, which is not a key ARN")
         return arn
 
     async def warm_up(self) -> None:
-        """Make the client, and fetch the public key of the KMS key; raises `ProviderError`."""
+        """Create the client and fetch the public key of the KMS key; raises `ProviderError`."""
         await self._service.warm_up([self._region])
         await self._own_key()
 
@@ -267,13 +270,13 @@ class KMSECDHMasterKey(EntersConnection, MasterKey):
 
 
 def _given_key(key_id: str, key: ec.EllipticCurvePublicKey | bytes | None, what: str) -> PublicKey | None:
-    """Load the public key that a caller gives for a KMS key."""
+    """Load the public key that a caller supplies for a KMS key."""
     if key is None:
         return None
     identifier = check_identifier(key_id)
     if key_id.startswith("alias/") or (identifier and identifier.resource_type == "alias"):
         raise ValueError(
-            f"{what} cannot go with the alias {key_id!r}, which may be moved to another key; "
-            "name the KMS key by its ARN, or leave the public key out"
+            f"{what} cannot be combined with the alias {key_id!r}, which may move to another key; "
+            "give the key ARN, or leave the public key out"
         )
     return load_public_key(key, what)

@@ -1,4 +1,4 @@
-"""An RSA key pair in AWS KMS: the public key encrypts here, KMS decrypts.
+"""The KMS RSA master key: encrypt locally with the public key, decrypt in AWS KMS.
 
 Specification: framework/aws-kms/aws-kms-rsa-keyring.md.
 """
@@ -25,7 +25,7 @@ from aioencrypt.providers.kms.arn import KeyArn, matches_for_decrypt, parse_key_
 from aioencrypt.providers.kms.service import KMSService
 from aioencrypt.providers.raw.names import random_data_key
 from aioencrypt.providers.raw.rsa import ENCRYPT_COST, RSAPadding, load_public_key, padding_scheme
-from aioencrypt.runtime.arguments import check_choice
+from aioencrypt.runtime.arguments import check_choice, check_type
 from aioencrypt.runtime.offload import run_work
 from aioencrypt.runtime.secrets import SecretBytes
 
@@ -35,7 +35,7 @@ _SMALLEST_KEY = 2048
 
 
 class KMSEncryptionAlgorithm(enum.Enum):
-    """How KMS pads under RSA keys, by the names that AWS has for it: OAEP, MGF1 with the same hash."""
+    """The encryption algorithms of RSA keys in KMS, by AWS's names: OAEP with MGF1 and the same hash."""
 
     RSAES_OAEP_SHA_1 = "RSAES_OAEP_SHA_1"
     RSAES_OAEP_SHA_256 = "RSAES_OAEP_SHA_256"
@@ -48,14 +48,14 @@ _PADDINGS = {
 
 
 class KMSRSAMasterKey(EntersConnection, MasterKey):
-    """An RSA key of KMS: encrypts with its `public_key` and without KMS, decrypts by KMS.
+    """Wrap data keys under an RSA key in KMS: encrypt locally with `public_key`, decrypt in KMS.
 
-    `key_id` is the key ARN: no alias, which messages cannot name. `public_key` is PEM, DER, or an
-    `RSAPublicKey` of at least 2048 bits; whether it is that of the key shows on decrypt. Without it the
-    key only decrypts. Whoever has the public key can write messages, so suites that sign are refused,
-    the default suite among them: pass `algorithm_suite`.
+    `key_id` must be a key ARN, because messages store the ARN. `public_key` is PEM, DER, or an `RSAPublicKey`
+    of at least 2048 bits; without it the key only decrypts. A public key of another KMS key is noticed only
+    on decrypt. Signed suites, such as the default one, raise `ProviderError`, because anyone with the public
+    key can write messages: pass `algorithm_suite`.
 
-    To encrypt, nothing has to be opened; to decrypt, use it inside `async with`, or give a `connection` with
+    Encrypting needs no `async with`; to decrypt, use the key inside `async with`, or give a `connection` with
     ready clients. Raises `ValueError` and `TypeError` for keys that cannot be used.
     """
 
@@ -106,7 +106,7 @@ class KMSRSAMasterKey(EntersConnection, MasterKey):
     async def encrypt_data_key(self, data_key: DataKey, request: DataKeyRequest) -> EncryptedDataKey:
         _refuse_signed(request.algorithm_suite)
         if self._public_key is None:
-            raise ProviderError("this RSA key of KMS has no public_key, so it cannot encrypt")
+            raise ProviderError("this KMS RSA key has no public_key, so it cannot encrypt")
         scheme = padding_scheme(_PADDINGS[self._algorithm])
         plaintext = SecretBytes(_context_digest(request) + data_key.plaintext)
         ciphertext = await run_work(partial(self._public_key.encrypt, plaintext, scheme), ENCRYPT_COST)
@@ -116,7 +116,7 @@ class KMSRSAMasterKey(EntersConnection, MasterKey):
         for index, encrypted_data_key in enumerate(request.encrypted_data_keys):
             await checkpoint_every(index)
             if encrypted_data_key.provider_id == _PROVIDER_ID and _stored_arn(encrypted_data_key) is None:
-                raise ProviderError("an encrypted data key of an RSA key of KMS does not name a KMS key ARN")
+                raise ProviderError("an encrypted data key of a KMS RSA key does not name a KMS key ARN")
         return await super().decrypt_data_key(request)
 
     async def unwrap_data_key(self, encrypted_data_key: EncryptedDataKey, request: DataKeyRequest) -> DataKey:
@@ -133,7 +133,7 @@ class KMSRSAMasterKey(EntersConnection, MasterKey):
             ),
         )
         if text_of(answer, "KeyId") != self._key_id:
-            raise ProviderError(f"KMS answered for the key {answer['KeyId']!r}, not for {self._key_id!r}")
+            raise ProviderError(f"KMS used the key {answer['KeyId']!r}, not {self._key_id!r}")
         plaintext = SecretBytes(bytes_of(answer, "Plaintext"))
         if not compare_digest(plaintext[:_DIGEST_LENGTH], _context_digest(request)):
             raise ProviderError("the data key was encrypted under another encryption context")
@@ -144,18 +144,16 @@ class KMSRSAMasterKey(EntersConnection, MasterKey):
 
 
 def _parse(key_id: str) -> KeyArn:
-    if not isinstance(key_id, str):
-        raise TypeError(f"key_id is a str, not {type(key_id).__name__}")
-    arn = parse_key_arn(key_id)
+    arn = parse_key_arn(check_type("key_id", key_id, str))
     if arn is None:
-        raise ValueError(f"{key_id!r} is not the ARN of a KMS key; messages name an RSA key by nothing else")
+        raise ValueError(f"{key_id!r} is not the ARN of a KMS key; an RSA key needs the key ARN")
     return arn
 
 
 def _load(public_key: RSAPublicKey | bytes) -> RSAPublicKey:
     key = load_public_key(public_key)
     if key.key_size < _SMALLEST_KEY:
-        raise ValueError(f"public_key has {key.key_size} bits; RSA keys of KMS have at least {_SMALLEST_KEY}")
+        raise ValueError(f"public_key has {key.key_size} bits; KMS RSA keys have at least {_SMALLEST_KEY}")
     return key
 
 
@@ -170,7 +168,7 @@ def _context_digest(request: DataKeyRequest) -> bytes:
 def _refuse_signed(suite: AlgorithmSuite) -> None:
     if suite.signed:
         raise ProviderError(
-            f"{suite.name} signs messages, which an RSA key of KMS refuses: whoever has its public key can "
-            "write them; use a suite without ECDSA, such as "
+            f"a KMS RSA key does not allow the signed suite {suite.name}, because anyone with its public key "
+            "can write messages; use a suite without ECDSA, such as "
             f"{AlgorithmSuite.ALG_AES_256_GCM_HKDF_SHA512_COMMIT_KEY.name}"
         )

@@ -1,4 +1,4 @@
-"""How one provider calls AWS KMS: its clients and grant tokens.
+"""The KMS clients and grant tokens of one provider.
 
 Specification: framework/aws-kms/aws-kms-keyring.md.
 """
@@ -13,11 +13,11 @@ from aioencrypt.aws.protocols import KMSClient
 
 
 class KMSService(AWSClients[KMSClient]):
-    """What the keys of one provider call KMS with; raises `TypeError` for arguments of a wrong type."""
+    """The KMS clients and grant tokens of one provider; raises `TypeError` for arguments of a wrong type."""
 
     def __init__(self, connection: AWSConnection | None, grant_tokens: Sequence[str]) -> None:
         if isinstance(grant_tokens, str):
-            raise TypeError("grant_tokens is a sequence of tokens, not one str")
+            raise TypeError("grant_tokens must be a sequence of tokens: write [token]")
         super().__init__(connection, "kms")
         self.grant_tokens: list[str] = list(grant_tokens)
 

@@ -42,8 +42,8 @@ from aioencrypt.runtime.arguments import check_choice
 class MultiRegion(enum.Enum):
     """How multi-Region keys are matched on decrypt.
 
-    MATCH: a replica opens what another replica of the same key encrypted. EXACT: only the key named
-    in the message does.
+    MATCH: a replica decrypts what another replica of the same key encrypted. EXACT: only the key named
+    in the message decrypts it.
     """
 
     MATCH = "match"
@@ -52,30 +52,30 @@ class MultiRegion(enum.Enum):
 
 def _account_set(accounts: Sequence[str]) -> frozenset[str]:
     if isinstance(accounts, str):
-        raise TypeError("accounts is a sequence of account ids, not one str")
+        raise TypeError("accounts must be a sequence of account ids: write [account]")
     if not all(isinstance(account, str) for account in accounts):
-        raise TypeError("an account id is a str: numbers lose their leading zeros")
+        raise TypeError("an account id must be a str, because a number loses leading zeros")
     return frozenset(accounts)
 
 
 @attrs.frozen
 class DiscoveryFilter:
-    """The accounts, and the partition (``aws``, ``aws-cn``, ...), whose keys discovery may call."""
+    """The accounts and the partition (``aws``, ``aws-cn``, ...) whose keys discovery may use."""
 
     accounts: frozenset[str] = attrs.field(converter=_account_set)
     partition: str = "aws"
 
     def __attrs_post_init__(self) -> None:
         if not self.accounts or not all(self.accounts) or not self.partition:
-            raise ValueError("a discovery filter needs at least one account id, and a partition")
+            raise ValueError("a discovery filter needs at least one account id and a partition")
 
     def allows(self, arn: KeyArn) -> bool:
-        """Tell whether a key may be called."""
+        """Tell whether the filter allows a key."""
         return arn.partition == self.partition and arn.account in self.accounts
 
 
 class KMSMasterKey(MasterKey):
-    """One KMS key. `KMSMasterKeyProvider` makes these."""
+    """One KMS key, created by a KMS provider."""
 
     def __init__(
         self,
@@ -108,7 +108,7 @@ class KMSMasterKey(MasterKey):
 
     @property
     def region(self) -> str | None:
-        """The region of the key; None is the default region of the client."""
+        """The region of the key; None means the default region."""
         return self._region
 
     def owns_data_key(self, encrypted_data_key: EncryptedDataKey) -> bool:
@@ -118,7 +118,7 @@ class KMSMasterKey(MasterKey):
         return stored is not None and self.opens(stored)
 
     def opens(self, stored: KeyArn) -> bool:
-        """Tell whether this key opens what the key of an ARN encrypted."""
+        """Tell whether this key can decrypt what the key `stored` encrypted."""
         if self._multi_region is MultiRegion.EXACT:
             return str(stored) == self._key_id
         return matches_for_decrypt(self._key_id, str(stored))
@@ -163,19 +163,19 @@ class KMSMasterKey(MasterKey):
             ),
         )
         if text_of(answer, "KeyId") != self._key_id:
-            raise ProviderError(f"KMS answered for the key {answer['KeyId']!r}, not for {self._key_id!r}")
+            raise ProviderError(f"KMS used the key {answer['KeyId']!r}, not {self._key_id!r}")
         return DataKey(bytes_of(answer, "Plaintext"))
 
 
 def _stored_arn(encrypted_data_key: EncryptedDataKey) -> KeyArn | None:
-    """Return the key ARN in an encrypted data key of KMS, None where there is none."""
+    """Return the key ARN of an encrypted data key, or None if its provider info is not a key ARN."""
     return parse_key_arn(encrypted_data_key.provider_info.decode("utf-8", "replace"))
 
 
 def _encrypted_data_key(answer: Mapping[str, Any]) -> EncryptedDataKey:
     arn = text_of(answer, "KeyId")
     if parse_key_arn(arn) is None:
-        raise ProviderError(f"KMS answered with the key id {arn[:200]!r}, which is not a key ARN")
+        raise ProviderError(f"KMS returned the key id {arn[:200]!r}, which is not a key ARN")
     ciphertext = bytes_of(answer, "CiphertextBlob")
     try:
         encrypted = EncryptedDataKey(KMS_PROVIDER_ID, arn.encode(), ciphertext)
@@ -186,7 +186,7 @@ def _encrypted_data_key(answer: Mapping[str, Any]) -> EncryptedDataKey:
 
 
 class _KMSProvider(EntersConnection, MasterKeyProvider):
-    """What both KMS providers are: a user of clients."""
+    """Base class of the KMS providers: decrypts with the keys that a subclass selects."""
 
     _keys: tuple[KMSMasterKey, ...] = ()
 
@@ -198,7 +198,7 @@ class _KMSProvider(EntersConnection, MasterKeyProvider):
 
     @abstractmethod
     def _keys_for(self, stored: KeyArn) -> Sequence[KMSMasterKey]:
-        """Return the keys to call for a data key that the key of an ARN encrypted."""
+        """Return the keys that may decrypt a data key encrypted under `stored`."""
 
     async def decrypt_data_key(self, request: DataKeyRequest) -> DecryptedDataKey:
         preferred: list[tuple[EncryptedDataKey, KeyArn]] = []
@@ -208,7 +208,7 @@ class _KMSProvider(EntersConnection, MasterKeyProvider):
             if encrypted_data_key.provider_id == KMS_PROVIDER_ID:
                 stored = _stored_arn(encrypted_data_key)
                 if stored is None:
-                    # aws-kms-keyring.md#ondecrypt: such a message fails here, before any call.
+                    # aws-kms-keyring.md#ondecrypt: fail before any call.
                     raise ProviderError("an encrypted data key of KMS does not name a KMS key ARN")
                 ours = preferred if self._prefers(stored) else others
                 ours.append((encrypted_data_key, stored))
@@ -225,7 +225,7 @@ class _KMSProvider(EntersConnection, MasterKeyProvider):
         raise no_data_key(request, attempts, self._keys, advice)
 
     def _prefers(self, stored: KeyArn) -> bool:
-        # The region that would be called counts: of a multi-Region key it may be another than the stored one.
+        # Compare the region to be called: for a multi-Region key it may differ from the stored one.
         region = self._preferred_region
         return region is not None and any(key.region == region for key in self._keys_for(stored))
 
@@ -234,15 +234,15 @@ class _KMSProvider(EntersConnection, MasterKeyProvider):
 
 
 class KMSMasterKeyProvider(_KMSProvider):
-    """One or several KMS keys, in one or several regions.
+    """Wrap data keys under one or several KMS keys, in one or several regions.
 
-    `key_ids` are key ARNs, alias ARNs, or key ids and alias names in the default region; the first
-    generates data keys. Only keys named by their key ARN decrypt. Related multi-Region keys are
-    refused with `MultiRegion.MATCH`. On decrypt, keys of the `preferred_region` are tried first, and
-    otherwise the order is that of the message.
+    `key_ids` are key ARNs, alias ARNs, or key ids and alias names in the default region; the first key
+    generates data keys. Only keys given by key ARN can decrypt. With `MultiRegion.MATCH`, replicas of the
+    same key raise `ValueError`. Decrypting tries keys in the `preferred_region` first, and otherwise follows
+    the order in the message.
 
-    Use it inside `async with`, unless the `connection` has ready clients or a supplier for KMS. A timeout
-    is a failure of that key.
+    Use it inside `async with`, unless `connection` has ready clients or a supplier for KMS. A call that times
+    out counts as a failed attempt of that key.
     """
 
     def __init__(
@@ -255,7 +255,7 @@ class KMSMasterKeyProvider(_KMSProvider):
         grant_tokens: Sequence[str] = (),
     ) -> None:
         if isinstance(key_ids, str):
-            raise TypeError("key_ids is a sequence of key ids: write [key_id]")
+            raise TypeError("key_ids must be a sequence of key ids: write [key_id]")
         if not key_ids:
             raise ValueError("key_ids is empty; to decrypt under any key, use KMSDiscoveryMasterKeyProvider")
         super().__init__(KMSService(connection, grant_tokens), preferred_region)
@@ -286,12 +286,12 @@ class KMSMasterKeyProvider(_KMSProvider):
 
 
 class KMSDiscoveryMasterKeyProvider(_KMSProvider):
-    """Decrypts under whichever KMS keys the message names; it never encrypts.
+    """Decrypt with the KMS keys that the message names; cannot encrypt.
 
-    `discovery_filter` limits the accounts; None, any account, must be written out. `region` None calls
-    each key in its own region. With a `region`, only that region is called: for its own keys, and for
-    its replicas of the multi-Region keys that the message names. With a `preferred_region` the keys of
-    that region are tried first. The other arguments are those of `KMSMasterKeyProvider`.
+    `discovery_filter` restricts the accounts; pass None explicitly to allow any account. By default, each key
+    is called in its own region. `region` restricts calls to one region: its own keys, and its replicas of
+    multi-Region keys. `preferred_region` only changes the order. The other arguments are those of
+    `KMSMasterKeyProvider`.
     """
 
     def __init__(
@@ -305,10 +305,14 @@ class KMSDiscoveryMasterKeyProvider(_KMSProvider):
     ) -> None:
         if not isinstance(discovery_filter, DiscoveryFilter | None):
             kind = type(discovery_filter).__name__
-            raise TypeError(f"discovery_filter is a DiscoveryFilter, or None for any account, not {kind}")
+            raise TypeError(
+                f"discovery_filter must be a DiscoveryFilter, or None for any account, not {kind}"
+            )
         check_name("region", region)
         if region is not None and preferred_region is not None:
-            raise ValueError("with region no other one is called: leave preferred_region out, or region")
+            raise ValueError(
+                "give region or preferred_region, not both: with region, no other region is called"
+            )
         super().__init__(KMSService(connection, grant_tokens), preferred_region)
         self._filter = discovery_filter
         self._region = region
@@ -325,7 +329,7 @@ class KMSDiscoveryMasterKeyProvider(_KMSProvider):
         )
 
     async def encryption_keys(self, request: DataKeyRequest) -> Sequence[MasterKey]:
-        raise ProviderError("a discovery provider only decrypts; encrypt with KMSMasterKeyProvider")
+        raise ProviderError("a discovery provider cannot encrypt; use KMSMasterKeyProvider")
 
     def _keys_for(self, stored: KeyArn) -> Sequence[KMSMasterKey]:
         if self._filter is not None and not self._filter.allows(stored):

@@ -24,6 +24,7 @@ from aioencrypt.providers.raw.names import (
     not_identified,
     random_data_key,
 )
+from aioencrypt.runtime.arguments import describe_type
 from aioencrypt.runtime.secrets import hides_locals
 
 
@@ -42,7 +43,7 @@ class RawAESMasterKey(MasterKey):
         check_names(key_namespace, key_name)
         if not isinstance(wrapping_key, bytes | bytearray | memoryview):
             # bytes(32) would be a key of zeros.
-            raise TypeError(f"wrapping_key is bytes, not {type(wrapping_key).__name__}")
+            raise TypeError(f"wrapping_key must be bytes, not {describe_type(wrapping_key)}")
         key = bytes(wrapping_key)
         if len(key) not in (16, 24, 32):
             raise ValueError(f"wrapping_key has {len(key)} bytes; an AES key has 16, 24 or 32")

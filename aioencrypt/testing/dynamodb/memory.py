@@ -102,7 +102,7 @@ class InMemoryDynamoDB:
     @latency.setter
     def latency(self, seconds: float) -> None:
         if not 0 <= seconds < float("inf"):
-            raise ValueError(f"latency is a number of seconds, not {seconds!r}")
+            raise ValueError(f"latency must be a number of seconds, not {seconds!r}")
         self._latency = seconds
 
     def items(self, table_name: str, *, region: str = "us-east-1") -> list[dict[str, dict[str, Any]]]:

@@ -102,7 +102,7 @@ class _Grant:
 def check_region(region: str) -> None:
     """Raise `ValueError` for what cannot be the name of an AWS region."""
     if not isinstance(region, str):
-        raise TypeError(f"a region is a str, not {type(region).__name__}")
+        raise TypeError(f"a region must be a str, not {type(region).__name__}")
     if not _REGION.fullmatch(region):
         raise ValueError(f"{region!r} is not the name of an AWS region")
 

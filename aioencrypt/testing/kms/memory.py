@@ -90,7 +90,7 @@ class InMemoryKMS:
     @latency.setter
     def latency(self, seconds: float) -> None:
         if not 0 <= seconds < float("inf"):
-            raise ValueError(f"latency is a number of seconds, not {seconds!r}")
+            raise ValueError(f"latency must be a number of seconds, not {seconds!r}")
         self._latency = seconds
 
     # Keys

@@ -182,7 +182,7 @@ async def test_a_status_without_content_is_refused(kind: str, status: Any) -> No
     await get(service, kind, {})
     [error] = service.errors
     assert isinstance(error, TypeError if status == "200" else ValueError)
-    assert str(error).startswith("status is " if kind == "aiohttp" else "status_code is ")
+    assert str(error).startswith("status " if kind == "aiohttp" else "status_code ")
 
 
 @on_both
@@ -234,10 +234,10 @@ async def test_a_file_name(kind: str, name: str, disposition: str) -> None:
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        ({"filename": 5}, "filename is a str, not int"),
-        ({"etag": b"a"}, "etag is a str, not bytes"),
-        ({"last_modified": DATE}, "last_modified is a number of seconds, not str"),
-        ({"accept_unverified_signature": "no"}, "accept_unverified_signature is a bool, not str"),
+        ({"filename": 5}, "filename must be a str, not int"),
+        ({"etag": b"a"}, "etag must be a str, not bytes"),
+        ({"last_modified": DATE}, "last_modified must be a number of seconds, not str"),
+        ({"accept_unverified_signature": "no"}, "accept_unverified_signature must be a bool, not str"),
     ],
 )
 async def test_arguments_of_the_wrong_type(kind: str, options: dict[str, Any], text: str) -> None:

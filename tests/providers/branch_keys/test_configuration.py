@@ -65,7 +65,7 @@ def test_either_takes_both_kinds_of_keys(kind: Any, key: str) -> None:
 
 @pytest.mark.parametrize("kind", [KMSKeyArn, KMSMRKeyArn])
 def test_an_arn_is_text(kind: Any) -> None:
-    with pytest.raises(TypeError, match=f"{kind.__name__} takes the ARN of a KMS key as a str, not bytes"):
+    with pytest.raises(TypeError, match=f"the key ARN of {kind.__name__} must be a str, not bytes"):
         kind(KEY.encode())
 
 
@@ -105,19 +105,19 @@ def test_name_configuration_and_logical_name_are_needed() -> None:
             TypeError,
             "KMSKeyArn, KMSMRKeyArn, KMSDiscovery or KMSMRDiscovery, not str",
         ),
-        ({"kms_configuration": KMSDiscovery}, TypeError, "not ABCMeta"),
+        ({"kms_configuration": KMSDiscovery}, TypeError, "not the class KMSDiscovery"),
         ({"logical_name": ""}, ValueError, "logical_name is empty"),
-        ({"logical_name": None}, TypeError, "logical_name is a str, not NoneType"),
+        ({"logical_name": None}, TypeError, "logical_name must be a str, not NoneType"),
         ({"store_id": ""}, ValueError, "store_id is empty"),
-        ({"store_id": 1}, TypeError, "store_id is a str, not int"),
-        ({"table_name": 1}, TypeError, "table_name is a str, not int"),
+        ({"store_id": 1}, TypeError, "store_id must be a str, not int"),
+        ({"table_name": 1}, TypeError, "table_name must be a str, not int"),
         ({"table_name": "ab"}, ValueError, "'ab' is not a table name of 3 to 255 letters"),
         ({"table_name": "x" * 256}, ValueError, "is not a table name"),
         ({"table_name": "a table"}, ValueError, "is not a table name"),
         ({"table_name": "table\n"}, ValueError, "is not a table name"),
         ({"table_name": KEY}, ValueError, "is not a table name"),
-        ({"grant_tokens": "token"}, TypeError, "grant_tokens is a sequence of tokens, not one str"),
-        ({"connection": {}}, TypeError, "connection is an AWSConnection, not dict"),
+        ({"grant_tokens": "token"}, TypeError, "grant_tokens must be a sequence of tokens: write"),
+        ({"connection": {}}, TypeError, "connection must be an AWSConnection, not dict"),
     ],
 )
 def test_arguments_that_cannot_be(options: Any, kind: type[Exception], message: str) -> None:

@@ -494,36 +494,48 @@ async def supplier(context: Mapping[str, str]) -> str:
             ValueError,
             "give either branch_key_id or branch_key_id_supplier",
         ),
-        ({"branch_key_id": b"a"}, TypeError, "a branch key id is a str, not bytes"),
+        ({"branch_key_id": b"a"}, TypeError, "a branch key id must be a str, not bytes"),
         ({"branch_key_id": ""}, ValueError, "the branch key id has 0 bytes; it may have 1 to 65535"),
         ({"branch_key_id": "é" * 32768}, ValueError, "the branch key id has 65536 bytes; it may have 1 to"),
         ({"branch_key_id": "\ud800"}, ValueError, "the branch key id is not valid Unicode text"),
         (
             {"branch_key_id_supplier": "tenant"},
             TypeError,
-            "branch_key_id_supplier is an async function, not str",
+            "branch_key_id_supplier must be an async function, not str",
         ),
-        ({"branch_key_id": "a", "ttl": 0}, ValueError, "ttl is 0; it must be above 0 seconds, and finite"),
-        ({"branch_key_id": "a", "ttl": -1.5}, ValueError, "ttl is -1.5; it must be above 0 seconds"),
-        ({"branch_key_id": "a", "ttl": float("inf")}, ValueError, "ttl is inf; it must be above 0 seconds"),
-        ({"branch_key_id": "a", "ttl": float("nan")}, ValueError, "ttl is nan; it must be above 0 seconds"),
-        ({"branch_key_id": "a", "ttl": "60"}, TypeError, "ttl is a number of seconds, not str"),
-        ({"branch_key_id": "a", "ttl": True}, TypeError, "ttl is a number of seconds, not bool"),
-        ({"branch_key_id": "a", "ttl": None}, TypeError, "ttl is a number of seconds, not NoneType"),
+        (
+            {"branch_key_id": "a", "ttl": 0},
+            ValueError,
+            "ttl is 0; it must be more than 0 seconds, and finite",
+        ),
+        ({"branch_key_id": "a", "ttl": -1.5}, ValueError, "ttl is -1.5; it must be more than 0 seconds"),
+        (
+            {"branch_key_id": "a", "ttl": float("inf")},
+            ValueError,
+            "ttl is inf; it must be more than 0 seconds",
+        ),
+        (
+            {"branch_key_id": "a", "ttl": float("nan")},
+            ValueError,
+            "ttl is nan; it must be more than 0 seconds",
+        ),
+        ({"branch_key_id": "a", "ttl": "60"}, TypeError, "ttl must be a number of seconds, not str"),
+        ({"branch_key_id": "a", "ttl": True}, TypeError, "ttl must be a number of seconds, not bool"),
+        ({"branch_key_id": "a", "ttl": None}, TypeError, "ttl must be a number of seconds, not NoneType"),
         (
             {"branch_key_id": "a", "refresh_ahead": 60},
             ValueError,
-            "refresh_ahead is 60; it must be at least 0 and below ttl=60",
+            "refresh_ahead is 60; it must be at least 0 and less than ttl=60",
         ),
         ({"branch_key_id": "a", "refresh_ahead": -1}, ValueError, "refresh_ahead is -1; it must be at least"),
         ({"branch_key_id": "a", "refresh_ahead": float("nan")}, ValueError, "refresh_ahead is nan; it must"),
         (
             {"branch_key_id": "a", "refresh_ahead": "1"},
             TypeError,
-            "refresh_ahead is a number of seconds, not",
+            "refresh_ahead must be a number of seconds, not",
         ),
-        ({"branch_key_id": "a", "cache": {}}, TypeError, "cache is an AsyncCache, not dict"),
-        ({"branch_key_id": "a", "partition": b"x"}, TypeError, "partition is a str, not bytes"),
+        ({"branch_key_id": "a", "cache": {}}, TypeError, "cache must be an AsyncCache, not dict"),
+        ({"branch_key_id": "a", "partition": b"x"}, TypeError, "partition must be a str, not bytes"),
         ({"branch_key_id": "a", "partition": "a\0b"}, ValueError, "partition has a null character"),
         ({"branch_key_id": "a", "partition": ""}, ValueError, "partition is empty"),
     ],
@@ -558,13 +570,15 @@ class NamedStore(MemoryKeyStore):
     ],
 )
 def test_what_is_no_key_store(store: Any, kind: str) -> None:
-    with pytest.raises(TypeError, match=rf"^key_store is a BranchKeyStore, or like one, not {kind}$"):
+    with pytest.raises(
+        TypeError, match=rf"^key_store must be a BranchKeyStore, or have its methods, not {kind}$"
+    ):
         HierarchicalMasterKey(store, branch_key_id="a", ttl=60)
 
 
 @pytest.mark.parametrize("name", [None, b"store", 7])
 def test_a_store_whose_logical_name_is_no_text(name: Any) -> None:
-    with pytest.raises(TypeError, match=r"^the logical name of the key store is a str, not "):
+    with pytest.raises(TypeError, match=r"^the logical name of the key store must be a str, not "):
         HierarchicalMasterKey(MemoryKeyStore(name), branch_key_id="a", ttl=60)
 
 

@@ -136,7 +136,7 @@ async def test_what_is_not_there_says_so(world: World) -> None:
 @pytest.mark.parametrize("name", ["active_branch_key", "beacon_key", "version_key"])
 async def test_ids_are_texts(world: World, name: str) -> None:
     operation = getattr(world.store(), name)
-    with pytest.raises(TypeError, match="branch_key_id is a str, not bytes"):
+    with pytest.raises(TypeError, match="branch_key_id must be a str, not bytes"):
         await operation(b"mine")
     with pytest.raises(ValueError, match="branch_key_id is empty"):
         await operation("")
@@ -157,7 +157,7 @@ async def test_ids_are_texts(world: World, name: str) -> None:
 async def test_versions_are_uuids_of_version_4(world: World, version: str) -> None:
     with pytest.raises(ValueError, match=re.escape(f"{version!r} is not a branch key version")):
         await world.store().branch_key_version("mine", version)
-    with pytest.raises(TypeError, match="the version of a branch key is a str, not bytes"):
+    with pytest.raises(TypeError, match="version must be a str, not bytes"):
         await world.store().branch_key_version("mine", version.encode())  # type: ignore[arg-type]
     assert not world.dynamodb.calls
 

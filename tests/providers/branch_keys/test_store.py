@@ -75,7 +75,7 @@ async def test_an_id_of_our_own_needs_a_context(world: World) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((42, CONTEXT), "branch_key_id is a str, not int"),
+        ((42, CONTEXT), "branch_key_id must be a str, not int"),
         (("mine", ["a"]), "a mapping of str to str, not list"),
         (("mine", {"a": 1}), "keys and values of an encryption context are str"),
     ],

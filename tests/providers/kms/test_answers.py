@@ -37,12 +37,12 @@ GARBAGE: list[Any] = [
         for value in (None, 7, b"arn:aws:kms:us-east-1:1:key/1")
     ),
     *(
-        (operation, {"KeyId": value}, f"KMS answered with the key id {value!r}, which is not a key ARN")
+        (operation, {"KeyId": value}, f"KMS returned the key id {value!r}, which is not a key ARN")
         for operation in ("generate", "encrypt")
         for value in ("", "1234abcd", "alias/app", arn("alias/app"), arn("key/"), "arn:aws:s3:eu:1:key/1")
     ),
     *(
-        ("decrypt", {"KeyId": value}, f"KMS answered for the key {value!r}, not for '")
+        ("decrypt", {"KeyId": value}, f"KMS used the key {value!r}, not '")
         for value in ("", "1234abcd", arn("alias/app"), arn("key/other"))
     ),
     *(

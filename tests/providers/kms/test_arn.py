@@ -146,7 +146,7 @@ def test_what_is_no_identifier(text: str) -> None:
 
 @pytest.mark.parametrize("value", [None, b"alias/a", 5, ["alias/a"]])
 def test_identifiers_are_text(value: object) -> None:
-    with pytest.raises(TypeError, match=rf"^a KMS key is named by a str, not by {type(value).__name__}$"):
+    with pytest.raises(TypeError, match=rf"^a KMS key id must be a str, not {type(value).__name__}$"):
         check_identifier(value)  # type: ignore[arg-type]
 
 
@@ -265,9 +265,9 @@ def test_unrelated_keys_pass(key_ids: list[str]) -> None:
 )
 def test_related_keys_are_refused(related: list[str], others: list[str]) -> None:
     for key_ids in (related + others, others + related):
-        with pytest.raises(ValueError, match=r"name one of them, or use MultiRegion\.EXACT") as caught:
+        with pytest.raises(ValueError, match=r"give only one of them, or use MultiRegion\.EXACT") as caught:
             check_unrelated(key_ids)
-        named = re.search(r": (.*); name", str(caught.value))
+        named = re.search(r": (.*); give", str(caught.value))
         assert named
         assert named[1].split(", ") == related
 

@@ -65,8 +65,8 @@ def kms() -> InMemoryKMS:
         (KEY, TypeError, r"write \[key_id\]"),
         ([], ValueError, "use KMSDiscoveryMasterKeyProvider"),
         ([KEY, ""], ValueError, "'' is not a KMS key id"),
-        ([None], TypeError, "named by a str, not by NoneType"),
-        ([KEY.encode()], TypeError, "named by a str, not by bytes"),
+        ([None], TypeError, "must be a str, not NoneType"),
+        ([KEY.encode()], TypeError, "must be a str, not bytes"),
         (["arn:aws:kms:us-east-1"], ValueError, "is not the ARN of a KMS key or alias"),
         ([KEY.replace(":kms:", ":s3:")], ValueError, "is not the ARN of a KMS key or alias"),
         ([KEY.replace(US, "")], ValueError, "is not the ARN of a KMS key or alias"),
@@ -99,8 +99,12 @@ def test_key_ids_that_are_taken(key_id: str) -> None:
 @pytest.mark.parametrize(
     ("options", "error", "text"),
     [
-        ({"grant_tokens": "token"}, TypeError, "a sequence of tokens, not one str"),
-        ({"connection": InMemoryKMS().clients(US)}, TypeError, "connection is an AWSConnection, not dict"),
+        ({"grant_tokens": "token"}, TypeError, "a sequence of tokens: write"),
+        (
+            {"connection": InMemoryKMS().clients(US)},
+            TypeError,
+            "connection must be an AWSConnection, not dict",
+        ),
     ],
 )
 def test_arguments_that_are_refused(
@@ -145,7 +149,7 @@ def test_a_filter_of_another_type_is_refused_and_never_means_any_account(discove
 @pytest.mark.parametrize(
     ("accounts", "partition", "error", "text"),
     [
-        ("111122223333", "aws", TypeError, "a sequence of account ids, not one str"),
+        ("111122223333", "aws", TypeError, "a sequence of account ids: write"),
         ([111122223333], "aws", TypeError, "account"),
         ([], "aws", ValueError, "at least one account id"),
         (["111122223333", ""], "aws", ValueError, "at least one account id"),
@@ -363,7 +367,7 @@ async def test_a_kms_master_key_refuses_to_be_pickled_and_copied(
 ) -> None:
     for options in ({}, {"clients": InMemoryKMS().clients(US)}):
         (key,) = await strict(**options).encryption_keys(request())
-        with pytest.raises(TypeError, match="where it is used"):
+        with pytest.raises(TypeError, match="create its provider"):
             duplicate(key)
 
 

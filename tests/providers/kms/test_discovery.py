@@ -67,7 +67,7 @@ async def test_it_never_encrypts(kms: InMemoryKMS, region: str | None) -> None:
     provider = discovery(kms, region=region)
     own = provider_for(kms, kms.create_key())
     for refusing in (provider, MultiMasterKeyProvider(provider, own), MultiMasterKeyProvider(own, provider)):
-        with pytest.raises(ProviderError, match="only decrypts; encrypt with KMSMasterKeyProvider"):
+        with pytest.raises(ProviderError, match="cannot encrypt; use KMSMasterKeyProvider"):
             await encrypt(b"x", refusing)
     assert not kms.calls
 
@@ -213,7 +213,7 @@ async def test_grant_tokens_go_with_the_calls(kms: InMemoryKMS) -> None:
 @pytest.mark.parametrize(
     ("changes", "text"),
     [
-        ({"KeyId": arn(f"key/{ID}")}, f"KMS answered for the key '{arn(f'key/{ID}')}', not for 'arn:"),
+        ({"KeyId": arn(f"key/{ID}")}, f"KMS used the key '{arn(f'key/{ID}')}', not 'arn:"),
         ({"KeyId": None}, "the answer of KMS has no KeyId"),
         ({"Plaintext": bytes(31)}, "the data key has 31 bytes; the suite needs 32"),
     ],
@@ -285,7 +285,7 @@ async def test_with_a_region_the_answer_must_be_of_the_replica(kms: InMemoryKMS)
     kms.replicate_key(primary, EU)
     encrypted = await encrypted_data_key(kms, primary)
     kms.answer_next("Decrypt", {"KeyId": primary})
-    with pytest.raises(ProviderError, match=f"KMS answered for the key '{primary}', not for"):
+    with pytest.raises(ProviderError, match=f"KMS used the key '{primary}', not"):
         await discovery(kms, region=EU).decrypt_data_key(request(encrypted))
 
 

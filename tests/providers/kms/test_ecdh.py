@@ -407,5 +407,5 @@ async def test_an_alias_that_is_moved_to_another_key(kms: InMemoryKMS) -> None:
     await encrypt(b"x", key)
     kms.delete_alias("alias/agreement")
     kms.create_alias("alias/agreement", second)
-    with pytest.raises(ProviderError, match=f"KMS answered for the key '{second}', not for '{first}'"):
+    with pytest.raises(ProviderError, match=f"KMS used the key '{second}', not '{first}'"):
         await encrypt(b"x", key)

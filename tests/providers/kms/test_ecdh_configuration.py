@@ -83,8 +83,8 @@ def kms() -> InMemoryKMS:
     ("key_id", "error", "text"),
     [
         ("", ValueError, "'' is not a KMS key id"),
-        (None, TypeError, "named by a str, not by NoneType"),
-        (ARN.encode(), TypeError, "named by a str, not by bytes"),
+        (None, TypeError, "must be a str, not NoneType"),
+        (ARN.encode(), TypeError, "must be a str, not bytes"),
         ("arn:aws:kms:us-east-1", ValueError, "is not the ARN of a KMS key or alias"),
         (ARN.replace(":kms:", ":s3:"), ValueError, "is not the ARN of a KMS key or alias"),
         ("key/1", ValueError, "is not a KMS key id"),
@@ -133,10 +133,12 @@ def test_a_public_key_does_not_go_with_an_alias(key_id: str) -> None:
     """The alias may be moved, and then nobody opens what is encrypted."""
     alice = public_der(ec_key("alice"))
     with pytest.raises(
-        ValueError, match=f"^sender_public_key cannot go with the alias '{key_id}', which may "
+        ValueError, match=f"^sender_public_key cannot be combined with the alias '{key_id}', which may "
     ):
         static(key_id, sender_public_key=alice, kms={})
-    with pytest.raises(ValueError, match=f"^recipient_public_key cannot go with the alias '{key_id}', which"):
+    with pytest.raises(
+        ValueError, match=f"^recipient_public_key cannot be combined with the alias '{key_id}', which"
+    ):
         discovery(key_id, recipient_public_key=alice, kms={})
     for taken in (ARN, ID):
         static(taken, sender_public_key=alice, kms={})
@@ -146,8 +148,8 @@ def test_a_public_key_does_not_go_with_an_alias(key_id: str) -> None:
 @pytest.mark.parametrize(
     ("options", "error", "text"),
     [
-        ({"grant_tokens": "token"}, TypeError, "a sequence of tokens, not one str"),
-        ({"connection": get_session()}, TypeError, "connection is an AWSConnection, not AioSession"),
+        ({"grant_tokens": "token"}, TypeError, "a sequence of tokens: write"),
+        ({"connection": get_session()}, TypeError, "connection must be an AWSConnection, not AioSession"),
     ],
 )
 @each_scheme

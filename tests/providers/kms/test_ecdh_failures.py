@@ -257,7 +257,7 @@ def der(key: Any) -> bytes:
     return encoded
 
 
-WRONG_KEY_ID = f"KMS answered for the key '{OTHER_ARN}', not for "
+WRONG_KEY_ID = f"KMS used the key '{OTHER_ARN}', not "
 
 
 @pytest.mark.spec(f"{SCHEMAS}#kmsprivatekeytostaticpublickey", f"{SCHEMAS}#kmspublickeydiscovery")
@@ -267,10 +267,10 @@ WRONG_KEY_ID = f"KMS answered for the key '{OTHER_ARN}', not for "
         ({"KeyId": None}, "the answer of KMS has no KeyId"),
         ({"KeyId": OTHER_ARN}, WRONG_KEY_ID),
         ({"KeyUsage": None}, "the answer of KMS has no KeyUsage"),
-        ({"KeyUsage": "SIGN_VERIFY"}, "is for SIGN_VERIFY, not for KEY_AGREEMENT"),
+        ({"KeyUsage": "SIGN_VERIFY"}, "has the usage SIGN_VERIFY; it must be KEY_AGREEMENT"),
         ({"KeySpec": None}, "the answer of KMS has no KeySpec"),
-        ({"KeySpec": "ECC_NIST_P384"}, "is of ECC_NIST_P384, and gives another public key"),
-        ({"KeySpec": "SM2"}, "is of SM2, and gives another public key"),
+        ({"KeySpec": "ECC_NIST_P384"}, "KMS returned the key spec ECC_NIST_P384"),
+        ({"KeySpec": "SM2"}, "KMS returned the key spec SM2"),
         ({"PublicKey": None}, "the answer of KMS has no PublicKey"),
         ({"PublicKey": b""}, "the answer of KMS has no PublicKey"),
         (
@@ -308,9 +308,7 @@ async def test_the_answer_names_a_key_by_its_arn(kms: InMemoryKMS, name: str) ->
     clients = kms.clients("us-east-1")
     for key in (kms_static(kms, key_id, clients=clients), kms_discovery(kms, key_id, clients=clients)):
         kms.answer_next(GET, {"KeyId": key_id})
-        assert str(await decrypting(key)) == (
-            f"KMS answered with the key id {key_id!r}, which is not a key ARN"
-        )
+        assert str(await decrypting(key)) == (f"KMS returned the key id {key_id!r}, which is not a key ARN")
         await key.warm_up()
         kms.answer_next(DERIVE, {"KeyId": OTHER_ARN})
         assert str(await decrypting(key)) == f"{WRONG_KEY_ID}{arn!r}"
@@ -344,7 +342,8 @@ async def test_a_kms_key_of_another_kind(kms: InMemoryKMS) -> None:
     arn = kms.create_key(key_spec="RSA_2048")
     for key in (kms_static(kms, arn), kms_discovery(kms, arn)):
         assert (
-            str(await decrypting(key)) == f"the KMS key {arn} is for ENCRYPT_DECRYPT, not for KEY_AGREEMENT"
+            str(await decrypting(key))
+            == f"the KMS key {arn} has the usage ENCRYPT_DECRYPT; it must be KEY_AGREEMENT"
         )
     symmetric = kms.create_key()
     error = await generating(kms_static(kms, symmetric))
@@ -359,11 +358,11 @@ async def test_a_kms_key_of_another_kind(kms: InMemoryKMS) -> None:
         ({"KeyId": None}, "the answer of KMS has no KeyId"),
         ({"KeyId": OTHER_ARN}, WRONG_KEY_ID),
         ({"KeyAgreementAlgorithm": None}, "the answer of KMS has no KeyAgreementAlgorithm"),
-        ({"KeyAgreementAlgorithm": "ECMQV"}, "KMS used 'ECMQV' in place of ECDH"),
+        ({"KeyAgreementAlgorithm": "ECMQV"}, "KMS used 'ECMQV' instead of ECDH"),
         ({"SharedSecret": None}, "the answer of KMS has no SharedSecret"),
         ({"SharedSecret": b""}, "the answer of KMS has no SharedSecret"),
-        ({"SharedSecret": bytes(31)}, "KMS gave a shared secret of 31 bytes; p256 has 32"),
-        ({"SharedSecret": bytes(48)}, "KMS gave a shared secret of 48 bytes; p256 has 32"),
+        ({"SharedSecret": bytes(31)}, "KMS returned a shared secret of 31 bytes; p256 needs 32"),
+        ({"SharedSecret": bytes(48)}, "KMS returned a shared secret of 48 bytes; p256 needs 32"),
     ],
     ids=range(8),
 )

@@ -103,7 +103,7 @@ async def test_what_is_no_replica_is_not_called(kms: InMemoryKMS, configured: st
     ],
 )
 def test_related_multi_region_keys_are_refused_all_by_name(related: list[str], others: list[str]) -> None:
-    with pytest.raises(ValueError, match=r"name one of them, or use MultiRegion\.EXACT") as caught:
+    with pytest.raises(ValueError, match=r"give only one of them, or use MultiRegion\.EXACT") as caught:
         KMSMasterKeyProvider([*others, *related], connection=AWSConnection(kms={}))
     assert all(key in str(caught.value) for key in related)
     assert not any(f"{key}," in str(caught.value) or f"{key};" in str(caught.value) for key in others)

@@ -167,7 +167,7 @@ def test_a_preferred_region_that_is_refused(kms: InMemoryKMS, region: Any) -> No
 
 def test_a_preference_beside_the_only_region_is_refused(kms: InMemoryKMS) -> None:
     for preferred in (US, EU):
-        with pytest.raises(ValueError, match="with region no other one is called"):
+        with pytest.raises(ValueError, match="give region or preferred_region, not both"):
             discovery(kms, region=US, preferred_region=preferred)
 
 

@@ -120,7 +120,7 @@ async def test_encrypting_needs_neither_kms_nor_anything_open() -> None:
 async def test_without_a_public_key_it_only_decrypts(kms: InMemoryKMS) -> None:
     key_id = rsa_kms_key(kms)
     key = rsa_master_key(kms, key_id, public=False)
-    text = "this RSA key of KMS has no public_key, so it cannot encrypt"
+    text = "this KMS RSA key has no public_key, so it cannot encrypt"
     with pytest.raises(ProviderError, match=text):
         await key.generate_data_key(reading())
     with pytest.raises(ProviderError, match=text):
@@ -132,7 +132,7 @@ async def test_without_a_public_key_it_only_decrypts(kms: InMemoryKMS) -> None:
 
 
 REFUSAL = (
-    "signs messages, which an RSA key of KMS refuses: whoever has its public key can write them; "
+    "because anyone with its public key can write messages; "
     "use a suite without ECDSA, such as ALG_AES_256_GCM_HKDF_SHA512_COMMIT_KEY"
 )
 
@@ -149,7 +149,7 @@ async def test_it_encrypts_for_no_suite_that_signs(kms: InMemoryKMS, suite: Algo
     for call in calls:
         with pytest.raises(ProviderError) as caught:
             await call
-        assert str(caught.value) == f"{suite.name} {REFUSAL}"
+        assert str(caught.value) == f"a KMS RSA key does not allow the signed suite {suite.name}, {REFUSAL}"
 
 
 async def test_the_default_suite_signs(kms: InMemoryKMS) -> None:

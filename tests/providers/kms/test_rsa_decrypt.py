@@ -134,7 +134,7 @@ async def test_data_keys_that_name_no_key_fail_the_message(kms: InMemoryKMS, inf
     for request in (reading(broken), reading(rsa_entry(key_id), broken)):
         with pytest.raises(ProviderError) as caught:
             await key.decrypt_data_key(request)
-        assert str(caught.value) == "an encrypted data key of an RSA key of KMS does not name a KMS key ARN"
+        assert str(caught.value) == "an encrypted data key of a KMS RSA key does not name a KMS key ARN"
         assert not caught.value.unclaimed
     assert kms.call_count() == 0
 
@@ -195,8 +195,8 @@ async def test_plaintexts_of_another_form(kms: InMemoryKMS, plaintext: bytes, te
     [
         ({"KeyId": None}, "the answer of KMS has no KeyId"),
         ({"KeyId": b"arn"}, "the answer of KMS has no KeyId"),
-        ({"KeyId": "1"}, "KMS answered for the key '1', not for '{}'"),
-        ({"KeyId": arn("key/other")}, f"KMS answered for the key '{arn('key/other')}', not for '{{}}'"),
+        ({"KeyId": "1"}, "KMS used the key '1', not '{}'"),
+        ({"KeyId": arn("key/other")}, f"KMS used the key '{arn('key/other')}', not '{{}}'"),
         ({"Plaintext": None}, "the answer of KMS has no Plaintext"),
         ({"Plaintext": b""}, "the answer of KMS has no Plaintext"),
         ({"Plaintext": SECRET}, "the answer of KMS has no Plaintext"),
@@ -280,7 +280,7 @@ async def test_it_decrypts_for_no_suite_that_signs(kms: InMemoryKMS, suite: Algo
         )
     [attempt] = caught.value.attempts
     start = (
-        f"decrypt under aws-kms-rsa {key_id}: {suite.name} signs messages, which an RSA key of KMS refuses"
+        f"decrypt under aws-kms-rsa {key_id}: a KMS RSA key does not allow the signed suite {suite.name}, "
     )
     assert str(attempt).startswith(start)
     assert kms.call_count() == 0

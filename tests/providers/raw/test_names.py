@@ -60,9 +60,9 @@ def test_names_that_are_allowed(name: str) -> None:
 @pytest.mark.parametrize("value", [b"mine", None, 5, ["mine"]], ids=repr)
 def test_names_are_text(value: object) -> None:
     kind = type(value).__name__
-    with pytest.raises(TypeError, match=rf"^key_namespace is a str, not {kind}$"):
+    with pytest.raises(TypeError, match=rf"^key_namespace must be a str, not {kind}$"):
         check_names(value, "name")  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match=rf"^key_name is a str, not {kind}$"):
+    with pytest.raises(TypeError, match=rf"^key_name must be a str, not {kind}$"):
         check_names("mine", value)  # type: ignore[arg-type]
 
 

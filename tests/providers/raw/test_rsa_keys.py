@@ -148,7 +148,7 @@ def test_encrypted_pem() -> None:
 )
 @pytest.mark.parametrize("wrong", ["pkcs", None, padding.PKCS1v15(), 1])
 def test_paddings_that_do_not_exist(wrong: Any) -> None:
-    with pytest.raises((TypeError, ValueError), match=r"^padding is "):
+    with pytest.raises((TypeError, ValueError), match=r"^padding (is|must be) "):
         made(wrong)
 
 
@@ -193,7 +193,7 @@ def test_what_it_says_of_itself() -> None:
 def test_it_is_not_copied(duplicate: Callable[[object], object]) -> None:
     for key in (made(), made(public_key=rsa_key().public_key())):
         with pytest.raises(
-            TypeError, match="RawRSAMasterKey holds key bytes and cannot be pickled or copied; build"
+            TypeError, match="RawRSAMasterKey holds key bytes and cannot be pickled or copied; create"
         ):
             duplicate(key)
 
