@@ -37,12 +37,17 @@ _OPENS_AT_ONCE = sys.platform == "linux"
 
 
 def is_special(path: PathLike) -> bool:
-    """Tell whether reading or writing a path may block for ever. Blocking, for a moment."""
+    """Tell whether a path names neither a regular file nor a folder. Blocking, for a moment."""
     try:
         mode = os.stat(path).st_mode
     except (OSError, ValueError):
         return False  # opening it says why
     return not stat.S_ISREG(mode) and not stat.S_ISDIR(mode)
+
+
+def _reads_may_block(status: os.stat_result) -> bool:
+    # Files of /proc and /sys call themselves regular and empty. Some of them wait as a FIFO does.
+    return not stat.S_ISREG(status.st_mode) or not status.st_size
 
 
 @contextmanager
@@ -61,7 +66,9 @@ class OpenFile:
 
     def __init__(self, path: PathLike, *, writing: bool = False) -> None:
         self._path = path
-        self._flags = (os.O_WRONLY if writing else os.O_RDONLY) | BINARY
+        self._writing = writing
+        # Truncating matters where a regular file has taken the place of a FIFO meanwhile.
+        self._flags = (os.O_WRONLY | os.O_TRUNC if writing else os.O_RDONLY) | BINARY
         self._wait = wait_writable if writing else wait_readable
         self._descriptor: _Descriptor | None = None
         self._special = self._inline = self._waits_first = self._closed = False
@@ -70,13 +77,16 @@ class OpenFile:
         """Open the file. A FIFO is opened when its other end is."""
         drop_with_loop(self)
         with errors_name(self._path):
-            self._special = await in_file_thread(lambda: is_special(self._path))
+            self._special = await in_file_thread(self._may_block)
             if not self._special:
                 await in_file_thread(self._open)
             elif _OPENS_AT_ONCE:
                 await self._open_at_once()
             else:
                 await read_in_thread(self._open)
+
+    def _may_block(self) -> bool:
+        return self._writing or _reads_may_block(os.stat(self._path))
 
     async def _open_at_once(self) -> None:
         # A description of our own, also of /dev/stdin: nobody who inherited it is affected.
@@ -131,7 +141,8 @@ class OpenFile:
                         return use(function)
                     return await read_in_thread(lambda: use(function))
                 except BlockingIOError:
-                    await _ready(self._wait, self._descriptor.number)
+                    if not await _ready(self._wait, self._descriptor.number):
+                        await sleep(_SECONDS_UNTIL_READY)
 
     @property
     def closed(self) -> bool:
@@ -188,14 +199,15 @@ async def _ready(wait: Callable[[int], Awaitable[None]], descriptor: int) -> boo
         with suppress(PermissionError):  # of epoll, for devices that are always ready
             await wait(descriptor)
             return True
-    await sleep(_SECONDS_UNTIL_READY)
     return False
 
 
 async def read_file_object(file: Any, n: int) -> Any:
     """Return what `read` of a caller's file object returns. Cancellation abandons a read that may block."""
     descriptor = _descriptor_of(file)
-    if isinstance(file, io.BytesIO) or (descriptor is not None and _is_regular(descriptor)):
+    if isinstance(file, io.BytesIO):
+        return await in_file_thread(lambda: file.read(n))
+    if descriptor is not None and not _reads_may_block(os.fstat(descriptor)):
         return await in_file_thread(lambda: file.read(n))
     if descriptor is not None and os.get_blocking(descriptor) and await _ready(wait_readable, descriptor):
         # Blocked in `read`, it would hold the lock of the file, on which `close` and the exit wait for ever.
@@ -210,7 +222,3 @@ def _descriptor_of(file: Any) -> int | None:
     if type(raw) is not io.FileIO or raw.closed or sys.platform == "win32":
         return None
     return raw.fileno()
-
-
-def _is_regular(descriptor: int) -> bool:
-    return stat.S_ISREG(os.fstat(descriptor).st_mode)

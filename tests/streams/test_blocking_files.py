@@ -43,12 +43,30 @@ async def read_buffered(path: Path) -> bytes:
         os.close(writer)
 
 
+KERNEL_LOG = "/proc/kmsg"  # it calls itself a regular file, and is read like a FIFO
+
+
+async def read_kernel_log(path: Path) -> bytes:
+    with open(KERNEL_LOG, "rb") as file:
+        return (await encrypt(file, KEY)).ciphertext
+
+
+def can_be_opened(path: str) -> bool:
+    try:
+        os.close(os.open(path, os.O_RDONLY))
+    except OSError:
+        return False
+    return True
+
+
 READS: dict[str, Callable[[Path], Awaitable[object]]] = {
     "open": read_path,
     "rewrap_file": lambda path: rewrap_file(path, KEY, new_provider=KEY, destination=f"{path}.new"),
     "file": read_object,
     "buffered": read_buffered,
 }
+if can_be_opened(KERNEL_LOG):
+    READS["kernel log"] = read_kernel_log
 
 
 @pytest.mark.parametrize("name", READS)
