@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, cast
 
 from aioencrypt.aws.connection import AWSClients, AWSConnection, EntersConnection
@@ -31,36 +31,55 @@ class KMSClientFactory(EntersConnection):
         return await self._clients.get(region)
 
 
+class _RestrictedSupplier:
+    """A client supplier behind checks of the region. Restricting it again adds a check, not a level."""
+
+    def __init__(self, supplier: ClientSupplier, check: Callable[[str], None]) -> None:
+        self.supplier = supplier
+        self.checks: tuple[Callable[[str], None], ...] = (check,)
+        if isinstance(supplier, _RestrictedSupplier):
+            self.supplier, self.checks = supplier.supplier, (check, *supplier.checks)
+
+    async def __call__(self, region: str | None) -> KMSClient:
+        # Without a region the client picks one from its configuration, so it cannot be checked here.
+        if region is None:
+            raise ServiceError(
+                "the key id has no region, so it cannot be checked against the allowed regions; "
+                "give the key ARN"
+            )
+        for check in self.checks:
+            check(region)
+        return cast("KMSClient", await await_answer("the client supplier", self.supplier(region), object))
+
+
 def limit_regions(supplier: ClientSupplier, regions: Iterable[str]) -> ClientSupplier:
     """Return a supplier that serves only these regions; other regions raise `ServiceError`."""
     allowed = _region_set(supplier, regions)
     if not allowed:
         raise ValueError("regions is empty: name at least one")
 
-    async def supply(region: str | None) -> KMSClient:
-        if _known(region) not in allowed:
+    def check(region: str) -> None:
+        if region not in allowed:
             raise ServiceError(
                 f"the region {region!r} is not one of the allowed regions, {sorted(allowed)}; "
                 "add it to limit_regions, or use a key in one of them"
             )
-        return cast("KMSClient", await await_answer("the client supplier", supplier(region), object))
 
-    return supply
+    return _RestrictedSupplier(supplier, check)
 
 
 def exclude_regions(supplier: ClientSupplier, regions: Iterable[str]) -> ClientSupplier:
     """Return a supplier that serves all but these regions, which raise `ServiceError`."""
     excluded = _region_set(supplier, regions)
 
-    async def supply(region: str | None) -> KMSClient:
-        if _known(region) in excluded:
+    def check(region: str) -> None:
+        if region in excluded:
             raise ServiceError(
                 f"the region {region!r} is excluded; "
                 "remove it from exclude_regions, or use a key in another region"
             )
-        return cast("KMSClient", await await_answer("the client supplier", supplier(region), object))
 
-    return supply
+    return _RestrictedSupplier(supplier, check)
 
 
 def _region_set(supplier: ClientSupplier, regions: Iterable[str]) -> frozenset[str]:
@@ -76,12 +95,3 @@ def _region_set(supplier: ClientSupplier, regions: Iterable[str]) -> frozenset[s
             shown = repr(name) if name == "" else type(name).__name__
             raise TypeError(f"a region must be a non-empty str, not {shown}")
     return names
-
-
-def _known(region: str | None) -> str:
-    # Without a region the client picks one from its configuration, so it cannot be checked here.
-    if region is None:
-        raise ServiceError(
-            "the key id has no region, so it cannot be checked against the allowed regions; give the key ARN"
-        )
-    return region

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Sequence
-from contextlib import AbstractAsyncContextManager, suppress
+from contextlib import suppress
 from heapq import merge
 from types import TracebackType
 from typing import Any, Generic, NoReturn, Self, TypeVar
@@ -21,7 +21,7 @@ from aioencrypt.format import AlgorithmSuite, EncryptedDataKey
 from aioencrypt.format.context import serialize_context
 from aioencrypt.managers.answers import get_decryption_materials, get_encryption_materials
 from aioencrypt.managers.base import CryptographicMaterialsManager
-from aioencrypt.managers.default import as_manager, check_decrypt_policy, check_encrypt_policy
+from aioencrypt.managers.default import OuterManager, check_decrypt_policy, check_encrypt_policy
 from aioencrypt.materials import (
     DecryptionMaterials,
     DecryptionMaterialsRequest,
@@ -71,7 +71,7 @@ class _Entry(Generic[M]):
         return True
 
 
-class CachingCMM:
+class CachingCMM(OuterManager):
     """Reuse data keys for messages with the same encryption context.
 
     A data key lives for `max_age` seconds and encrypts at most `max_messages` messages and `max_bytes`
@@ -100,7 +100,7 @@ class CachingCMM:
         refresh_ahead: float = 0.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._manager = as_manager(provider)
+        super().__init__(provider)
         check_age("max_age", max_age, refresh_ahead)
         self._max_age = max_age
         self._refresh_ahead = refresh_ahead
@@ -133,8 +133,7 @@ class CachingCMM:
         )
 
     async def __aenter__(self) -> Self:
-        if isinstance(self._manager, AbstractAsyncContextManager):
-            await self._manager.__aenter__()
+        await super().__aenter__()
         self._entered += 1
         return self
 
@@ -147,8 +146,7 @@ class CachingCMM:
             if not self._entered:
                 await self._cache.aclose(owner=self)
         finally:
-            if isinstance(self._manager, AbstractAsyncContextManager):
-                await self._manager.__aexit__(exc_type, exc, traceback)
+            await super().__aexit__(exc_type, exc, traceback)
 
     @property
     def partition(self) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+from contextlib import AbstractAsyncContextManager
 from types import TracebackType
 from typing import Self
 
@@ -34,6 +35,8 @@ from aioencrypt.runtime.secrets import hides_arguments
 
 # Microseconds for a P-384 key pair and its compressed point.
 _KEY_PAIR_COST = 125
+# A call of one manager is a dozen calls of Python, which allows a thousand.
+_MOST_DEPTH = 40
 
 
 class DefaultCMM:
@@ -114,6 +117,29 @@ class DefaultCMM:
             verification_key=verification_key,
             provenance=opened.provenance,
         )
+
+
+class OuterManager:
+    """A CMM around another one, or around a provider. `async with` enters that."""
+
+    @hides_arguments
+    def __init__(self, provider: MasterKeyProvider | CryptographicMaterialsManager) -> None:
+        self._manager = as_manager(provider)
+        # Public, because the manager around this one reads it.
+        self.depth: int = 1 + (provider.depth if isinstance(provider, OuterManager) else 0)
+        if self.depth > _MOST_DEPTH:
+            raise ValueError(f"managers are nested more than {_MOST_DEPTH} deep: leave some out")
+
+    async def __aenter__(self) -> Self:
+        if isinstance(self._manager, AbstractAsyncContextManager):
+            await self._manager.__aenter__()
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if isinstance(self._manager, AbstractAsyncContextManager):
+            await self._manager.__aexit__(exc_type, exc, traceback)
 
 
 @hides_arguments

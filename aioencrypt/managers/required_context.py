@@ -6,9 +6,6 @@ Specification: framework/required-encryption-context-cmm.md.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from contextlib import AbstractAsyncContextManager
-from types import TracebackType
-from typing import Self
 
 import attrs
 
@@ -16,7 +13,7 @@ from aioencrypt.errors import ProviderError, RequiredEncryptionContextError
 from aioencrypt.format.context import RESERVED_PREFIX
 from aioencrypt.managers.answers import get_decryption_materials, get_encryption_materials
 from aioencrypt.managers.base import CryptographicMaterialsManager
-from aioencrypt.managers.default import as_manager
+from aioencrypt.managers.default import OuterManager
 from aioencrypt.materials import (
     DecryptionMaterials,
     DecryptionMaterialsRequest,
@@ -28,7 +25,7 @@ from aioencrypt.runtime.arguments import check_type
 from aioencrypt.runtime.secrets import hides_arguments
 
 
-class RequiredEncryptionContextCMM:
+class RequiredEncryptionContextCMM(OuterManager):
     """Makes callers give certain pairs of the encryption context, and stores them in no message.
 
     The pairs are authenticated like all others. Whoever decrypts must give them again, whichever SDK
@@ -42,7 +39,7 @@ class RequiredEncryptionContextCMM:
     ) -> None:
         if isinstance(required_keys, str):
             raise TypeError("required_keys is a collection of keys: write [key]")
-        self._manager = as_manager(provider)
+        super().__init__(provider)
         self._required = frozenset(required_keys)
         if not self._required:
             raise ValueError("required_keys is empty; without any, leave this CMM out")
@@ -52,17 +49,6 @@ class RequiredEncryptionContextCMM:
 
     def __repr__(self) -> str:
         return f"RequiredEncryptionContextCMM({self._manager!r}, {sorted(self._required)})"
-
-    async def __aenter__(self) -> Self:
-        if isinstance(self._manager, AbstractAsyncContextManager):
-            await self._manager.__aenter__()
-        return self
-
-    async def __aexit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        if isinstance(self._manager, AbstractAsyncContextManager):
-            await self._manager.__aexit__(exc_type, exc, traceback)
 
     async def get_encryption_materials(self, request: EncryptionMaterialsRequest) -> EncryptionMaterials:
         """Ask the manager below for materials that keep the required pairs out of the message."""

@@ -247,6 +247,15 @@ async def test_limits_stand_over_each_other(kms: InMemoryKMS) -> None:
         await supply(AP)
 
 
+async def test_limits_stand_over_each_other_as_often_as_you_like(kms: InMemoryKMS) -> None:
+    supplier = supplier_of(kms)
+    for _ in range(1000):
+        supplier = exclude_regions(limit_regions(supplier, [US, EU]), [AP])
+    assert (await supplier(US)).region == US  # type: ignore[attr-defined]
+    with pytest.raises(ServiceError, match="excluded"):
+        await limit_regions(supplier, [AP])(AP)
+
+
 async def test_what_a_supplier_raises_passes_the_limit(kms: InMemoryKMS) -> None:
     async def broken(region: str | None) -> KMSClient:
         raise LookupError(f"nothing for {region}")
