@@ -1,6 +1,7 @@
-"""Ask a cryptographic materials manager (CMM), and check the materials that it answers with.
+"""Request materials from a cryptographic materials manager (CMM), and check its answers.
 
-Anybody may have written the CMM. Materials that pass here keep the promises of the client.
+Users may supply the CMM, so materials are checked against every promise of the client.
+
 Specification: framework/cmm-interface.md.
 """
 
@@ -34,18 +35,18 @@ _MOST_DATA_KEYS = 0xFFFF
 async def get_encryption_materials(
     cmm: CryptographicMaterialsManager, request: EncryptionMaterialsRequest
 ) -> EncryptionMaterials:
-    """Return materials that a message can be written with; raises as a CMM does."""
+    """Return checked materials for writing a message; raises the errors of a CMM."""
     materials = await call_method(cmm, "get_encryption_materials", request, kind=EncryptionMaterials)
-    if type(cmm) is DefaultCMM:  # which checks what its provider answers
+    if type(cmm) is DefaultCMM:  # it has checked its provider's answer
         return materials
-    # Materials may come from a cache, too, so the policy is checked again (CVE-2026-6550).
+    # Check the policy again, because materials may come from a cache (CVE-2026-6550).
     return _checked_for_encryption(method_name(cmm, "get_encryption_materials"), materials, request)
 
 
 async def get_decryption_materials(
     cmm: CryptographicMaterialsManager, request: DecryptionMaterialsRequest
 ) -> DecryptionMaterials:
-    """Return materials that fit the header of a message; raises as a CMM does."""
+    """Return checked materials that fit the header of a message; raises the errors of a CMM."""
     materials = await call_method(cmm, "decrypt_materials", request, kind=DecryptionMaterials)
     if type(cmm) is not DefaultCMM:
         _check_for_decryption(method_name(cmm, "decrypt_materials"), materials, request)
@@ -96,7 +97,7 @@ def _suite(name: str, materials: EncryptionMaterials | DecryptionMaterials) -> A
 
 
 def _check_materials(name: str, materials: EncryptionMaterials | DecryptionMaterials) -> None:
-    """Check what the materials of both directions have."""
+    """Check the fields that encryption and decryption materials share."""
     check_data_key(name, materials.data_key, materials.algorithm_suite)
     for key, value in materials.encryption_context.items():
         if not isinstance(key, str) or not isinstance(value, str):
@@ -116,7 +117,7 @@ def _refuse(name: str, what: str) -> NoReturn:
 
 @attrs.frozen
 class _CheckedSigner:
-    """A signer of a user: what it raises or returns wrongly is a `ProviderError`."""
+    """A user-supplied signer: exceptions and wrong results become `ProviderError`."""
 
     sign: Signer = attrs.field(repr=False)
 

@@ -1,4 +1,4 @@
-"""Cryptographic materials managers (CMMs): what stands between the client and a provider.
+"""The interface of cryptographic materials managers (CMMs), which supply the client with materials.
 
 Specification: framework/cmm-interface.md.
 """
@@ -17,15 +17,15 @@ from aioencrypt.materials import (
 
 @runtime_checkable
 class CryptographicMaterialsManager(Protocol):
-    """Gives the materials for one message. Any object with these two methods is one."""
+    """Supplies the materials for each message. Any object with these two methods is a CMM."""
 
     async def get_encryption_materials(self, request: EncryptionMaterialsRequest) -> EncryptionMaterials:
-        """Return materials to encrypt one message with; raises `ProviderError` or `PolicyError`."""
+        """Return the materials to encrypt one message; raises `ProviderError` or `PolicyError`."""
         ...
 
     async def decrypt_materials(self, request: DecryptionMaterialsRequest) -> DecryptionMaterials:
-        """Return materials to decrypt one message with.
+        """Return the materials to decrypt one message.
 
-        Raises `ProviderError`, `PolicyError`, or `MessageError` where the header cannot be right.
+        Raises `ProviderError`, `PolicyError`, or `MessageError` if the header is invalid.
         """
         ...

@@ -1,4 +1,4 @@
-"""A CMM that uses one data key for many messages.
+"""The caching CMM: reuse one data key for many messages.
 
 Specification: framework/caching-cmm.md.
 """
@@ -38,20 +38,20 @@ M = TypeVar("M", bound=EncryptionMaterials | DecryptionMaterials)
 _MAX_MESSAGES = 2**32
 _MAX_BYTES = 2**63 - 1
 _CAPACITY = 1000
-# What a cache identifier is made of: the kind of what asks, and what it asks for.
+# A cache identifier starts with a resource id and a scope id, as the specification says.
 _CACHING_CMM, _FOR_ENCRYPT, _FOR_DECRYPT = b"\x01", b"\x01", b"\x02"
 _WITHOUT_SUITE, _WITH_SUITE = b"\x00", b"\x01"
-# Encrypted data keys that are sorted in one turn of the loop.
+# Encrypted data keys sorted per event loop iteration.
 _SORTED = 64
 
 
 class _NotCachedError(Exception):
-    """The materials that were fetched are for one message only."""
+    """The fetched materials may be used for one message only."""
 
 
 @attrs.define(eq=False)
 class _Entry(Generic[M]):
-    """Cached materials and what they were used for. `reused` are the same, and say so."""
+    """Cached materials and how much they have encrypted. `reused` has the provenance of a cache hit."""
 
     materials: M
     reused: M = attrs.field(init=False)
@@ -63,7 +63,7 @@ class _Entry(Generic[M]):
         self.reused = attrs.evolve(self.materials, provenance=provenance)
 
     def take(self, length: int, max_messages: int, max_bytes: int) -> bool:
-        """Count a message, if it fits."""
+        """Count a message; return False if it exceeds a limit."""
         if self.messages >= max_messages or self.bytes + length > max_bytes:
             return False
         self.messages += 1
@@ -79,8 +79,8 @@ class CachingCMM(OuterManager):
     length get their own data key unless the caller passes `plaintext_length_bound`; so do suites without a
     KDF. In its last `refresh_ahead` seconds a data key is fetched again in the background.
 
-    Several managers may share a `cache`. Each finds its own keys only, unless they have the same `partition`.
-    Without `cache`, the manager makes one of `capacity` keys. `clock` returns monotonic seconds.
+    Several managers may share a `cache`. Each uses its own keys only, unless they have the same `partition`.
+    Without `cache`, the manager creates one for `capacity` keys. `clock` returns monotonic seconds.
 
     Leaving `async with` for the last time discards the keys fetched through this manager and fails pending
     callers with `ProviderClosedError`.
@@ -109,7 +109,9 @@ class CachingCMM(OuterManager):
         if cache is None:
             cache = AsyncCache(capacity=capacity, clock=clock)
         elif capacity != _CAPACITY or clock is not time.monotonic:
-            raise ValueError("capacity and clock are those of the cache that is given: leave them out here")
+            raise ValueError(
+                "capacity and clock belong to the cache: give them to AsyncCache, or leave cache out"
+            )
         self._partition = _checked_partition(partition)
         self._cache: AsyncCache[Any] = check_type("cache", cache, AsyncCache)
         self._entered = 0
@@ -129,7 +131,7 @@ class CachingCMM(OuterManager):
     def __dask_tokenize__(self) -> NoReturn:
         raise TypeError(
             "a CachingCMM holds data keys and cannot be pickled or copied; "
-            "give Dask a function that builds one, or 'package.module:name'"
+            "give Dask a function that creates one, or 'package.module:name'"
         )
 
     async def __aenter__(self) -> Self:
@@ -150,16 +152,16 @@ class CachingCMM(OuterManager):
 
     @property
     def partition(self) -> str:
-        """The name under which the keys of this manager stand in the cache."""
+        """The cache partition of this manager's keys."""
         return self._partition
 
     @property
     def statistics(self) -> CacheStatistics:
-        """What the cache has done; a shared one, for all its managers."""
+        """The statistics of the cache, over all managers that share it."""
         return self._cache.statistics
 
     async def get_encryption_materials(self, request: EncryptionMaterialsRequest) -> EncryptionMaterials:
-        """Return materials from the cache, or from the manager below."""
+        """Return materials from the cache, or from the underlying manager."""
         length = request.plaintext_length
         if length is None or length > self._max_bytes or self._max_messages == 1:
             return await get_encryption_materials(self._manager, request)
@@ -167,10 +169,10 @@ class CachingCMM(OuterManager):
             return await get_encryption_materials(self._manager, request)
 
         async def fetch() -> _Entry[EncryptionMaterials]:
-            # The length of the first of many messages says nothing.
+            # Do not pass the length of the first message: the data key is for many.
             many = attrs.evolve(request, plaintext_length=None)
             fetched = await get_encryption_materials(self._manager, many)
-            # Where the request left the choice of the suite, only the answer tells.
+            # If the request named no suite, only the answer tells.
             if _for_one_message(fetched.algorithm_suite):
                 raise _NotCachedError
             return _Entry(fetched)
@@ -178,8 +180,7 @@ class CachingCMM(OuterManager):
         def take(entry: _Entry[EncryptionMaterials]) -> bool:
             return entry.take(length, self._max_messages, self._max_bytes)
 
-        # The identifier tells neither what a policy chooses (CVE-2026-6550) nor which pairs are kept
-        # out of the message.
+        # The specified identifier omits the policy (CVE-2026-6550) and the required context keys.
         key = (
             self._encryption_identifier(request),
             request.commitment_policy,
@@ -192,15 +193,15 @@ class CachingCMM(OuterManager):
         return await get_encryption_materials(self._manager, request)
 
     async def decrypt_materials(self, request: DecryptionMaterialsRequest) -> DecryptionMaterials:
-        """Return materials from the cache, or from the manager below."""
+        """Return materials from the cache, or from the underlying manager."""
         if _for_one_message(request.algorithm_suite):
             return await get_decryption_materials(self._manager, request)
 
         async def fetch() -> _Entry[DecryptionMaterials]:
             return _Entry(await get_decryption_materials(self._manager, request))
 
-        # The identifier does not tell which pairs the caller gave, which the manager below checks; and not
-        # how many data keys there are, so that one more could pass for the start of a context.
+        # The specified identifier omits the reproduced context, which the underlying manager checks, and the
+        # number of data keys, so that one more data key could be read as the start of a context.
         given = serialize_context(request.reproduced_encryption_context)
         key = (
             await self._decryption_identifier(request),
@@ -247,7 +248,7 @@ class CachingCMM(OuterManager):
 
 
 async def _sorted(data_keys: Sequence[EncryptedDataKey]) -> AsyncIterator[bytes]:
-    """Yield serialized data keys in order. Strangers may send 65,535 of them, so the loop goes on."""
+    """Yield serialized data keys in order, and yield to the event loop: there may be 65,535 of them."""
     runs = []
     for start in range(0, len(data_keys), _SORTED):
         runs.append(sorted(key.serialize() for key in data_keys[start : start + _SORTED]))
@@ -259,7 +260,7 @@ async def _sorted(data_keys: Sequence[EncryptedDataKey]) -> AsyncIterator[bytes]
 
 
 def _for_one_message(suite: AlgorithmSuite) -> bool:
-    # Without a key derivation, two messages would use one key with the same IVs.
+    # Without key derivation, two messages would use the same key with the same IVs.
     return suite.kdf_hash is None
 
 
@@ -267,8 +268,8 @@ def _checked_partition(partition: str | None) -> str:
     if partition is None:
         return str(uuid4())
     check_type("partition", partition, str)
-    # A NUL separates the parts of an identifier.
+    # NUL separates the parts of an identifier.
     if not partition or "\0" in partition:
-        raise ValueError("partition is a name without NUL characters; leave it out to share nothing")
+        raise ValueError("partition must be a name without NUL characters; leave it out to share nothing")
     partition.encode()
     return partition

@@ -1,4 +1,4 @@
-"""The CMM that a client makes of a provider.
+"""The default CMM, which the client uses for a plain provider.
 
 Specification: framework/default-cmm.md.
 """
@@ -33,21 +33,21 @@ from aioencrypt.runtime.arguments import describe_type
 from aioencrypt.runtime.offload import run_work
 from aioencrypt.runtime.secrets import hides_arguments
 
-# Microseconds for a P-384 key pair and its compressed point.
+# Microseconds to generate a P-384 key pair and compress its public key.
 _KEY_PAIR_COST = 125
 # A call of one manager is a dozen calls of Python, which allows a thousand.
 _MOST_DEPTH = 40
 
 
 class DefaultCMM:
-    """Asks the provider for every message anew. `async with` enters the provider."""
+    """Request a new data key from the provider for every message. `async with` enters the provider."""
 
     @hides_arguments
     def __init__(self, provider: MasterKeyProvider) -> None:
         if not isinstance(provider, MasterKeyProvider):
             what = describe_type(provider)
             raise TypeError(
-                f"DefaultCMM takes a master key or a provider, not {what}{provider_advice(provider)}"
+                f"DefaultCMM needs a master key or a provider, not {what}{provider_advice(provider)}"
             )
         self._provider = provider
 
@@ -64,7 +64,7 @@ class DefaultCMM:
         await self._provider.__aexit__(exc_type, exc, traceback)
 
     async def get_encryption_materials(self, request: EncryptionMaterialsRequest) -> EncryptionMaterials:
-        """Generate a data key, and a signing key where the suite signs."""
+        """Generate a data key, and a signing key if the suite signs."""
         suite = request.algorithm_suite or request.commitment_policy.default_suite
         check_encrypt_policy(request.commitment_policy, suite)
         context = read_only(request.encryption_context)
@@ -78,7 +78,7 @@ class DefaultCMM:
             context = EncryptionContext({**context, PUBLIC_KEY_NAME: encoded})
             sign = KeySigner(algorithm, key)
         asked = DataKeyRequest(algorithm_suite=suite, encryption_context=context)
-        # With its public key the context may be too long. Find out before a key service is called and paid.
+        # The public key may make the context too long: fail before a paid call to a key service.
         _ = asked.serialized_context
         data_key, encrypted_data_keys, provenance = await make_data_key(self._provider, asked)
         return EncryptionMaterials(
@@ -92,7 +92,7 @@ class DefaultCMM:
         )
 
     async def decrypt_materials(self, request: DecryptionMaterialsRequest) -> DecryptionMaterials:
-        """Decrypt the data key. Pairs that the header lacks are taken as authenticated only."""
+        """Decrypt the data key. Reproduced pairs that are not in the header are authenticated only."""
         suite = request.algorithm_suite
         check_decrypt_policy(request.commitment_policy, suite)
         stored, reproduced = request.encryption_context, request.reproduced_encryption_context
@@ -146,7 +146,7 @@ class OuterManager:
 def as_manager(
     provider: MasterKeyProvider | CryptographicMaterialsManager,
 ) -> CryptographicMaterialsManager:
-    """Return a CMM as it is, and a default one for a provider; raises `TypeError` for anything else."""
+    """Return a CMM unchanged, and a `DefaultCMM` for a provider; raises `TypeError` for other types."""
     if isinstance(provider, MasterKeyProvider):
         return DefaultCMM(provider)
     if isinstance(provider, CryptographicMaterialsManager) and not isinstance(provider, type):
@@ -172,7 +172,7 @@ def _verification_key(request: DecryptionMaterialsRequest) -> bytes | None:
 
 
 def check_encrypt_policy(policy: CommitmentPolicy, suite: AlgorithmSuite) -> None:
-    """Refuse a suite that the policy does not let us write; raises `CommitmentPolicyError`."""
+    """Raise `CommitmentPolicyError` if the policy does not allow encrypting with the suite."""
     if not policy.allows_encrypt(suite):
         raise CommitmentPolicyError(
             f"commitment policy {policy.name} does not allow encrypting with {suite.name}; "
@@ -181,10 +181,9 @@ def check_encrypt_policy(policy: CommitmentPolicy, suite: AlgorithmSuite) -> Non
 
 
 def check_decrypt_policy(policy: CommitmentPolicy, suite: AlgorithmSuite) -> None:
-    """Refuse a suite that the policy does not let us read; raises `CommitmentPolicyError`."""
+    """Raise `CommitmentPolicyError` if the policy does not allow decrypting the suite."""
     if not policy.allows_decrypt(suite):
         raise CommitmentPolicyError(
             f"commitment policy {policy.name} does not allow decrypting {suite.name}, "
-            "which does not commit to its "
-            "key; REQUIRE_ENCRYPT_ALLOW_DECRYPT reads them"
+            "which has no key commitment; use REQUIRE_ENCRYPT_ALLOW_DECRYPT"
         )

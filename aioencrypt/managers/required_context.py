@@ -1,4 +1,4 @@
-"""A CMM that keeps pairs of the encryption context out of messages.
+"""The required encryption context CMM: keep pairs of the encryption context out of messages.
 
 Specification: framework/required-encryption-context-cmm.md.
 """
@@ -26,11 +26,11 @@ from aioencrypt.runtime.secrets import hides_arguments
 
 
 class RequiredEncryptionContextCMM(OuterManager):
-    """Makes callers give certain pairs of the encryption context, and stores them in no message.
+    """Require certain pairs of the encryption context from every caller, and do not store them in messages.
 
-    The pairs are authenticated like all others. Whoever decrypts must give them again, whichever SDK
-    they use, and with this CMM cannot forget to: a `RequiredEncryptionContextError` says so before any
-    key is called. `required_keys` are the keys of the pairs. `async with` enters the provider or CMM.
+    `required_keys` names the keys of the pairs. The pairs are authenticated like all others, so decrypting
+    needs them again, in any SDK. If the caller omits one, this CMM raises `RequiredEncryptionContextError`
+    before it uses any key. `async with` enters the provider or CMM.
     """
 
     @hides_arguments
@@ -38,7 +38,7 @@ class RequiredEncryptionContextCMM(OuterManager):
         self, provider: MasterKeyProvider | CryptographicMaterialsManager, required_keys: Iterable[str]
     ) -> None:
         if isinstance(required_keys, str):
-            raise TypeError("required_keys is a collection of keys: write [key]")
+            raise TypeError("required_keys must be a collection of keys: write [key]")
         super().__init__(provider)
         self._required = frozenset(required_keys)
         if not self._required:
@@ -51,7 +51,7 @@ class RequiredEncryptionContextCMM(OuterManager):
         return f"RequiredEncryptionContextCMM({self._manager!r}, {sorted(self._required)})"
 
     async def get_encryption_materials(self, request: EncryptionMaterialsRequest) -> EncryptionMaterials:
-        """Ask the manager below for materials that keep the required pairs out of the message."""
+        """Request materials that keep the required pairs out of the message."""
         self._check_given(request.encryption_context.keys())
         required = request.required_encryption_context_keys | self._required
         asked = attrs.evolve(request, required_encryption_context_keys=required)
@@ -60,7 +60,7 @@ class RequiredEncryptionContextCMM(OuterManager):
         return materials
 
     async def decrypt_materials(self, request: DecryptionMaterialsRequest) -> DecryptionMaterials:
-        """Ask the manager below, if the caller gave all required pairs."""
+        """Request materials if the caller passed all required pairs."""
         self._check_given(request.reproduced_encryption_context.keys())
         materials = await get_decryption_materials(self._manager, request)
         self._check_answer(materials.encryption_context.keys(), "does not authenticate")
@@ -71,7 +71,7 @@ class RequiredEncryptionContextCMM(OuterManager):
             raise RequiredEncryptionContextError(sorted(missing))
 
     def _check_answer(self, answered: Iterable[str], what: str) -> None:
-        """Hold the manager below to its contract: it may be a user's, or answer from a cache."""
+        """Check that the underlying manager handled the required keys: it may be a user's, or a cache."""
         if missing := self._required.difference(answered):
             names = ", ".join(map(repr, sorted(missing)))
             raise ProviderError(

@@ -1,6 +1,6 @@
-"""Master keys and master key providers: the interfaces, and what they share.
+"""The interfaces of master keys and providers, and the checks and errors that all of them share.
 
-Specification: framework/keyring-interface.md; what it calls a keyring is a master key or a provider
+Specification: framework/keyring-interface.md. A keyring of the specification is a master key or a provider
 here.
 """
 
@@ -35,18 +35,17 @@ from aioencrypt.runtime.plugins import (
 
 _KEYS_PER_TURN = 64
 _KEY_ID = re.compile("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
-# Keys that an error names of a message that belongs to none of ours, the characters of each, and how many
-# data keys are looked through for them.
+# Limits for the list of unknown keys in an error message: keys, characters of a name, data keys examined.
 _NAMED = 5
 _NAMED_LENGTH = 200
 _LOOKED_THROUGH = 64
-# What raw AES keys write behind their name (framework/raw-aes-keyring.md#key-provider-information).
+# Raw AES keys append these lengths to their name (framework/raw-aes-keyring.md#key-provider-information).
 _RAW_AES_LENGTHS = (TAG_LENGTH * 8).to_bytes(4, "big") + IV_LENGTH.to_bytes(4, "big")
 
 
 @attrs.frozen
 class DecryptedDataKey:
-    """A data key, the encrypted form it came from, and the master key that opened it."""
+    """A data key, its encrypted form, and the master key that decrypted it."""
 
     data_key: DataKey
     encrypted_data_key: EncryptedDataKey
@@ -57,32 +56,32 @@ class DecryptedDataKey:
 
     @property
     def provenance(self) -> Provenance:
-        """The key that opened; attempts that failed before do not count."""
+        """The master key that decrypted; failed attempts do not count."""
         return Provenance((_use("decrypt", *key_names(self.master_key)),))
 
 
-# The same few keys serve message after message.
+# Cached, because the same few keys serve message after message.
 _use = lru_cache(maxsize=256)(KeyUse)
 
 
 class MasterKeyProvider(ABC):
-    """Gives master keys.
+    """Base class of everything that supplies master keys.
 
-    `async with` is for providers that hold something open; by default it does nothing.
+    `async with` is for providers that hold resources; by default it does nothing.
     """
 
     @abstractmethod
     async def encryption_keys(self, request: DataKeyRequest) -> Sequence[MasterKey]:
-        """Return the keys to encrypt with: the first generates the data key, the others encrypt it.
+        """Return the keys to encrypt with: the first generates the data key, the others also encrypt it.
 
-        Raises `ProviderError` where this provider only decrypts.
+        Raises `ProviderError` if this provider cannot encrypt.
         """
 
     @abstractmethod
     async def decrypt_data_key(self, request: DataKeyRequest) -> DecryptedDataKey:
-        """Try the encrypted data keys of the request, in order, and return the first that opens.
+        """Try the encrypted data keys of the request in order; return the first one that decrypts.
 
-        Raises `ProviderError` with every attempt.
+        Raises `ProviderError` with the failed attempts.
         """
 
     async def __aenter__(self) -> Self:
@@ -94,10 +93,10 @@ class MasterKeyProvider(ABC):
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Leave `async with`. By default there is nothing to close."""
+        """Leave `async with`. By default this does nothing."""
 
     async def warm_up(self) -> None:
-        """Make what the first request would have to make. By default there is nothing."""
+        """Prepare for the first request, e.g. create clients. By default this does nothing."""
 
 
 class MasterKey(MasterKeyProvider):
@@ -111,23 +110,23 @@ class MasterKey(MasterKeyProvider):
     @property
     @abstractmethod
     def key_id(self) -> str:
-        """The name of this key, for messages to people."""
+        """The name of this key in errors, logs and provenance."""
 
     @abstractmethod
     def owns_data_key(self, encrypted_data_key: EncryptedDataKey) -> bool:
-        """Tell whether this key made the encrypted data key, as far as that shows. Does no I/O."""
+        """Tell whether this key may have made the encrypted data key. Must not do I/O."""
 
     @abstractmethod
     async def generate_data_key(self, request: DataKeyRequest) -> tuple[DataKey, EncryptedDataKey]:
-        """Make a new data key of the suite's length, and encrypt it."""
+        """Generate a data key of the suite's length and encrypt it."""
 
     @abstractmethod
     async def encrypt_data_key(self, data_key: DataKey, request: DataKeyRequest) -> EncryptedDataKey:
-        """Encrypt a data key that another key made."""
+        """Encrypt a data key that another key generated."""
 
     @abstractmethod
     async def unwrap_data_key(self, encrypted_data_key: EncryptedDataKey, request: DataKeyRequest) -> DataKey:
-        """Decrypt one encrypted data key that this key owns: one attempt. Any exception is its failure."""
+        """Decrypt one encrypted data key that this key owns. Any exception counts as a failed attempt."""
 
     async def encryption_keys(self, request: DataKeyRequest) -> Sequence[MasterKey]:
         return (self,)
@@ -144,7 +143,7 @@ class MasterKey(MasterKeyProvider):
 
 
 def provider_advice(given: object) -> str:
-    """Return what to make of an object that was given as a provider, for the end of an error."""
+    """Return advice for an object passed as a provider by mistake, as the end of an error message."""
     if isinstance(given, type):
         return ": give an object of it"
     if isinstance(given, bytes | bytearray | memoryview):
@@ -165,16 +164,13 @@ def provider_advice(given: object) -> str:
 
 
 async def checkpoint_every(index: int) -> None:
-    """Let the loop go on, now and then, while somebody looks through encrypted data keys.
-
-    A header may have 65,535 of them.
-    """
+    """Yield to the event loop after every 64 encrypted data keys: a header may have 65,535 of them."""
     if index % _KEYS_PER_TURN == _KEYS_PER_TURN - 1:
         await checkpoint()
 
 
 def _owns(key: MasterKey, encrypted_data_key: EncryptedDataKey, attempts: AttemptLog) -> bool:
-    """Ask a key whether it owns a data key; a failure goes to `attempts`."""
+    """Ask a key whether it owns a data key; record a failure in `attempts`."""
     try:
         name = method_name(key, "owns_data_key")
         return call_sync(name, key.owns_data_key, encrypted_data_key, kind=bool)
@@ -186,7 +182,7 @@ def _owns(key: MasterKey, encrypted_data_key: EncryptedDataKey, attempts: Attemp
 async def try_decrypt(
     key: MasterKey, encrypted_data_key: EncryptedDataKey, request: DataKeyRequest, attempts: AttemptLog
 ) -> DecryptedDataKey | None:
-    """Make one attempt; a failure goes to `attempts`, and None is returned."""
+    """Make one attempt; return None if it failed, and record the failure in `attempts`."""
     try:
         name = method_name(key, "unwrap_data_key")
         data_key = await await_answer(name, key.unwrap_data_key(encrypted_data_key, request), DataKey)
@@ -195,7 +191,7 @@ async def try_decrypt(
         raise
     except Exception as error:
         attempts.add(attempt("decrypt", key, error))
-        # Long contexts make one attempt take long, and a header may ask for thousands.
+        # An attempt takes long if the context is long, and a header may cause thousands of attempts.
         await checkpoint()
         return None
     return DecryptedDataKey(data_key, encrypted_data_key, key)
@@ -207,12 +203,12 @@ def attempt(operation: Operation, key: MasterKey, error: Exception) -> Attempt:
 
 
 def key_names(key: MasterKey) -> tuple[str, str]:
-    """Return provider id and key id of a key that anybody may have written; raises `ProviderError`."""
+    """Return the provider id and key id of a user-supplied key; raises `ProviderError`."""
     return read_attribute(key, "provider_id", str), read_attribute(key, "key_id", str)
 
 
 def stored_name(key: EncryptedDataKey) -> str | None:
-    """Return the key ARN, the branch key id, or the name of a raw key; None where that is no text."""
+    """Return the key ARN, branch key id or raw key name in the provider info; None if it is not text."""
     info = key.provider_info
     if info[-IV_LENGTH - len(_RAW_AES_LENGTHS) : -IV_LENGTH] == _RAW_AES_LENGTHS:
         info = info[: -IV_LENGTH - len(_RAW_AES_LENGTHS)]
@@ -226,9 +222,9 @@ def stored_name(key: EncryptedDataKey) -> str | None:
 def no_data_key(
     request: DataKeyRequest, attempts: AttemptLog, given: Sequence[MasterKeyProvider] = (), advice: str = ""
 ) -> ProviderError:
-    """Return the error for a message of which no data key could be decrypted.
+    """Return the error for a message none of whose data keys could be decrypted.
 
-    Of what was `given`, it names the master keys. `advice` ends the text where no key was tried.
+    It names the master keys among `given`. `advice` ends the text if no key was tried.
     """
     count = len(request.encrypted_data_keys)
     if attempts.kept:
@@ -247,7 +243,7 @@ def no_data_key(
 
 
 def _listed(keys: Iterable[tuple[str, str | None]]) -> str:
-    """Return the first of some provider ids with names of their keys."""
+    """Return the first few provider ids with the names of their keys."""
     some = [*islice(keys, _LOOKED_THROUGH + 1)]
     names = [
         f"{provider[:_NAMED_LENGTH]!r}" + (f" ({name[:_NAMED_LENGTH]!r})" if name else "")
@@ -258,7 +254,7 @@ def _listed(keys: Iterable[tuple[str, str | None]]) -> str:
 
 
 def check_data_key(name: str, data_key: object, suite: AlgorithmSuite) -> None:
-    """Check a data key that a method answered with, its length too; raises `ProviderError`."""
+    """Check the type and length of a data key that the method `name` returned; raises `ProviderError`."""
     key = check_answer(name, data_key, DataKey)
     if not isinstance(key.plaintext, bytes):
         raise ProviderError(f"{name} returned a DataKey of {describe_type(key.plaintext)}, not bytes")
@@ -269,7 +265,7 @@ def check_data_key(name: str, data_key: object, suite: AlgorithmSuite) -> None:
 
 
 def check_encrypted_data_key(name: str, encrypted_data_key: object) -> None:
-    """Check an encrypted data key that a method answered with; raises `ProviderError`."""
+    """Check an encrypted data key that the method `name` returned; raises `ProviderError`."""
     key = check_answer(name, encrypted_data_key, EncryptedDataKey)
     for field, value, kind in (
         ("provider_id", key.provider_id, str),
@@ -290,14 +286,14 @@ def check_encrypted_data_key(name: str, encrypted_data_key: object) -> None:
 
 
 async def open_data_key(provider: MasterKeyProvider, request: DataKeyRequest) -> DecryptedDataKey:
-    """Let a provider decrypt the data key of a message, and check its answer; raises `ProviderError`."""
+    """Have a provider decrypt the data key of a message, and check the result; raises `ProviderError`."""
     opened = await call_method(provider, "decrypt_data_key", request, kind=DecryptedDataKey)
     check_opened(provider, opened, request)
     return opened
 
 
 def check_opened(provider: MasterKeyProvider, opened: DecryptedDataKey, request: DataKeyRequest) -> None:
-    """Check a decrypted data key that a provider answered with; raises `ProviderError`."""
+    """Check a decrypted data key that a provider returned; raises `ProviderError`."""
     name = method_name(provider, "decrypt_data_key")
     check_data_key(name, opened.data_key, request.algorithm_suite)
     if not isinstance(opened.master_key, MasterKey):
@@ -310,10 +306,10 @@ def check_opened(provider: MasterKeyProvider, opened: DecryptedDataKey, request:
 async def make_data_key(
     provider: MasterKeyProvider, request: DataKeyRequest
 ) -> tuple[DataKey, tuple[EncryptedDataKey, ...], Provenance]:
-    """Generate a data key with the provider's first key and encrypt it with all others at once.
+    """Generate a data key with the provider's first key, and encrypt it with all others concurrently.
 
-    The encrypted data keys are in the order of the keys. Every key must succeed: the first failure
-    cancels the others and is one `ProviderError`.
+    The encrypted data keys are in the order of the keys. Every key must succeed: the first failure cancels
+    the others and is raised as `ProviderError`.
     """
     keys = await _encryption_keys(provider, request)
     try:
@@ -333,7 +329,7 @@ async def make_data_key(
 
 
 def _checked_pair(name: str, pair: list[Any], request: DataKeyRequest) -> tuple[DataKey, EncryptedDataKey]:
-    """Check what `generate_data_key` returned. No local holds what may be a bare data key."""
+    """Check the result of `generate_data_key`. No local variable holds what may be a bare data key."""
     count = len(pair)
     if count != 2:
         pair.clear()
@@ -347,7 +343,7 @@ def _checked_pair(name: str, pair: list[Any], request: DataKeyRequest) -> tuple[
 async def wrap_data_key(
     provider: MasterKeyProvider, data_key: DataKey, request: DataKeyRequest
 ) -> tuple[EncryptedDataKey, ...]:
-    """Encrypt a data key that a message has with all of the provider's keys; otherwise as `make_data_key`."""
+    """Encrypt an existing data key with all keys of the provider; otherwise like `make_data_key`."""
     keys = await _encryption_keys(provider, request)
     return tuple(await _encrypt_with_all(keys, data_key, request))
 
@@ -355,12 +351,12 @@ async def wrap_data_key(
 async def _encryption_keys(provider: MasterKeyProvider, request: DataKeyRequest) -> Sequence[MasterKey]:
     keys = await given_keys(provider, request)
     if not keys:
-        raise ProviderError("the provider gave no master key to encrypt with")
+        raise ProviderError("the provider returned no master key to encrypt with")
     return keys
 
 
 async def given_keys(provider: MasterKeyProvider, request: DataKeyRequest) -> Sequence[MasterKey]:
-    """Return the keys to encrypt with, if the provider gives such; raises `ProviderError`."""
+    """Return the provider's keys to encrypt with, checked; raises `ProviderError`."""
     sequence: type[Sequence[MasterKey]] = Sequence  # type: ignore[type-abstract]
     keys = await call_method(provider, "encryption_keys", request, kind=sequence)
     for key in keys:

@@ -1,4 +1,4 @@
-"""What the keys that agree on wrapping keys (ECDH) share: public keys, derivation, wrapping.
+"""ECDH key agreement for raw and KMS keys: public keys, key derivation and wrapping.
 
 Specification: framework/key-agreement-schemas.md, framework/raw-ecdh-keyring.md#structure.
 """
@@ -31,15 +31,15 @@ _VERSION = b"\x01"
 _SALT_LENGTH = 32
 _COMMITMENT_LENGTH = 32
 _WRAPPING_KEY_LENGTH = 32
-# Each wrapping key is derived with a salt of its own and used once.
+# A zero IV is safe: each wrapping key comes from a random salt and is used once.
 _IV = bytes(IV_LENGTH)
 
 
 @attrs.frozen
 class Curve:
-    """An elliptic curve: its names here and in KMS, lengths in bytes, and microseconds for one agreement.
+    """An elliptic curve: its names here and in KMS, its lengths in bytes, and the cost of one agreement.
 
-    The cost includes making a key pair, or decoding a public key.
+    `cost` is in microseconds and includes generating a key pair or decoding a public key.
     """
 
     name: str
@@ -63,7 +63,7 @@ _CURVES = (
 
 @attrs.frozen
 class PublicKey:
-    """A public key on a supported curve. `point` is the compressed point, as it stands in messages."""
+    """A public key on a supported curve. `point` is the compressed point, as messages store it."""
 
     curve: Curve
     point: bytes
@@ -71,11 +71,11 @@ class PublicKey:
 
     @property
     def der(self) -> bytes:
-        """The key as KMS takes it (SubjectPublicKeyInfo)."""
+        """The key in DER (SubjectPublicKeyInfo), the format of KMS."""
         return self.key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
 
     def check_curve_of(self, other: PublicKey, *, names: str) -> None:
-        """Raise `ValueError` where two keys, whose `names` are given, are on different curves."""
+        """Raise `ValueError` if the two keys, called `names` in the error, are on different curves."""
         if self.curve != other.curve:
             raise ValueError(
                 f"{names} are on different curves, {self.curve.name} and {other.curve.name}; "
@@ -84,21 +84,21 @@ class PublicKey:
 
 
 def public_key_of(key: ec.EllipticCurvePublicKey | ec.EllipticCurvePrivateKey, what: str) -> PublicKey:
-    """Return the public key of a loaded key; raises `ValueError` for one on another curve."""
+    """Return the public key of a loaded key; raises `ValueError` if its curve is not supported."""
     public = key if isinstance(key, ec.EllipticCurvePublicKey) else key.public_key()
     for curve in _CURVES:
         if public.curve.name == curve.group.name:
             return PublicKey(curve, public.public_bytes(Encoding.X962, PublicFormat.CompressedPoint), public)
     raise ValueError(
-        f"{what} is on the curve {public.curve.name}; key agreement takes P-256, P-384 and P-521"
+        f"{what} is on the curve {public.curve.name}; key agreement supports P-256, P-384 and P-521"
     )
 
 
 def load_public_key(key: ec.EllipticCurvePublicKey | bytes, what: str) -> PublicKey:
     """Load a public key from DER, PEM or a key object; `what` names the argument.
 
-    Loading checks that the point is on its curve and not at infinity. Raises `ValueError`, and
-    `TypeError` for what is no EC public key.
+    Loading checks that the point is on the curve and not at infinity. Raises `ValueError`, and `TypeError`
+    if it is not an EC public key.
     """
     loaded = load_public(what, key, ec.EllipticCurvePublicKey, "an EC")  # type: ignore[type-abstract]
     return public_key_of(loaded, what)
@@ -112,7 +112,7 @@ def load_private_key(key: ec.EllipticCurvePrivateKey | bytes, what: str) -> ec.E
 
 @attrs.frozen
 class Parties:
-    """The public keys in an encrypted data key, as compressed points that nobody has checked yet."""
+    """The public keys in an encrypted data key, as unchecked compressed points."""
 
     curve: Curve
     sender: bytes
@@ -125,7 +125,7 @@ class Parties:
         return _VERSION + length + self.recipient + length + self.sender
 
     def sender_public_key(self) -> PublicKey:
-        """Return the sender's public key; raises `ProviderError` for a point that is not on the curve."""
+        """Return the sender's public key; raises `ProviderError` if the point is not on the curve."""
         try:
             key = ec.EllipticCurvePublicKey.from_encoded_point(self.curve.group, self.sender)
         except ValueError as error:
@@ -136,21 +136,21 @@ class Parties:
 
 
 def parties_of(encrypted_data_key: EncryptedDataKey) -> Parties | None:
-    """Parse the provider info of an encrypted data key; None where none of these keys wrote it."""
+    """Parse the provider info of an encrypted data key; return None if no ECDH key wrote it."""
     if encrypted_data_key.provider_id not in _PROVIDER_IDS:
         return None
     info = encrypted_data_key.provider_info
     for curve in _CURVES:
         end = 5 + curve.point_length
         parties = Parties(curve, sender=info[end + 4 :], recipient=info[5:end])
-        # Version and both lengths are right where writing it again gives the same bytes.
+        # Serializing again and comparing checks the version and both lengths.
         if len(info) == end + 4 + curve.point_length and parties.provider_info == info:
             return parties
     return None
 
 
 def _fixed_info(parties: Parties, request: DataKeyRequest) -> bytes:
-    # The specification writes the first field in capitals; all implementations do not.
+    # The specification has the first field in upper case; every implementation uses lower case.
     return b"\0".join(
         (
             b"ecdh-key-derivation",
@@ -165,7 +165,7 @@ def _fixed_info(parties: Parties, request: DataKeyRequest) -> bytes:
 
 @hides_locals
 def _derive(secret: bytes, fixed_info: bytes, salt: bytes) -> tuple[bytes, bytes]:
-    """Return commitment key and wrapping key."""
+    """Return the commitment key and the wrapping key."""
     derived = KBKDFHMAC(
         algorithm=hashes.SHA384(),
         mode=Mode.CounterMode,
@@ -184,7 +184,7 @@ def _derive(secret: bytes, fixed_info: bytes, salt: bytes) -> tuple[bytes, bytes
 def wrap(
     secret: bytes, parties: Parties, *, data_key: DataKey, request: DataKeyRequest, provider_id: str
 ) -> EncryptedDataKey:
-    """Encrypt a data key under a secret that sender and recipient share."""
+    """Encrypt a data key under the shared secret of sender and recipient."""
     fixed_info = _fixed_info(parties, request)
     salt = os.urandom(_SALT_LENGTH)
     commitment, wrapping_key = _derive(secret, fixed_info, salt)

@@ -1,4 +1,4 @@
-"""Several providers as one.
+"""The multi provider: several providers as one.
 
 Specification: framework/multi-keyring.md.
 """
@@ -28,14 +28,13 @@ from aioencrypt.runtime.secrets import hides_arguments
 
 @final
 class MultiMasterKeyProvider(MasterKeyProvider):
-    """A generator and children; children may be multi providers themselves, as deep as you like.
+    """Combine several providers, so that any one of them can decrypt the message.
 
-    Encrypting, the generator makes the data key and all keys of all children encrypt it: each of them
-    alone can decrypt the message. Decrypting, the generator is tried first, then the children in
-    order. With `generator` None this provider decrypts, and encrypts as a child of another.
-    `async with` enters the providers given here, and leaves them.
+    To encrypt, the `generator` creates the data key, and the keys of all children encrypt it, too. Decryption
+    tries the generator first, then the children in order. With `generator=None` this provider decrypts, and
+    encrypts only as a child of another one. `async with` enters and leaves all providers.
 
-    Multi providers inside are taken apart: this one holds what is inside them, in order.
+    Nested multi providers are flattened: this one holds their providers, in order.
     """
 
     @hides_arguments
@@ -69,7 +68,7 @@ class MultiMasterKeyProvider(MasterKeyProvider):
 
     @property
     def providers(self) -> tuple[MasterKeyProvider, ...]:
-        """The generator, if any, and the children, in the order in which they are tried."""
+        """The generator, if any, and the children, in the order in which decryption tries them."""
         return self._providers
 
     @property
@@ -79,12 +78,12 @@ class MultiMasterKeyProvider(MasterKeyProvider):
 
     async def encryption_keys(self, request: DataKeyRequest) -> Sequence[MasterKey]:
         if not self._generates:
-            raise ProviderError("this multi provider has no generator, so it cannot make a data key")
+            raise ProviderError("this multi provider has no generator, so it cannot generate a data key")
         keys: list[MasterKey] = []
         for provider in self._providers:
             given = await given_keys(provider, request)
             if not given:
-                raise ProviderError(f"{provider!r} gave no master key to encrypt with")
+                raise ProviderError(f"{provider!r} returned no master key to encrypt with")
             keys += given
         return keys
 
@@ -117,7 +116,7 @@ class MultiMasterKeyProvider(MasterKeyProvider):
             await self._stacks.pop().__aexit__(exc_type, exc, traceback)
 
     async def aclose(self) -> None:
-        """Leave everything that `async with` entered."""
+        """Leave every provider that `async with` entered."""
         while self._stacks:
             await self._stacks.pop().aclose()
 
@@ -127,7 +126,7 @@ class MultiMasterKeyProvider(MasterKeyProvider):
 
 
 def _keep(attempts: AttemptLog, provider: MasterKeyProvider, error: Exception) -> None:
-    """Keep the attempts of every provider, and so those of the last one, too."""
+    """Record the failure of one provider: its attempts, or itself as an attempt."""
     if isinstance(error, ProviderError) and (error.attempts or error.unclaimed):
         attempts.kept += error.attempts
         attempts.omitted += error.omitted

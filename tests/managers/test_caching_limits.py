@@ -283,13 +283,13 @@ async def test_an_error_after_that_is_told_alone() -> None:
         ({"max_bytes": 2**63}, ValueError, "max_bytes is 9223372036854775808"),
         ({"max_bytes": "1"}, TypeError, "max_bytes must be an int, not str"),
         ({"capacity": -1}, ValueError, "capacity is -1; it must be 0 or more"),
-        ({"partition": ""}, ValueError, "partition is a name without NUL characters"),
-        ({"partition": "a\0b"}, ValueError, "partition is a name without NUL characters"),
+        ({"partition": ""}, ValueError, "partition must be a name without NUL characters"),
+        ({"partition": "a\0b"}, ValueError, "partition must be a name without NUL characters"),
         ({"partition": "\ud800"}, ValueError, "surrogates not allowed"),
         ({"partition": b"a"}, TypeError, "partition must be a str, not bytes"),
         ({"cache": {}}, TypeError, "cache must be an AsyncCache, not dict"),
-        ({"cache": AsyncCache(), "capacity": 5}, ValueError, "are those of the cache that is given"),
-        ({"cache": AsyncCache(), "clock": Clock()}, ValueError, "are those of the cache that is given"),
+        ({"cache": AsyncCache(), "capacity": 5}, ValueError, "belong to the cache"),
+        ({"cache": AsyncCache(), "clock": Clock()}, ValueError, "belong to the cache"),
     ],
 )
 @pytest.mark.spec(f"{PAGE}#cache-limit-ttl")

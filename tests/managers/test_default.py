@@ -97,7 +97,7 @@ def reading(
 )
 def test_it_takes_a_provider(wrong: object) -> None:
     with pytest.raises(
-        TypeError, match=rf"^DefaultCMM takes a master key or a provider, not {describe_type(wrong)}(: |$)"
+        TypeError, match=rf"^DefaultCMM needs a master key or a provider, not {describe_type(wrong)}(: |$)"
     ):
         DefaultCMM(wrong)  # type: ignore[arg-type]
 
@@ -279,7 +279,7 @@ async def test_the_policy_for_reading(policy: CommitmentPolicy, suite: Algorithm
         await DefaultCMM(key).decrypt_materials(request)
     assert str(caught.value) == (
         f"commitment policy REQUIRE_ENCRYPT_REQUIRE_DECRYPT does not allow decrypting {suite.name}, "
-        "which does not commit to its key; REQUIRE_ENCRYPT_ALLOW_DECRYPT reads them"
+        "which has no key commitment; use REQUIRE_ENCRYPT_ALLOW_DECRYPT"
     )
     assert key.log == []
 

@@ -117,7 +117,7 @@ async def test_it_stands_over_a_key_a_provider_or_a_manager(given: Any) -> None:
 
 
 REFUSED: list[tuple[Any, type[Exception], str]] = [
-    ("tenant", TypeError, r"^required_keys is a collection of keys: write \[key\]$"),
+    ("tenant", TypeError, r"^required_keys must be a collection of keys: write \[key\]$"),
     ([], ValueError, r"^required_keys is empty; without any, leave this CMM out$"),
     ([b"tenant"], TypeError, r"^a required key must be a str, not bytes$"),
     ([None], TypeError, r"^a required key must be a str, not NoneType$"),

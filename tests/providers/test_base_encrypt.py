@@ -46,7 +46,7 @@ async def test_the_first_key_generates_and_the_others_encrypt() -> None:
 
 @pytest.mark.spec("framework/keyring-interface.md#onencrypt")
 async def test_no_key_to_encrypt_with() -> None:
-    with pytest.raises(ProviderError, match=r"^the provider gave no master key to encrypt with$"):
+    with pytest.raises(ProviderError, match=r"^the provider returned no master key to encrypt with$"):
         await make_data_key(OwnProvider("p"), asking())
 
 

@@ -92,7 +92,7 @@ def test_bytes_that_are_no_public_key(key: bytes, text: str) -> None:
 )
 def test_other_curves(curve: ec.EllipticCurve) -> None:
     key = ec.generate_private_key(curve)
-    expected = f"^my_key is on the curve {curve.name}; key agreement takes P-256, P-384 and P-521$"
+    expected = f"^my_key is on the curve {curve.name}; key agreement supports P-256, P-384 and P-521$"
     for form in (key.public_key(), public_der(key), public_pem(key)):
         with pytest.raises(ValueError, match=expected):
             load_public_key(form, "my_key")

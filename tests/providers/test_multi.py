@@ -142,7 +142,7 @@ async def test_all_keys_encrypt_in_their_order(tree: object, order: str) -> None
 async def test_without_a_generator_there_is_no_data_key(tree: object) -> None:
     log: list[str] = []
     with pytest.raises(
-        ProviderError, match=r"^this multi provider has no generator, so it cannot make a data key$"
+        ProviderError, match=r"^this multi provider has no generator, so it cannot generate a data key$"
     ):
         await encrypt(b"", build(tree, log))
     assert log == []

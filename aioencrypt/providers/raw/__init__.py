@@ -1,1 +1,1 @@
-"""Keys whose bytes the program holds."""
+"""Raw master keys: the program holds the key material itself."""

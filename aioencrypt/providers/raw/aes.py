@@ -1,4 +1,4 @@
-"""An AES key in memory that wraps data keys with AES-GCM.
+"""The raw AES master key: wrap data keys with AES-GCM.
 
 Specification: framework/raw-aes-keyring.md.
 """
@@ -29,11 +29,11 @@ from aioencrypt.runtime.secrets import hides_locals
 
 
 class RawAESMasterKey(MasterKey):
-    """Wraps data keys under an AES key of 16, 24 or 32 bytes.
+    """Wrap data keys under an AES key of 16, 24 or 32 bytes.
 
-    `key_namespace` and `key_name` stand in the clear in every message; together they say which key
-    opens it, so keep them and give the same ones on decrypt. The namespace must not start with
-    ``aws-kms``. Each wrapping draws a random IV: rotate the key well before 2**32 messages.
+    Messages store `key_namespace` and `key_name` in the clear to identify the key: pass the same values to
+    decrypt. The namespace must not start with ``aws-kms``. Each data key is wrapped with a random IV, so
+    rotate the key well before 2**32 messages.
     """
 
     @hides_locals
@@ -42,11 +42,11 @@ class RawAESMasterKey(MasterKey):
     ) -> None:
         check_names(key_namespace, key_name)
         if not isinstance(wrapping_key, bytes | bytearray | memoryview):
-            # bytes(32) would be a key of zeros.
+            # bytes(32) would be a key of 32 zero bytes.
             raise TypeError(f"wrapping_key must be bytes, not {describe_type(wrapping_key)}")
         key = bytes(wrapping_key)
         if len(key) not in (16, 24, 32):
-            raise ValueError(f"wrapping_key has {len(key)} bytes; an AES key has 16, 24 or 32")
+            raise ValueError(f"wrapping_key has {len(key)} bytes; an AES key must have 16, 24 or 32")
         self._namespace = key_namespace
         self._provider_ids = namespaces_in_messages(key_namespace)
         self._name = key_name

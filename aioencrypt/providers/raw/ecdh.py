@@ -1,4 +1,4 @@
-"""An EC key in memory that agrees on wrapping keys with the key of another party.
+"""The raw ECDH master key: derive wrapping keys from an EC key and another party's public key.
 
 Specification: framework/raw-ecdh-keyring.md, framework/key-agreement-schemas.md.
 """
@@ -32,14 +32,13 @@ from aioencrypt.runtime.secrets import SecretBytes, hides_locals
 
 
 class RawECDHMasterKey(MasterKey):
-    """Wraps data keys under keys that two parties agree on (ECDH on P-256, P-384 or P-521).
+    """Wrap data keys with ECDH on P-256, P-384 or P-521.
 
-    `static` encrypts and decrypts between two fixed keys, `ephemeral` encrypts to a public key,
-    `discovery` decrypts what anybody encrypted to ours. All open messages of `KMSECDHMasterKey`, too.
-    Private keys are PEM bytes (PKCS #8, unencrypted), public keys DER or PEM bytes
-    (SubjectPublicKeyInfo), or both `cryptography` key objects. SM2 is not there, as `cryptography`
-    lacks it. Raises `ValueError` for keys that cannot be loaded, are on another curve or on two
-    curves, and `TypeError` for keys of another kind.
+    `static` encrypts and decrypts between two fixed keys, `ephemeral` encrypts to a public key, and
+    `discovery` decrypts whatever was encrypted to our key. They also decrypt messages of `KMSECDHMasterKey`.
+    Private keys are unencrypted PEM bytes (PKCS #8) and public keys DER or PEM bytes (SubjectPublicKeyInfo);
+    both may be `cryptography` key objects, which has no SM2. Raises `ValueError` for keys that cannot be
+    loaded or are on an unsupported curve or on different curves, and `TypeError` for other kinds of keys.
     """
 
     @hides_locals
@@ -72,9 +71,9 @@ class RawECDHMasterKey(MasterKey):
         private_key: ec.EllipticCurvePrivateKey | bytes,
         recipient_public_key: ec.EllipticCurvePublicKey | bytes,
     ) -> Self:
-        """Encrypts to a recipient, and decrypts what either of the two encrypted to the other.
+        """Encrypt to a recipient, and decrypt messages that either party encrypted to the other.
 
-        What decrypts was written by one of the two (RawPrivateKeyToStaticPublicKey).
+        A message that decrypts was written by one of the two (RawPrivateKeyToStaticPublicKey).
         """
         _check_given(private_key=private_key, recipient_public_key=recipient_public_key)
         return cls(private_key=private_key, recipient_public_key=recipient_public_key)
@@ -82,7 +81,7 @@ class RawECDHMasterKey(MasterKey):
     @classmethod
     @hides_locals
     def ephemeral(cls, *, recipient_public_key: ec.EllipticCurvePublicKey | bytes) -> Self:
-        """Encrypts to a recipient, with a new key pair for each data key; cannot decrypt.
+        """Encrypt to a recipient with a new key pair for each data key; cannot decrypt.
 
         The recipient decrypts with `discovery` (EphemeralPrivateKeyToStaticPublicKey).
         """
@@ -92,9 +91,9 @@ class RawECDHMasterKey(MasterKey):
     @classmethod
     @hides_locals
     def discovery(cls, *, private_key: ec.EllipticCurvePrivateKey | bytes) -> Self:
-        """Decrypts what was encrypted to this key, whoever the sender is; cannot encrypt.
+        """Decrypt messages that anyone encrypted to this key; cannot encrypt.
 
-        Nothing is known of the sender: anybody has our public key (PublicKeyDiscovery).
+        The sender is not authenticated: anyone may have our public key (PublicKeyDiscovery).
         """
         _check_given(private_key=private_key)
         return cls(private_key=private_key, recipient_public_key=None)
@@ -119,7 +118,7 @@ class RawECDHMasterKey(MasterKey):
 
     @property
     def key_id(self) -> str:
-        """The recipient's public key as messages have it: its compressed point, in hexadecimal."""
+        """The recipient's public key: its compressed point in hexadecimal."""
         return self._named.point.hex()
 
     def owns_data_key(self, encrypted_data_key: EncryptedDataKey) -> bool:

@@ -1,4 +1,4 @@
-"""Private and public keys as callers give them: key objects, PEM, and DER for public keys."""
+"""Load the private and public keys that callers pass: key objects, PEM, and DER for public keys."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ _LOAD_IT = "load it with cryptography's {} and give the key object"
 
 @hides_locals
 def load_public(name: str, given: object, kind: type[K], what: str) -> K:
-    """Return a public key of a `kind`, which errors call `what`; `name` is that of the argument.
+    """Return a public key of the class `kind`. Errors call it `what` and the argument `name`.
 
-    Raises `ValueError` for bytes that cannot be loaded, and `TypeError` for anything else.
+    Raises `ValueError` for bytes that cannot be loaded, and `TypeError` for other types.
     """
     loaded = given
     if isinstance(given, bytes):
         _refuse(name, _mistaken_public(given))
-        # DER is what GetPublicKey of KMS gives.
+        # KMS returns public keys in DER.
         load = load_pem_public_key if _is_pem(given) else load_der_public_key
         try:
             loaded = load(given)
@@ -45,7 +45,7 @@ def load_public(name: str, given: object, kind: type[K], what: str) -> K:
 
 @hides_locals
 def load_private(name: str, given: object, kind: type[K], what: str) -> K:
-    """Return a private key; otherwise as `load_public`."""
+    """Return a private key; otherwise like `load_public`."""
     loaded = given
     if isinstance(given, bytes):
         _refuse(name, _mistaken_private(given))
@@ -71,7 +71,7 @@ def _is_pem(given: bytes) -> bool:
 
 
 def _label(given: bytes) -> bytes:
-    """Return the first line of PEM, or the first word of an OpenSSH public key."""
+    """Return the first line of PEM data, or the first word of an OpenSSH public key."""
     return given.lstrip()[:80].partition(b"\n" if _is_pem(given) else b" ")[0]
 
 
@@ -80,7 +80,7 @@ def _is_ssh_public(given: bytes) -> bool:
 
 
 def _mistaken_public(given: bytes) -> str | None:
-    """Return what was given in place of a public key, and what to do about it."""
+    """Recognise other data passed as a public key; return what it is and what to do."""
     label = _label(given)
     if b"PRIVATE KEY" in label or (not _is_pem(given) and _loads(load_der_private_key, given, None)):
         return "a private key: give the public key here"
@@ -94,7 +94,7 @@ def _mistaken_public(given: bytes) -> str | None:
 
 
 def _mistaken_private(given: bytes) -> str | None:
-    """Return what was given in place of a private key, and what to do about it."""
+    """Recognise other data passed as a private key; return what it is and what to do."""
     label = _label(given)
     if b"PUBLIC KEY" in label or _is_ssh_public(given) or _loads(load_der_public_key, given):
         return "a public key: give the private key here"

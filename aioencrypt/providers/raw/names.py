@@ -1,4 +1,4 @@
-"""What the raw keys share: namespaces, and data keys of our own making.
+"""Namespaces of raw keys, random data keys, and the errors for copying keys.
 
 Specification: framework/keyring-interface.md#key-namespace.
 """
@@ -15,9 +15,9 @@ KMS_PROVIDER_ID = "aws-kms"
 
 
 def check_names(key_namespace: str, key_name: str) -> None:
-    """Check namespace and name of a raw key; raises `TypeError` and `ValueError`.
+    """Check the namespace and name of a raw key; raises `TypeError` and `ValueError`.
 
-    A namespace of KMS would make readers call KMS with what never came from there.
+    A KMS namespace is rejected, because readers would send the data key to KMS.
     """
     for what, value in (("key_namespace", key_namespace), ("key_name", key_name)):
         if len(check_type(what, value, str).encode()) > 0xFFFF - 20:
@@ -29,22 +29,22 @@ def check_names(key_namespace: str, key_name: str) -> None:
 
 
 def namespaces_in_messages(key_namespace: str) -> frozenset[str]:
-    """Return the provider ids that writers made of a namespace.
+    """Return the provider ids that writers derive from a namespace.
 
-    Python SDKs before 4.0.1 counted characters where bytes are written, and so cut off what is not
-    ASCII, in the middle of a character or not.
+    aws-encryption-sdk for Python before 4.0.1 wrote the length in characters instead of bytes, and so cut off
+    the end of namespaces that are not ASCII, even in the middle of a character.
     """
     cut = key_namespace.encode()[: len(key_namespace)]
     return frozenset((key_namespace, cut.decode("utf-8", "surrogateescape")))
 
 
 def random_data_key(suite: AlgorithmSuite) -> DataKey:
-    """Return a new data key for a suite."""
+    """Return a random data key for a suite."""
     return DataKey(os.urandom(suite.data_key_length))
 
 
 def not_copied(key: object) -> TypeError:
-    """Return the error for pickling or copying a key: the copy would carry key bytes along."""
+    """Return the error for pickling or copying a key, which would copy its key bytes."""
     return TypeError(
         f"{type(key).__name__} holds key bytes and cannot be pickled or copied; "
         "create it where it is used, from the stored key"
@@ -52,5 +52,5 @@ def not_copied(key: object) -> TypeError:
 
 
 def not_identified(key: object) -> TypeError:
-    """Return the error for Dask, which identifies its arguments by pickling them, and hides why it cannot."""
-    return TypeError(f"{not_copied(key)}; give Dask a function that builds it, or 'package.module:name'")
+    """Return the error for Dask, which pickles its arguments to identify them and hides why that fails."""
+    return TypeError(f"{not_copied(key)}; give Dask a function that creates it, or 'package.module:name'")

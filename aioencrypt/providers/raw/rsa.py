@@ -1,4 +1,4 @@
-"""An RSA key pair in memory that wraps data keys.
+"""The raw RSA master key: wrap data keys with an RSA key pair.
 
 Specification: framework/raw-rsa-keyring.md.
 """
@@ -29,13 +29,13 @@ from aioencrypt.runtime.arguments import check_choice
 from aioencrypt.runtime.offload import run_work
 from aioencrypt.runtime.secrets import SecretBytes, hides_locals
 
-# Microseconds for a key of 4096 bits: the private operation goes to a thread, the public one does not.
+# Microseconds for a 4096-bit key: the private operation runs in a thread, the public one does not.
 _DECRYPT_COST = 1500
 ENCRYPT_COST = 60
 
 
 class RSAPadding(enum.Enum):
-    """How a data key is padded. OAEP uses MGF1 with the same hash."""
+    """The padding of a data key. OAEP uses MGF1 with the same hash."""
 
     PKCS1 = "pkcs1"
     OAEP_SHA1 = "oaep-sha1"
@@ -44,7 +44,7 @@ class RSAPadding(enum.Enum):
     OAEP_SHA512 = "oaep-sha512"
 
 
-# SHA-1 is safe in OAEP, and messages with it exist.
+# SHA-1 is safe in OAEP, and existing messages use it.
 _OAEP_HASHES: dict[RSAPadding, type[hashes.HashAlgorithm]] = {
     RSAPadding.OAEP_SHA1: hashes.SHA1,
     RSAPadding.OAEP_SHA256: hashes.SHA256,
@@ -54,7 +54,7 @@ _OAEP_HASHES: dict[RSAPadding, type[hashes.HashAlgorithm]] = {
 
 
 def padding_scheme(padding: RSAPadding) -> rsa_padding.AsymmetricPadding:
-    """Return the padding as cryptography has it."""
+    """Return the `cryptography` object for a padding."""
     if padding is RSAPadding.PKCS1:
         return rsa_padding.PKCS1v15()
     algorithm = _OAEP_HASHES[padding]()
@@ -62,7 +62,7 @@ def padding_scheme(padding: RSAPadding) -> rsa_padding.AsymmetricPadding:
 
 
 def load_public_key(key: RSAPublicKey | bytes) -> RSAPublicKey:
-    """Return an RSA public key, from PEM or DER if need be; raises `ValueError` and `TypeError`."""
+    """Load an RSA public key from PEM, DER or a key object; raises `ValueError` and `TypeError`."""
     return load_public("public_key", key, RSAPublicKey, "an RSA")  # type: ignore[type-abstract]
 
 
@@ -75,12 +75,13 @@ def _belongs(public_key: RSAPublicKey, private_key: RSAPrivateKey) -> bool:
 
 
 class RawRSAMasterKey(MasterKey):
-    """Wraps data keys with an RSA public key and opens them with the private one.
+    """Wrap data keys with an RSA public key, and unwrap them with the private key.
 
-    Either half is enough for its direction; the public key is never derived from the private one.
-    Keys are PEM bytes, unencrypted, or `cryptography` key objects; a public key may be DER. RSA binds
-    nothing of the encryption context; the header tag does. PKCS1 is for old messages: prefer OAEP.
-    Raises `ValueError` for bytes that cannot be loaded and `TypeError` for keys of another kind.
+    To only encrypt, pass `public_key`; to only decrypt, pass `private_key`. The public key is never derived
+    from the private key. Keys are unencrypted PEM bytes or `cryptography` key objects; a public key may be
+    DER. RSA does not authenticate the encryption context, but the header tag does. Use PKCS1 only for old
+    messages, and OAEP for new ones. Raises `ValueError` for bytes that cannot be loaded, and `TypeError` for
+    other kinds of keys.
     """
 
     @hides_locals

@@ -292,7 +292,9 @@ async def test_a_buffer_may_be_wiped_afterwards() -> None:
 )
 @pytest.mark.parametrize("length", [0, 1, 15, 17, 23, 25, 31, 33, 64, 128, 256])
 def test_lengths_that_are_no_aes_key(length: int) -> None:
-    with pytest.raises(ValueError, match=rf"^wrapping_key has {length} bytes; an AES key has 16, 24 or 32$"):
+    with pytest.raises(
+        ValueError, match=rf"^wrapping_key has {length} bytes; an AES key must have 16, 24 or 32$"
+    ):
         RawAESMasterKey("mine", "kéy", wrapping_key=bytes(length))
 
 
