@@ -31,7 +31,7 @@ from aioencrypt.format.context import PUBLIC_KEY_NAME, read_only, serialize_cont
 from aioencrypt.format.decryptor import State
 from aioencrypt.format.suites import IV_LENGTH
 from aioencrypt.managers.answers import get_encryption_materials
-from aioencrypt.managers.default import DefaultCMM
+from aioencrypt.managers.default import DefaultCMM, check_encrypt_policy
 from aioencrypt.materials import (
     DataKeyRequest,
     DecryptionMaterials,
@@ -85,6 +85,7 @@ class GivenMaterials:
         return self.decryption
 
     async def get_encryption_materials(self, request: EncryptionMaterialsRequest) -> EncryptionMaterials:
+        check_encrypt_policy(request.commitment_policy, self.encryption.algorithm_suite)
         return self.encryption
 
 

@@ -17,7 +17,7 @@ from aioencrypt.format import AlgorithmSuite
 from aioencrypt.format.context import PUBLIC_KEY_NAME, serialize_context
 from aioencrypt.format.signing import KeySigner, Signer
 from aioencrypt.managers.base import CryptographicMaterialsManager
-from aioencrypt.managers.default import DefaultCMM, check_decrypt_policy, check_encrypt_policy
+from aioencrypt.managers.default import check_decrypt_policy, check_encrypt_policy
 from aioencrypt.materials import (
     DecryptionMaterials,
     DecryptionMaterialsRequest,
@@ -27,7 +27,7 @@ from aioencrypt.materials import (
 )
 from aioencrypt.providers.base import check_data_key, check_encrypted_data_key
 from aioencrypt.runtime.arguments import describe_type
-from aioencrypt.runtime.plugins import call_method, call_sync, method_name
+from aioencrypt.runtime.plugins import call_method, call_sync, is_ours, method_name
 
 _MOST_DATA_KEYS = 0xFFFF
 
@@ -37,9 +37,8 @@ async def get_encryption_materials(
 ) -> EncryptionMaterials:
     """Return checked materials for writing a message; raises the errors of a CMM."""
     materials = await call_method(cmm, "get_encryption_materials", request, kind=EncryptionMaterials)
-    if type(cmm) is DefaultCMM:  # it has checked its provider's answer
+    if is_ours(cmm):  # it has checked its own answers, and the policy
         return materials
-    # Check the policy again, because materials may come from a cache (CVE-2026-6550).
     return _checked_for_encryption(method_name(cmm, "get_encryption_materials"), materials, request)
 
 
@@ -48,7 +47,7 @@ async def get_decryption_materials(
 ) -> DecryptionMaterials:
     """Return checked materials that fit the header of a message; raises the errors of a CMM."""
     materials = await call_method(cmm, "decrypt_materials", request, kind=DecryptionMaterials)
-    if type(cmm) is not DefaultCMM:
+    if not is_ours(cmm):
         _check_for_decryption(method_name(cmm, "decrypt_materials"), materials, request)
     return materials
 

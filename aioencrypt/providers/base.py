@@ -25,10 +25,11 @@ from aioencrypt.format.suites import IV_LENGTH, TAG_LENGTH
 from aioencrypt.materials import DataKey, DataKeyRequest, KeyUse, Provenance, refuse_copy
 from aioencrypt.runtime.arguments import describe_type
 from aioencrypt.runtime.plugins import (
-    await_answer,
+    await_method,
     call_method,
     call_sync,
     check_answer,
+    is_ours,
     method_name,
     read_attribute,
 )
@@ -172,6 +173,8 @@ async def checkpoint_every(index: int) -> None:
 def _owns(key: MasterKey, encrypted_data_key: EncryptedDataKey, attempts: AttemptLog) -> bool:
     """Ask a key whether it owns a data key; record a failure in `attempts`."""
     try:
+        if is_ours(key):
+            return key.owns_data_key(encrypted_data_key)
         name = method_name(key, "owns_data_key")
         return call_sync(name, key.owns_data_key, encrypted_data_key, kind=bool)
     except ProviderError as error:
@@ -184,9 +187,8 @@ async def try_decrypt(
 ) -> DecryptedDataKey | None:
     """Make one attempt; return None if it failed, and record the failure in `attempts`."""
     try:
-        name = method_name(key, "unwrap_data_key")
-        data_key = await await_answer(name, key.unwrap_data_key(encrypted_data_key, request), DataKey)
-        check_data_key(name, data_key, request.algorithm_suite)
+        data_key = await await_method(key, "unwrap_data_key", encrypted_data_key, request, kind=DataKey)
+        check_data_key(method_name(key, "unwrap_data_key"), data_key, request.algorithm_suite)
     except ProviderClosedError:
         raise
     except Exception as error:
@@ -204,6 +206,8 @@ def attempt(operation: Operation, key: MasterKey, error: Exception) -> Attempt:
 
 def key_names(key: MasterKey) -> tuple[str, str]:
     """Return the provider id and key id of a user-supplied key; raises `ProviderError`."""
+    if is_ours(key):
+        return key.provider_id, key.key_id
     return read_attribute(key, "provider_id", str), read_attribute(key, "key_id", str)
 
 
@@ -288,7 +292,8 @@ def check_encrypted_data_key(name: str, encrypted_data_key: object) -> None:
 async def open_data_key(provider: MasterKeyProvider, request: DataKeyRequest) -> DecryptedDataKey:
     """Have a provider decrypt the data key of a message, and check the result; raises `ProviderError`."""
     opened = await call_method(provider, "decrypt_data_key", request, kind=DecryptedDataKey)
-    check_opened(provider, opened, request)
+    if not is_ours(provider):
+        check_opened(provider, opened, request)
     return opened
 
 
@@ -313,9 +318,8 @@ async def make_data_key(
     """
     keys = await _encryption_keys(provider, request)
     try:
-        name = method_name(keys[0], "generate_data_key")
-        answer = keys[0].generate_data_key(request)
-        data_key, first = _checked_pair(name, [*await await_answer(name, answer, tuple)], request)
+        answer = await_method(keys[0], "generate_data_key", request, kind=tuple)
+        data_key, first = _checked_pair(keys[0], [*await answer], request)
     except ProviderClosedError:
         raise
     except Exception as error:
@@ -328,15 +332,18 @@ async def make_data_key(
     return data_key, (first, *others), Provenance((use, *uses))
 
 
-def _checked_pair(name: str, pair: list[Any], request: DataKeyRequest) -> tuple[DataKey, EncryptedDataKey]:
+def _checked_pair(
+    key: MasterKey, pair: list[Any], request: DataKeyRequest
+) -> tuple[DataKey, EncryptedDataKey]:
     """Check the result of `generate_data_key`. No local variable holds what may be a bare data key."""
-    count = len(pair)
+    name, count = method_name(key, "generate_data_key"), len(pair)
     if count != 2:
         pair.clear()
         raise ProviderError(f"{name} returned a tuple of {count}, not a data key and its encrypted form")
     data_key = check_answer(name, pair.pop(0), DataKey)
     check_data_key(name, data_key, request.algorithm_suite)
-    check_encrypted_data_key(name, pair[0])
+    if not is_ours(key):
+        check_encrypted_data_key(name, pair[0])
     return data_key, pair[0]
 
 
@@ -359,7 +366,7 @@ async def given_keys(provider: MasterKeyProvider, request: DataKeyRequest) -> Se
     """Return the provider's keys to encrypt with, checked; raises `ProviderError`."""
     sequence: type[Sequence[MasterKey]] = Sequence  # type: ignore[type-abstract]
     keys = await call_method(provider, "encryption_keys", request, kind=sequence)
-    for key in keys:
+    for key in () if is_ours(provider) else keys:
         if not isinstance(key, MasterKey):
             name = method_name(provider, "encryption_keys")
             raise ProviderError(f"{name} returned {describe_type(key)}, not master keys")
@@ -374,9 +381,9 @@ async def _encrypt_with_all(
 
     async def encrypt(index: int, key: MasterKey) -> None:
         try:
-            name = method_name(key, "encrypt_data_key")
-            answer = await await_answer(name, key.encrypt_data_key(data_key, request), EncryptedDataKey)
-            check_encrypted_data_key(name, answer)
+            answer = await await_method(key, "encrypt_data_key", data_key, request, kind=EncryptedDataKey)
+            if not is_ours(key):
+                check_encrypted_data_key(method_name(key, "encrypt_data_key"), answer)
             encrypted[index] = answer
         except anyio.get_cancelled_exc_class():
             raise

@@ -22,7 +22,7 @@ from aioencrypt.providers.base import (
     provider_advice,
 )
 from aioencrypt.runtime.arguments import describe_type
-from aioencrypt.runtime.plugins import await_answer, method_name
+from aioencrypt.runtime.plugins import await_method
 from aioencrypt.runtime.secrets import hides_arguments
 
 
@@ -91,8 +91,7 @@ class MultiMasterKeyProvider(MasterKeyProvider):
         attempts = AttemptLog()
         for provider in self._providers:
             try:
-                name = method_name(provider, "decrypt_data_key")
-                opened = await await_answer(name, provider.decrypt_data_key(request), DecryptedDataKey)
+                opened = await await_method(provider, "decrypt_data_key", request, kind=DecryptedDataKey)
                 check_opened(provider, opened, request)
                 return opened
             except ProviderClosedError:

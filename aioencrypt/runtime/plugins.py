@@ -1,5 +1,7 @@
 """Calls of code that users wrote: keys, providers, managers, key stores, suppliers, signers.
 
+Objects of our own classes are called without checks: `is_ours` tells.
+
 What such code raises or answers wrongly becomes a `ProviderError` that names class and method. Errors of this
 library pass through, and so does what is no `Exception`: cancellation, `KeyboardInterrupt`, `SystemExit`. The
 text of a foreign error may hold secrets, so it stays in `__cause__`.
@@ -10,12 +12,17 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Coroutine
 from types import CoroutineType
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from aioencrypt.errors import EncryptionError, ProviderError
 from aioencrypt.runtime.arguments import describe_type
 
 T = TypeVar("T")
+
+
+def is_ours(owner: object) -> bool:
+    """Tell whether this library defines the class of an object. A class of a user derived from it is not."""
+    return type(owner).__module__.startswith("aioencrypt.")
 
 
 def method_name(owner: object, method: str) -> str:
@@ -54,9 +61,17 @@ async def call_async(name: str, function: Callable[..., object], *arguments: obj
 
 
 def call_method(owner: object, method: str, *arguments: object, kind: type[T]) -> Coroutine[Any, Any, T]:
-    """Call an async method of a user's object."""
+    """Call an async method of an object that users may have written."""
     function: Any = getattr(owner, method, None)
+    if is_ours(owner):
+        return cast("Coroutine[Any, Any, T]", function(*arguments))
     return call_async(method_name(owner, method), function, *arguments, kind=kind)
+
+
+def await_method(owner: object, method: str, *arguments: object, kind: type[T]) -> Coroutine[Any, Any, T]:
+    """Call an async method as `call_method` does. Its exceptions pass as they are."""
+    answer: Any = getattr(owner, method)(*arguments)
+    return answer if is_ours(owner) else await_answer(method_name(owner, method), answer, kind)
 
 
 def call_sync(name: str, function: Callable[..., object], *arguments: object, kind: type[T]) -> T:
