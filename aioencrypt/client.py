@@ -327,7 +327,6 @@ class EncryptionClient:
             concurrency=concurrency,
         )
 
-    @hides_arguments
     def _encrypt_options(
         self,
         provider: Provider,
@@ -362,7 +361,6 @@ class EncryptionClient:
             offload=self._offload,
         )
 
-    @hides_arguments
     def decrypt_options(
         self,
         provider: Provider,

@@ -201,7 +201,6 @@ def _new_iv() -> bytes:
     return bytes([iv[0] | 0x80]) + iv[1:]
 
 
-@hides_arguments
 def rewrap_options(
     provider: Provider,
     new_provider: MasterKeyProvider | None,
@@ -348,7 +347,6 @@ class RewrapStream(ByteStream):
             start = rewrapped.serialized + received[rewrapped.old_length :]
             self._read_next = _Prefixed(start, self._intake.read).read
 
-    @hides_arguments
     async def _reencrypt(self, header: MessageHeader, start: bytes, materials: DecryptionMaterials) -> None:
         given = GivenMaterials(
             decryption=materials, encryption=await self._options.encryption_materials(header, materials)
@@ -517,7 +515,6 @@ async def rewrap_file(
         await file.aclose()
 
 
-@hides_arguments
 async def _overwrite(path: PathLike, header: bytes, stream: RewrapStream, *, verify: bool) -> None:
     if verify:
         async for _ in stream:
@@ -527,7 +524,6 @@ async def _overwrite(path: PathLike, header: bytes, stream: RewrapStream, *, ver
     stream.skip_body()
 
 
-@hides_arguments
 def _overwrite_start(path: PathLike, old: bytes, new: bytes) -> None:
     with open(path, "r+b") as file:
         if file.read(len(old)) != old:

@@ -142,7 +142,6 @@ class OuterManager:
             await self._manager.__aexit__(exc_type, exc, traceback)
 
 
-@hides_arguments
 def as_manager(
     provider: MasterKeyProvider | CryptographicMaterialsManager,
 ) -> CryptographicMaterialsManager:

@@ -11,6 +11,7 @@ import inspect
 import sys
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar
 
@@ -60,9 +61,9 @@ def hides_locals(function: Callable[P, T]) -> Callable[P, T]:
 
 
 def hides_arguments(function: F) -> F:
-    """Decorate a public function that gets secrets, async or not: when it raises, its own frame keeps none.
+    """Decorate a public function that gets secrets, async or not: its errors carry no locals of ours.
 
-    Other frames stay as they are, those of users too.
+    The functions of the package that it calls need no decorator. Frames of users keep their locals.
     """
     if inspect.iscoroutinefunction(function):
 
@@ -90,10 +91,13 @@ def hides_arguments(function: F) -> F:
 
 
 def _clear_called(error: BaseException) -> None:
-    """Clear the frame of the function that was called where an error is caught."""
+    """Clear the frames of ours below the function that catches an error."""
     called = error.__traceback__ and error.__traceback__.tb_next
-    if called:  # None for wrong arguments: the function did not start
-        called.tb_frame.clear()
+    while called:  # None for wrong arguments: the function did not start
+        if str(called.tb_frame.f_globals.get("__name__")).startswith("aioencrypt."):
+            with suppress(RuntimeError):  # it still runs
+                called.tb_frame.clear()
+        called = called.tb_next
 
 
 def forget_locals(error: BaseException, handled: BaseException | None) -> None:

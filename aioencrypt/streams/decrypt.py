@@ -31,7 +31,6 @@ from aioencrypt.materials import DecryptionMaterials, DecryptionMaterialsRequest
 from aioencrypt.policies import Limits, Offload, Release, SignaturePolicy
 from aioencrypt.runtime.observation import MessageWatch, Tally, watch_message
 from aioencrypt.runtime.offload import LONG, batch_cost, run_work
-from aioencrypt.runtime.secrets import hides_arguments
 from aioencrypt.streams.driver import Driver
 from aioencrypt.streams.lifecycle import Closable
 from aioencrypt.streams.reading import ByteStream
@@ -122,7 +121,6 @@ def _with_absent(error: ProviderError | TagError, absent: list[str]) -> Encrypti
     return TagError(f"{error}; {note}")
 
 
-@hides_arguments
 async def decrypt_whole(message: bytes, options: DecryptOptions) -> tuple[bytes, MessageHeader, Provenance]:
     """Decrypt a message that is there as a whole; nothing leaves before all of it is verified."""
     watch = watch_message("decrypt", "whole")
@@ -132,7 +130,6 @@ async def decrypt_whole(message: bytes, options: DecryptOptions) -> tuple[bytes,
         return await _decrypt_whole(message, options, watch)
 
 
-@hides_arguments
 async def _decrypt_whole(
     message: bytes, options: DecryptOptions, watch: MessageWatch | None
 ) -> tuple[bytes, MessageHeader, Provenance]:

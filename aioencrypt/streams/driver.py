@@ -21,7 +21,6 @@ from aioencrypt.format import (
 from aioencrypt.policies import Offload
 from aioencrypt.runtime.digests import DigestQueue
 from aioencrypt.runtime.offload import run_work
-from aioencrypt.runtime.secrets import hides_arguments
 from aioencrypt.streams.ranges import Ranges, RangeSource, SeekableSource, open_range_source
 from aioencrypt.streams.sources import Source, open_source
 
@@ -63,14 +62,14 @@ class Driver:
         # What was read with the header and the machine did not get yet.
         self._rest = memoryview(b"")
 
-    @hides_arguments
-    async def read_header(self) -> list[bytes]:
+    async def read_header(self) -> list[memoryview]:
         """Read until the machine has parsed the header, and return the pieces that were read."""
+        # Views, because the header has the encryption context, and the repr of a view shows nothing.
         received = []
         while not isinstance(self.machine.next_event(), HeaderParsed):
             if not self._rest:
-                received.append(await self._read())
-                self._rest = memoryview(received[-1])
+                self._rest = memoryview(await self._read())
+                received.append(self._rest)
             self.machine.receive(self._rest[:_HEADER_STEP])
             self._rest = self._rest[_HEADER_STEP:]
             if self._rest:
