@@ -1,4 +1,4 @@
-"""What a caller may ask of a call: signature policy, release, limits, where work runs."""
+"""Options of a call: signature policy, release, limits, and where work runs."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from aioencrypt.runtime.arguments import check_limit, check_type
 
 
 class SignaturePolicy(enum.Enum):
-    """What to do with the signature of a message on decrypt.
+    """How decrypting treats signed and unsigned messages.
 
-    FORBID refuses a signed message right after its header, before any key service is called, so that
-    nothing is released before a signature is verified (client-apis/decrypt.md#behavior). REQUIRE
-    refuses a message without one.
+    FORBID rejects a signed message after its header and before any call to a key service, so that no
+    plaintext is released before a signature is verified (client-apis/decrypt.md#behavior). REQUIRE rejects
+    an unsigned message.
     """
 
     ALLOW = "allow"
@@ -23,11 +23,11 @@ class SignaturePolicy(enum.Enum):
 
 
 class Release(enum.Enum):
-    """When a decrypt stream hands plaintext out.
+    """When a decrypt stream releases plaintext.
 
-    STREAM: a frame after its tag, the last frame after the signature too. VERIFIED: nothing before
-    final frame, signature and end of input are verified; until then the plaintext waits in memory
-    and, from `SPOOL_LENGTH` bytes on, in an encrypted temporary file.
+    STREAM: each frame once its tag is verified, and the last frame once the signature is verified, too.
+    VERIFIED: nothing before the final frame, the signature and the end of input are verified. Until then, the
+    plaintext waits in memory and, from `SPOOL_LENGTH` bytes on, in an encrypted temporary file.
     """
 
     STREAM = "stream"
@@ -37,9 +37,9 @@ class Release(enum.Enum):
 class Offload(enum.Enum):
     """Where AES-GCM runs.
 
-    INLINE: in the event loop, at most 250 microseconds in one of its turns over all streams. THREADS:
-    in worker threads, for batches worth the hop. AUTO: inline, and in threads while streams wait for
-    their turn and a core is free. Work that cannot be cut short runs in threads with each of them.
+    INLINE: in the event loop, at most 250 microseconds per loop iteration over all streams. THREADS: in
+    worker threads, for batches that are worth the hop. AUTO: in the event loop, and in threads while
+    streams wait for the loop and a core is free. Work that cannot be divided always runs in threads.
     """
 
     AUTO = "auto"
@@ -49,11 +49,11 @@ class Offload(enum.Enum):
 
 @attrs.frozen(kw_only=True)
 class Limits:
-    """Upper bounds while decrypting, in bytes; None is no limit. A breach is a `LimitError`.
+    """Limits for decrypting, in bytes; None means no limit. A message that exceeds one raises `LimitError`.
 
-    `max_frame_length` applies to each frame that comes, before its bytes are buffered, and to a non-framed
-    body; not to the frame length in the header, which a short message never reaches. Memory for a stream
-    grows with the longest frame that is let in.
+    `max_frame_length` applies to each frame that arrives, before its content is buffered, and to a non-framed
+    body. It does not apply to the frame length in the header, which a short message never reaches. The memory
+    for a stream grows with its longest frame.
     """
 
     max_header_length: int | None = 1024 * 1024
@@ -66,5 +66,5 @@ class Limits:
 
 
 def checked_limits(limits: Limits) -> Limits:
-    """Return limits as they are; raises `TypeError` for anything else."""
+    """Return the limits unchanged; raises `TypeError` for other types."""
     return check_type("limits", limits, Limits, ": write Limits(...)")

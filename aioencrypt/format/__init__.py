@@ -19,14 +19,14 @@ A message from its first to its last byte::
                   final frame: FF FF FF FF, sequence number 4, IV 12, length 4, content, tag 16
     footer        signature length 2, signature; only where the suite signs
 
-The encryption context is stored in the header and authenticated by its tag. Each encrypted data key
-is the same data key under another master key. The data key, the message id and the suite give the
-key of the message; the commitment in the header says which key that is. Frames are sealed under it
-with their sequence number as IV, and authenticate the message id, their kind, number and length, so
-that no frame can be moved, dropped or repeated. The final frame marks the end.
+The header stores the encryption context, and its tag authenticates it. Each encrypted data key holds the
+same data key under another master key. The message key is derived from the data key, the message id and the
+suite; the commitment in the header identifies it. Frames are encrypted under the message key, with their
+sequence number as IV. Their AAD covers the message id and the kind, number and length of the frame, so no
+frame can be moved, dropped or repeated. The final frame marks the end.
 
-`MessageEncryptor` and `MessageDecryptor` are the machines that write and read this; they are public
-for programs with their own I/O. Everything else of the library builds on them.
+`MessageEncryptor` and `MessageDecryptor` are the state machines that write and read messages. They are public
+for programs with their own I/O; the rest of the library builds on them.
 
 Specification: https://github.com/awslabs/aws-encryption-sdk-specification, data-format/.
 """

@@ -1,4 +1,4 @@
-"""Seal and open the frames of a message body: how many make one batch, and one call for all of a batch.
+"""Encrypt and decrypt the frames of a message body, many frames in one batch.
 
 Specification: data-format/message-body.md, data-format/message-body-aad.md.
 """
@@ -34,33 +34,32 @@ _REGULAR = b"AWSKMSEncryptionClient Frame"
 _FINAL = b"AWSKMSEncryptionClient Final Frame"
 _NON_FRAMED = b"AWSKMSEncryptionClient Single Block"
 
-# Longer frames that straddle pieces are sealed and opened piece by piece: assembling one whole costs page
-# faults that take six times as long as the cryptography. Shorter frames lose a quarter that way.
+# Longer frames that straddle pieces are processed piece by piece: assembling them causes page faults that
+# take six times as long as the cryptography. Shorter frames would lose a quarter of their speed that way.
 _INCREMENTAL_LENGTH = 512 * 1024
-# `AESGCM` takes at most 2**31 - 1 bytes; far below it, pieces keep the time between two checks of a
-# thread for the interpreter short.
+# `AESGCM` takes at most 2**31 - 1 bytes. Far smaller pieces let a worker thread release the GIL often.
 _STEP = 16 * 1024 * 1024
-# From this number of frames on, one call for all of them beats a call for each: 8 to 12 % at 4 KiB.
+# From this number of frames on, one call for all of them is faster than one each: 8 to 12 % at 4 KiB.
 _MANY = 4
 
-# Measured on one core of an AMD EPYC: what a frame costs apart from its length, and what AES-GCM
-# moves in a microsecond. Only the order of magnitude matters: it tells short work from long.
+# Measured on one core of an AMD EPYC: the fixed cost of a frame in microseconds, and the bytes that AES-GCM
+# processes per microsecond. Only the order of magnitude matters: it tells short work from long.
 _FRAME_MICROSECONDS = 0.8
 _BYTES_PER_MICROSECOND = 9000
-# One batch, and a half more, fits into what one turn of an event loop may be held up for. Larger ones are
-# slower: their buffers go back to the operating system each time, and page faults cost more than AES-GCM.
+# One and a half batches fit into the time budget of one event loop iteration. Larger batches are slower: the
+# allocator returns their buffers to the operating system, and the page faults cost more than AES-GCM.
 BATCH_COST = 130
-# A little more than a batch is not worth another one.
+# A remainder this small joins the batch before it.
 _STRETCH = 1.5
 
 
 def frame_cost(length: int) -> float:
-    """Estimate the microseconds that sealing or opening a frame of this length takes."""
+    """Estimate the microseconds to encrypt or decrypt a frame of this length."""
     return _FRAME_MICROSECONDS + length / _BYTES_PER_MICROSECOND
 
 
 def batch_frames(frame_length: int, available: int, cost: float = BATCH_COST) -> int:
-    """Return how many of the frames that are there make a batch of a cost in microseconds: at least one."""
+    """Return how many of the available frames fit into a batch of `cost` microseconds; at least one."""
     batch, stretched = _batch(frame_length, cost)
     return available if available <= stretched else batch
 
@@ -72,10 +71,10 @@ def _batch(frame_length: int, cost: float) -> tuple[int, int]:
 
 
 def count_regular(pieces: Sequence[memoryview], frame_length: int, sequence: int) -> int:
-    """Count the regular frames with the expected header at the start of some pieces.
+    """Count the regular frames with the expected header at the start of `pieces`.
 
-    The pieces hold whole frames together. Frames with another IV than their sequence number, as
-    writers before 2015 made, do not count: they are taken one at a time.
+    Together, the pieces hold whole frames. A frame whose IV is not its sequence number, as from writers
+    before 2015, ends the count: such frames are processed one at a time.
     """
     stride = frame_length + FRAME_OVERHEAD
     headers = [*_headers_in(pieces, stride)]
@@ -86,7 +85,7 @@ def count_regular(pieces: Sequence[memoryview], frame_length: int, sequence: int
 
 
 def _headers_in(pieces: Sequence[memoryview], stride: int) -> Iterator[bytes]:
-    """Return the frame headers of some pieces, of which some may lie across two pieces."""
+    """Return the frame headers in `pieces`; a header may straddle two pieces."""
     cut, place = b"", 0
     for piece in pieces:
         if cut:
@@ -125,12 +124,12 @@ def _cutter(length: int, count: int) -> struct.Struct:
 
 @lru_cache(maxsize=64)
 def slices(offset: int, length: int, stride: int, count: int) -> tuple[slice, ...]:
-    """Return where one part of each frame stands, frame after frame."""
+    """Return the slice of one part in each frame, frame by frame."""
     return tuple(slice(i * stride + offset, i * stride + offset + length) for i in range(count))
 
 
 def each_frame(pieces: Sequence[memoryview], stride: int) -> Iterator[tuple[memoryview, ...]]:
-    """Yield each frame of some pieces without a copy, as the views in which it lies."""
+    """Yield each frame in `pieces` as a list of views, without a copy."""
     straddling: list[memoryview] = []
     missing = stride
     for piece in pieces:
@@ -148,9 +147,9 @@ def each_frame(pieces: Sequence[memoryview], stride: int) -> Iterator[tuple[memo
 def parts_of_frames(
     pieces: Sequence[memoryview], stride: int, offset: int, length: int
 ) -> Iterator[memoryview]:
-    """Yield one part of each frame of some pieces; only frames that lie in several pieces are copied.
+    """Yield one part of each frame in `pieces`; copies only frames that straddle pieces.
 
-    With pieces of 64 KiB and frames of 4 KiB, one frame in sixteen is.
+    With pieces of 64 KiB and frames of 4 KiB, that is one frame in sixteen.
     """
     return chain.from_iterable(_runs_of_parts(pieces, stride, offset, length))
 
@@ -179,7 +178,7 @@ def _runs_of_parts(
 
 
 def write_headers(out: memoryview, sequence: int, count: int, stride: int) -> None:
-    """Write the headers of consecutive regular frames, column by column instead of frame by frame."""
+    """Write the headers of consecutive regular frames, one column of all headers at a time."""
     numbers = struct.pack(f">{count}I", *range(sequence, sequence + count))
     end = count * stride
     for i in range(SEQUENCE_LENGTH, FRAME_HEADER_LENGTH - SEQUENCE_LENGTH):
@@ -193,10 +192,10 @@ def write_headers(out: memoryview, sequence: int, count: int, stride: int) -> No
 def ivs_and_aads(
     aad: bytes, place: int, sequence: int, count: int
 ) -> tuple[tuple[bytes, ...], tuple[bytes, ...]]:
-    """Return IVs and AADs of consecutive regular frames; `place` is where an AAD has the sequence number.
+    """Return the IVs and AADs of consecutive regular frames; `place` is the offset of the number in an AAD.
 
-    The sequence numbers go into templates column by column: four slice assignments in place of
-    three objects for each frame.
+    The sequence numbers are written into templates column by column: four slice assignments instead of
+    three objects per frame.
     """
     numbers = struct.pack(f">{count}I", *range(sequence, sequence + count))
     ivs, aads = bytearray(IV_LENGTH * count), bytearray(aad * count)
@@ -209,10 +208,10 @@ def ivs_and_aads(
 
 @attrs.frozen
 class BodyCipher:
-    """Seals and opens the frames of one message. Stateless: calls may run in any thread.
+    """Encrypt and decrypt the frames of one message. Stateless: methods may run in any thread.
 
-    Methods slice the `out` that they are given only for the time of one call. So the caller who releases
-    it leaves no view on its buffer, whatever tracebacks still hold.
+    Methods slice `out` only during the call. So when the caller releases `out`, no view on its buffer is
+    left, even if a traceback keeps frames alive.
     """
 
     key: MessageKey
@@ -232,7 +231,7 @@ class BodyCipher:
         return ivs_and_aads(self._aad(_REGULAR, 0, self.frame_length), place, sequence, count)
 
     def seal_regular(self, sequence: int, pieces: Sequence[memoryview], out: memoryview) -> None:
-        """Seal whole frames of plaintext into the start of `out`, from this sequence number on."""
+        """Encrypt whole frames of plaintext into the start of `out`, beginning with this sequence number."""
         length, stride = self.frame_length, self.frame_length + FRAME_OVERHEAD
         count = sum(map(len, pieces)) // length
         if count >= _MANY and length <= _INCREMENTAL_LENGTH:
@@ -259,7 +258,7 @@ class BodyCipher:
     def seal_final(
         self, sequence: int, pieces: Sequence[memoryview], length: int, out: memoryview, start: int = 0
     ) -> None:
-        """Seal the final frame, with `length` bytes of plaintext, into `out` from `start` on."""
+        """Encrypt the final frame, with `length` bytes of plaintext, into `out` at `start`."""
         nonce = iv(sequence)
         header = FINAL_MARKER + nonce[-SEQUENCE_LENGTH:] + nonce + length.to_bytes(4, "big")
         out[start : start + FINAL_HEADER_LENGTH] = header
@@ -286,7 +285,7 @@ class BodyCipher:
         out[end : end + TAG_LENGTH] = context.tag
 
     def open_regular(self, sequence: int, pieces: Sequence[memoryview], out: memoryview) -> None:
-        """Open whole regular frames, headers checked before, into `out`; raises `TagError`."""
+        """Decrypt whole regular frames with checked headers into `out`; raises `TagError`."""
         length, stride = self.frame_length, self.frame_length + FRAME_OVERHEAD
         count = len(out) // length
         if count >= _MANY and length <= _INCREMENTAL_LENGTH:
@@ -311,14 +310,14 @@ class BodyCipher:
             raise _refused(f"frame {bad}") from error
 
     def open_final(self, sequence: int, nonce: bytes, sealed: Sequence[memoryview], out: memoryview) -> None:
-        """Open content and tag of the final frame into `out`; raises `TagError`."""
+        """Decrypt the content of the final frame into `out`; raises `TagError`."""
         length = len(out)
         self._open(
             nonce, sealed, self._aad(_FINAL, sequence, length), out, 0, length, f"final frame {sequence}"
         )
 
     def open_non_framed(self, nonce: bytes, sealed: Sequence[memoryview], out: memoryview) -> None:
-        """Open content and tag of a non-framed body into `out`; raises `TagError`."""
+        """Decrypt a non-framed body into `out`; raises `TagError`."""
         self._open(nonce, sealed, self._aad(_NON_FRAMED, 1, len(out)), out, 0, len(out), "body")
 
     def _open(
@@ -331,7 +330,7 @@ class BodyCipher:
         length: int,
         what: str,
     ) -> None:
-        """Open one frame. On a bad tag `out` holds plaintext that nobody may see: the caller wipes it."""
+        """Decrypt one frame. On a bad tag, `out` holds unauthenticated plaintext: the caller must wipe it."""
         end = start + length
         try:
             if _at_once(sealed, length):
@@ -351,7 +350,7 @@ def _refused(what: str) -> TagError:
 
 
 def _at_once(pieces: Sequence[memoryview], length: int) -> bool:
-    """Tell whether one call on contiguous bytes beats a call for each piece."""
+    """Tell whether one call on contiguous bytes is faster than a call for each piece."""
     return length <= (_STEP if len(pieces) == 1 else _INCREMENTAL_LENGTH)
 
 
@@ -360,7 +359,7 @@ def _joined(pieces: Sequence[memoryview]) -> bytes | memoryview:
 
 
 def _split(pieces: Sequence[memoryview], length: int) -> tuple[bytes, tuple[memoryview, ...]]:
-    """Split off the first `length` bytes as bytes; what follows stays views."""
+    """Split off the first `length` bytes as bytes; the rest stays views."""
     if len(pieces[0]) >= length:
         return bytes(pieces[0][:length]), (pieces[0][length:], *pieces[1:])
     following, rest = _split(pieces[1:], length - len(pieces[0]))
@@ -379,10 +378,9 @@ def _split_end(pieces: Sequence[memoryview], length: int) -> tuple[tuple[memoryv
 def _update(
     context: CipherContext, pieces: Sequence[memoryview], out: memoryview, start: int, end: int
 ) -> None:
-    """Run pieces through a cipher into `out` from `start` up to `end`, which is as long as they are together.
+    """Run pieces through a cipher into `out`, from `start` up to `end`; `end - start` is their total length.
 
-    `update_into` asks for room for one block more than it writes, so the last bytes go the way that
-    copies.
+    `update_into` needs room for one block more than it writes, so the last bytes take the way that copies.
     """
     room = AES.block_size // 8 - 1
     for piece in pieces:

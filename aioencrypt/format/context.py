@@ -1,4 +1,4 @@
-"""The encryption context: its validation, its one serialization, its parsing.
+"""The encryption context: validation, canonical serialization, and parsing.
 
 Specification: framework/structures.md#encryption-context.
 """
@@ -16,21 +16,21 @@ RESERVED_PREFIX = "aws-crypto-"
 PUBLIC_KEY_NAME = "aws-crypto-public-key"
 
 _MAX_LENGTH = 0xFFFF
-# Printable ASCII as JavaScript's localeCompare has it, letters of both cases at one place.
+# Printable ASCII in the order of JavaScript's localeCompare; upper and lower case letters share a place.
 _LOCALE_ORDER = " _-,;:!?.'\"()[]{}@*/\\&#%`^+<=>|~$0123456789abcdefghijklmnopqrstuvwxyz"
 
 
 class EncryptionContext(dict[str, str]):
-    """A read-only encryption context. Its repr shows no key and no value.
+    """A read-only encryption context. Its `repr` shows neither keys nor values.
 
-    It is a `dict`, so `json.dumps` and AWS clients take it as it is. `dict(context)` is a copy that can be
-    changed. Copies, also from `copy` and `pickle`, are equal and hash alike.
+    It is a `dict`, so `json.dumps` and AWS clients accept it. `dict(context)` returns a copy that you can
+    change. Copies, including those of `copy` and `pickle`, are equal and have the same hash.
     """
 
     __slots__ = ()
 
     def __repr__(self) -> str:
-        # Values, and in some systems keys too, say more than a log should hold.
+        # Values, and in some systems also keys, do not belong in logs.
         return f"<{len(self)} pairs>"
 
     def __hash__(self) -> int:  # type: ignore[override]
@@ -51,7 +51,7 @@ class EncryptionContext(dict[str, str]):
 
 
 def read_only(context: Mapping[str, str]) -> EncryptionContext:
-    """Return a read-only copy of a context; one that is read-only already needs none."""
+    """Return a read-only copy of a context, or the context itself if it is read-only."""
     return context if type(context) is EncryptionContext else EncryptionContext(context)
 
 
@@ -59,12 +59,12 @@ def read_only(context: Mapping[str, str]) -> EncryptionContext:
 def validate_context(
     context: Mapping[str, str], *, reserved: bool = False, signature: SignatureAlgorithm | None = None
 ) -> EncryptionContext:
-    """Return a read-only copy of a context that a caller gave.
+    """Return a read-only copy of a caller's context.
 
-    Raises `TypeError` for keys or values that are not `str`, `ValueError` for the reserved prefix
-    (client-apis/encrypt.md#encryption-context) unless it is let in, and for what the format cannot
-    hold: more than 65,535 bytes in one key, one value or in all, or text that is not valid Unicode.
-    With a `signature`, the pair of its public key, which is added later, must fit too.
+    Raises `TypeError` for keys or values that are not `str`, and `ValueError` for keys with the reserved
+    prefix (client-apis/encrypt.md#encryption-context) unless `reserved` allows them, for text that is not
+    valid Unicode, and for more than 65,535 bytes in one key, in one value or in total. With a `signature`,
+    the context must have room for the public key, which is added later.
     """
     if context == {}:
         return EncryptionContext()
@@ -92,10 +92,10 @@ def validate_context(
 
 @hides_locals
 def serialize_context(context: Mapping[str, str], order: Iterable[str] | None = None) -> bytes:
-    """Return the canonical bytes: sorted by the UTF-8 bytes of the keys; none for an empty context.
+    """Return the canonical serialization, sorted by the UTF-8 bytes of the keys; empty for an empty context.
 
-    `order` lists all keys in another order. Raises `ValueError` for a context that the format cannot
-    hold.
+    `order` lists all keys in another order. Raises `ValueError` for a context that is too long for the
+    format.
     """
     if not context:
         return b""
@@ -119,10 +119,10 @@ def _check_length(length: int, what: str = "") -> None:
 
 
 def odd_serializations(context: Mapping[str, str]) -> list[bytes]:
-    """Return what else writers authenticated for a context than what the specification says.
+    """Return other serializations of a context that some writers authenticated.
 
-    The raw AES keys of JavaScript SDKs sort by locale: before 4.2.1 so did their headers, whose order
-    the context of a request keeps; since then the order of ASCII keys can be made again.
+    Raw AES keys of the JavaScript SDK sort by locale. Before 4.2.1 its headers did so, too: the context keeps
+    the order of the header. For later versions, the locale order of ASCII keys is reproduced here.
     """
     orders = (
         [*context],
@@ -150,10 +150,10 @@ def _encode(text: str, key: str) -> bytes:
 
 @hides_locals
 def parse_context(data: bytes) -> dict[str, str]:
-    """Parse serialized pairs; no bytes are an empty context.
+    """Parse serialized pairs; empty bytes give an empty context.
 
-    The order of the pairs is not checked: JavaScript writers before 4.2.1 sorted by UTF-16 code
-    units, and the header tag covers the bytes as they are. Raises `MalformedMessageError`.
+    The order of the pairs is not checked, because JavaScript SDKs before 4.2.1 sorted by UTF-16 code units.
+    The header tag covers the bytes as they are. Raises `MalformedMessageError`.
     """
     context: dict[str, str] = {}
     if not data:

@@ -1,8 +1,8 @@
-"""The machine that reads a message.
+"""The state machine that reads a message.
 
-It parses, orders and decides; it does no I/O. Heavy work is a `Work` value that it hands out; `settle`
-brings the result back, and there, and nowhere else, it is decided what is released. The states, and
-what ends each of them (client-apis/decrypt.md):
+It parses the message and decides what is released; it does no I/O. It hands out heavy work as `Work` values,
+and `settle` returns the results to it. Only `settle` decides what is released. The states, and what ends each
+of them (client-apis/decrypt.md):
 
     HEADER  bytes until the header is complete          -> LOCKED
     LOCKED  the header is parsed, nothing is verified;
@@ -50,7 +50,7 @@ from aioencrypt.runtime.secrets import SecretBytes
 
 
 class State(enum.IntEnum):
-    """Where a `MessageDecryptor` stands; `_NEXT` is the table."""
+    """The state of a `MessageDecryptor`; `_NEXT` is the table of transitions."""
 
     HEADER = enum.auto()
     LOCKED = enum.auto()
@@ -73,13 +73,12 @@ _NEXT = {
 
 
 class MessageDecryptor:
-    """Reads one message: `receive` bytes, then `next_event` until it says `NeedData`.
+    """Read one message: call `receive` with bytes, then `next_event` until it returns `NeedData`.
 
-    All lengths are in bytes, None is no limit: `max_header_length` of the header,
-    `max_frame_length` of each frame that comes, or of a non-framed body, `max_plaintext_length` of the
-    whole. A breach is a `LimitError` from the length field, before the bytes are there.
-    `net_v4_0_0_retry`: see `ReceivedHeader.unlock`. `batch_cost` is what one work may take, in
-    microseconds. Errors are sticky.
+    The limits are in bytes, None means no limit: `max_header_length`, `max_frame_length` (for each frame that
+    arrives, or a non-framed body) and `max_plaintext_length` (for the whole message). A length field that
+    exceeds a limit raises `LimitError` before the content is buffered. `net_v4_0_0_retry`: see
+    `ReceivedHeader.unlock`. `batch_cost` is the longest time of one work, in microseconds. Errors are final.
     """
 
     def __init__(
@@ -117,9 +116,9 @@ class MessageDecryptor:
 
     @classmethod
     def resume(cls, unlocked: MessageDecryptor, sequence: int) -> MessageDecryptor:
-        """Return a machine that starts in the body of an unlocked message, at the frame of this number.
+        """Return a machine that starts in the body of an unlocked message, at the frame with this number.
 
-        It keeps no digest, so that the frames it opens are not in the signature.
+        It computes no digest, so it cannot verify a signature.
         """
         machine = cls()
         machine._accept(unlocked.received)
@@ -127,7 +126,7 @@ class MessageDecryptor:
         return machine
 
     def receive(self, data: bytes | memoryview) -> None:
-        """Take the next bytes of the message; ``b""`` is the end of input."""
+        """Add the next bytes of the message; ``b""`` marks the end of input."""
         if self._input_ended:
             raise ValueError("receive() after the end of input")
         if data := immutable(data):
@@ -136,9 +135,9 @@ class MessageDecryptor:
             self._input_ended = True
 
     def next_event(self) -> Event:
-        """Return what comes next. Raises `MessageError` and `LimitError`, again and again."""
+        """Return the next event. Raises `MessageError` and `LimitError`, and the same error from then on."""
         if self._failure:
-            # A copy, because an exception that is raised again has a longer traceback each time.
+            # A copy, because raising the same exception again extends its traceback each time.
             raise copy.copy(self._failure) from self._failure
         try:
             return self._advance()
@@ -147,12 +146,12 @@ class MessageDecryptor:
             raise
 
     def fail(self, error: EncryptionError) -> None:
-        """Fail for good with the error of a work; what was withheld is dropped."""
+        """Fail for good with the error of a work, and drop withheld plaintext."""
         self._failure = self._failure or error
         self.close()
 
     def close(self) -> None:
-        """Drop what is buffered and withheld; the machine is of no use after it."""
+        """Drop all buffered data and withheld plaintext. The machine cannot be used any more."""
         self._move(State.FAILED)
         self._withheld = None
         self._events.clear()
@@ -160,7 +159,7 @@ class MessageDecryptor:
 
     def _move(self, state: State) -> None:
         if state not in _NEXT[self.state]:
-            raise ValueError(f"no way from {self.state.name} to {state.name}")
+            raise ValueError(f"no transition from {self.state.name} to {state.name}")
         self.state = state
         self._wanted = 0
 
@@ -191,7 +190,7 @@ class MessageDecryptor:
         return NeedData()
 
     def _missing(self, wanted: int) -> bool:
-        """Tell whether the queue is shorter than this, and remember it: no parse is tried before."""
+        """Tell whether the queue is shorter than `length`; if so, wait for that much before parsing."""
         self._wanted = wanted
         return len(self._queue) < wanted
 
@@ -219,7 +218,7 @@ class MessageDecryptor:
         self._move(State.BODY)
 
     def _check_frame_length(self, length: int, what: str) -> None:
-        """Refuse a frame from its header on, before its bytes are there."""
+        """Reject a frame that is too long by its header, before its content is buffered."""
         if self._max_frame_length is not None and length > self._max_frame_length:
             raise LimitError("max_frame_length", limit=self._max_frame_length, actual=length, what=what)
 
@@ -229,7 +228,7 @@ class MessageDecryptor:
 
     @property
     def received(self) -> ReceivedHeader:
-        """The header as it came, not verified before `unlock`; raises `ValueError` before it is parsed."""
+        """The received header, unverified before `unlock`; raises `ValueError` before it is parsed."""
         if self._received is None:
             raise ValueError("the header is not parsed yet")
         return self._received
@@ -240,7 +239,7 @@ class MessageDecryptor:
 
     @property
     def cipher(self) -> BodyCipher:
-        """What seals and opens the body; raises `ValueError` before `unlock`."""
+        """The cipher of the body; raises `ValueError` before `unlock`."""
         if self._cipher is None:
             raise ValueError("the message is not unlocked yet")
         return self._cipher
@@ -250,9 +249,9 @@ class MessageDecryptor:
     ) -> None:
         """Verify the header with the data key; the next event is `HeaderVerified`.
 
-        `verification_key` is the compressed point of a signed suite. Raises `CommitmentError`,
-        `TagError`, `SignatureError` where the verification key is missing, and `ValueError` for a
-        data key of the wrong length.
+        `verification_key` is a compressed point, required for signed suites. Raises `CommitmentError`,
+        `TagError`, `SignatureError` if the verification key is missing, and `ValueError` for a data key of
+        the wrong length.
         """
         data_key = SecretBytes(data_key)
         if self.state is not State.LOCKED or self._received is None:
@@ -261,7 +260,7 @@ class MessageDecryptor:
         algorithm = header.algorithm_suite.signature
         try:
             if algorithm and verification_key is None:
-                raise SignatureError("the message is signed, but no verification key is there")
+                raise SignatureError("the message is signed, but there is no verification key")
             key = self._received.unlock(data_key, authenticated_context, self._net_v4_0_0_retry)
         except EncryptionError as error:
             self.fail(error)
@@ -313,14 +312,14 @@ class MessageDecryptor:
         return None if self._missing(stride) else self._open_regular(1, stride)
 
     def _frames_allowed(self, length: int) -> int:
-        """Return how many regular frames may come: the first one above a limit is refused on its own."""
+        """Return how many regular frames the limits allow; the first one above a limit is rejected alone."""
         most = frames.MAX_FRAMES - self._sequence
         if self._max_plaintext_length is None:
             return most
         return min(most, (self._max_plaintext_length - self._plaintext_length) // length)
 
     def _check_plaintext_limit(self, length: int) -> None:
-        """Refuse a frame from its header on, before its bytes are there."""
+        """Reject a frame that exceeds the plaintext limit, before its content is buffered."""
         self._add_length(length)
         self._plaintext_length -= length
 
@@ -412,10 +411,10 @@ class MessageDecryptor:
         return EndOfMessage()
 
     def settle(self, work: OpenWork | VerifyWork, result: bytes) -> None:
-        """Bring back the result of the oldest work: here it is decided what is released.
+        """Return the result of the oldest work to the machine, which decides what to release.
 
-        Plaintext of a frame follows its tag; the last frame of a signed message, and a non-framed
-        body of one, wait for the signature (client-apis/decrypt.md#decrypt-the-message-body).
+        The plaintext of a frame is released after its tag is verified. The last frame and a non-framed body
+        of a signed message also wait for the signature (client-apis/decrypt.md#decrypt-the-message-body).
         """
         if not self._unsettled or self._unsettled[0] is not work:
             raise ValueError("work is settled in the order in which it was handed out")
@@ -435,11 +434,10 @@ class MessageDecryptor:
 def open_frames(
     opened: MessageDecryptor, index: int, data: bytes | memoryview, *, count: int, last: bool = False
 ) -> list[OpenWork]:
-    """Return the work on consecutive frames of an unlocked message, from this index on.
+    """Return the work to decrypt consecutive frames of an unlocked message, starting at `index`.
 
-    `data` holds exactly `count` frames, `last` says whether the last of them is the final one. They
-    are checked as if all before them had been read, and belong to no digest. Raises
-    `MalformedMessageError`.
+    `data` holds exactly `count` frames; `last` says whether the last one is the final frame. The frames are
+    checked as if all previous ones had been read, but are not digested. Raises `MalformedMessageError`.
     """
     machine = MessageDecryptor.resume(opened, index + 1)
     machine.receive(data)

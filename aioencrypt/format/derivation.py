@@ -1,4 +1,4 @@
-"""From the data key to the message key and its commitment.
+"""Derive the message key and its commitment from the data key.
 
 Specification: framework/transitive-requirements.md#hkdf-encryption-key and #hkdf-commit-key.
 """
@@ -23,9 +23,9 @@ _DERIVE_LABEL = b"DERIVEKEY"
 
 @attrs.frozen
 class MessageKey:
-    """The AES-GCM key of one message, and the commitment to it (None for suites without).
+    """The AES-GCM key of one message, and its commitment (None for suites without key commitment).
 
-    `aead` serves whole frames; `key` is there for the incremental mode that `AESGCM` does not have.
+    `aead` processes whole frames; `key` is for incremental encryption, which `AESGCM` does not support.
     """
 
     key: bytes = attrs.field(repr=False)
@@ -33,7 +33,7 @@ class MessageKey:
     commitment: bytes | None
 
     def check_commitment(self, expected: bytes) -> None:
-        """Compare in constant time with the commitment in a header; raises `CommitmentError`."""
+        """Compare with the commitment in a header in constant time; raises `CommitmentError`."""
         if not hmac.compare_digest(self.commitment or b"", expected):
             raise CommitmentError(
                 "the data key is not the one that the message commits to; "
@@ -51,7 +51,7 @@ def derive_message_key(suite: AlgorithmSuite, data_key: bytes, message_id: bytes
     if suite.kdf_hash is None:
         return MessageKey(data_key, AESGCM(data_key), None)
     algorithm = _hash(suite.kdf_hash)
-    # The extract step is one HMAC; done once, it serves both keys, as the specification recommends.
+    # Both keys share one extract step (an HMAC), as the specification recommends.
     salt = message_id if suite.committing else bytes(algorithm.digest_size)
     extracted = SecretBytes(hmac.digest(salt, data_key, suite.kdf_hash))
     info = suite.id_bytes + (_DERIVE_LABEL if suite.committing else message_id)

@@ -1,4 +1,4 @@
-"""The machine that writes a message. It does no I/O; sealing is a `SealWork` that it hands out.
+"""The state machine that writes a message. It does no I/O, and hands out encryption as `SealWork` values.
 
 Specification: client-apis/encrypt.md.
 """
@@ -28,13 +28,13 @@ from aioencrypt.runtime.secrets import SecretBytes
 
 
 class MessageEncryptor:
-    """Writes one framed message: `start`, then `seal` until `last`, then `finish`.
+    """Write one framed message: call `start`, then `seal` until `last`, then `finish`.
 
-    Raises `ValueError` for a frame length outside 1 to 2**32 - 1, a message id of the wrong length,
-    or a signer where the suite has none (or the reverse), and `PolicyError` where the plaintext
-    needs more than 2**32 - 1 frames. `plaintext_length` is the exact length in bytes,
-    `plaintext_length_bound` an upper bound; `authenticated_context` is the serialization of pairs
-    that are authenticated but not stored. `batch_cost` is what one work may take, in microseconds.
+    `plaintext_length` is the exact length in bytes, `plaintext_length_bound` an upper bound;
+    `authenticated_context` is the serialization of the pairs that are authenticated but not stored.
+    `batch_cost` is the longest time of one work, in microseconds. Raises `ValueError` for a frame length
+    outside 1 to 2**32 - 1, a message id of the wrong length, or a signer that does not fit the suite, and
+    `PolicyError` if the plaintext needs more than 2**32 - 1 frames.
     """
 
     def __init__(
@@ -87,14 +87,14 @@ class MessageEncryptor:
 
     @property
     def ciphertext_length(self) -> int | None:
-        """The exact length of the message in bytes, None where the plaintext length is not known."""
+        """The exact length of the message in bytes; None if the plaintext length is not known."""
         if self._plaintext_length is None:
             return None
         length = body_length(self._plaintext_length, self.header.frame_length)
         return len(self._header) + length + self.header.algorithm_suite.footer_length
 
     def batch_length(self, available: int) -> int:
-        """Return how many of the bytes that are there to give to one `seal`, so that its work stays short."""
+        """Return how many of the available bytes to pass to one `seal`, so that its work stays short."""
         frame_length = self.header.frame_length
         frames = -(-available // frame_length)
         return min(available, batch_frames(frame_length, frames, self._batch_cost) * frame_length)
@@ -104,7 +104,7 @@ class MessageEncryptor:
         return self._header
 
     def receive(self, plaintext: bytes | memoryview) -> None:
-        """Take plaintext for the next `seal`; errors are those of `seal`."""
+        """Add plaintext for the next `seal`; raises the errors of `seal`."""
         self._receive(plaintext, last=False)
 
     def _receive(self, plaintext: bytes | memoryview, last: bool) -> None:
@@ -125,18 +125,18 @@ class MessageEncryptor:
         self._pending.append(plaintext)
 
     def seal(self, plaintext: bytes | memoryview = b"", last: bool = False) -> SealWork:
-        """Take plaintext and return the work for every frame that is complete now.
+        """Add plaintext and return the work for all frames that are now complete.
 
-        A full frame never waits for more: where nothing follows the last one, the final frame is empty.
-        Raises `PlaintextLengthError`, or `LimitError` for the bound and `PolicyError` for too many
-        frames, before any of this plaintext is sealed. Errors are sticky.
+        A full frame never waits for more plaintext: if none follows, the final frame is empty. Raises
+        `PlaintextLengthError`, `LimitError` for the bound, and `PolicyError` for too many frames, before
+        any of this plaintext is encrypted. Errors are final.
         """
         self._receive(plaintext, last)
         frame_length = self.header.frame_length
         count = len(self._pending) // frame_length
         final_length = len(self._pending) - count * frame_length if last else None
         undigested: tuple[bytes, ...] = ()
-        if count or last:  # work without a result need not be digested, so the header waits
+        if count or last:  # work without output is not digested, so the header waits
             undigested, self._undigested = self._undigested, ()
         work = SealWork(
             self._cipher,
@@ -163,14 +163,14 @@ class MessageEncryptor:
             )
 
     def settle(self, work: SealWork) -> None:
-        """Say that the result of the oldest work is there and, for a signed suite, in the digest."""
+        """Report that the oldest work is done and, for a signed suite, digested."""
         if not self._unsettled or self._unsettled[0] is not work:
             raise ValueError("work is settled in the order in which it was handed out")
         self._unsettled.popleft()
 
     @property
     def finish_cost(self) -> float:
-        """The microseconds that `finish` takes, estimated; of another's signer nothing is known."""
+        """The estimated time of `finish` in microseconds; unknown for a user-supplied signer."""
         return SIGN_COST if isinstance(self._signer, KeySigner) else float("inf")
 
     def finish(self) -> bytes:

@@ -1,14 +1,14 @@
-"""Where the frames of a message stand: frame arithmetic, and the layout of a body.
+"""Frame arithmetic: the number, length and position of the frames in a message.
 
 Specification: data-format/message-body.md.
 
-A regular frame is ``sequence number (4) | IV (12) | content | tag (16)``. The final frame puts
-``FF FF FF FF`` before it and the length of its content (4) behind the IV. The IV of a frame is its
+A regular frame is ``sequence number (4) | IV (12) | content | tag (16)``. The final frame starts with an
+additional ``FF FF FF FF`` and has the length of its content (4) after the IV. The IV of a frame is its
 sequence number, big-endian, in 12 bytes.
 
-All regular frames are equally long, so that header length, frame length and message length say where
-each frame stands. None of the three is more than a claim before the final frame is opened: its tag
-covers its kind, number and length, and there is one.
+All regular frames have the same length, so the header length, frame length and message length determine the
+position of each frame. They are unauthenticated until the final frame is decrypted: its tag covers its kind,
+number and length, and a message has exactly one.
 """
 
 from __future__ import annotations
@@ -30,28 +30,29 @@ MAX_FRAMES = 0xFFFFFFFF
 NON_FRAMED_HEADER_LENGTH = IV_LENGTH + 8
 MAX_NON_FRAMED_LENGTH = 2**36 - 32
 
-# The shortest signature in DER: two numbers of one byte.
+# The shortest DER signature: two integers of one byte.
 _MIN_SIGNATURE_LENGTH = 8
 _NON_FRAMED_OVERHEAD = NON_FRAMED_HEADER_LENGTH + TAG_LENGTH
 
 
 def starts_frame(start: bytes, index: int, *, final: bool) -> bool:
-    """Tell whether these bytes, perhaps cut off, begin the regular or final frame at an index."""
+    """Tell whether `data`, which may be incomplete, starts the regular or final frame with this index."""
     expected = FINAL_MARKER * final + (index + 1).to_bytes(SEQUENCE_LENGTH, "big")
     return expected.startswith(start[: len(expected)])
 
 
 def frame_count(plaintext_length: int, frame_length: int) -> int:
-    """Return the number of frames of a message that we write: full regular ones, then a shorter final one.
+    """Return the number of frames in a message that we write: full regular frames and a shorter final frame.
 
-    The final frame is empty where the lengths divide. A full one would be 32 bytes shorter and is allowed,
-    but the SDK for Python refuses it in versions 2.4.0 to 3.3.1.
+    The final frame is empty if the plaintext length is a multiple of the frame length. The specification
+    also allows a full final frame, which saves 32 bytes, but aws-encryption-sdk for Python 2.4.0 to 3.3.1
+    rejects it.
     """
     return plaintext_length // frame_length + 1
 
 
 def body_length(plaintext_length: int, frame_length: int) -> int:
-    """Return the length of the body that we write, in bytes."""
+    """Return the length in bytes of a body that we write."""
     regular = frame_count(plaintext_length, frame_length) - 1
     return plaintext_length + regular * FRAME_OVERHEAD + FINAL_OVERHEAD
 
@@ -63,7 +64,7 @@ def iv(sequence: int) -> bytes:
 
 @attrs.frozen
 class BodyLayout:
-    """Where the parts of a body stand. All lengths are in bytes.
+    """The positions of the parts of a body. All lengths are in bytes.
 
     `frame_length` is 0 for a non-framed body, which counts as one final frame. `footer_length` is the
     length of what follows the
@@ -87,22 +88,22 @@ class BodyLayout:
 
     @property
     def final_overhead(self) -> int:
-        """What the final frame has besides its content."""
+        """The length of the final frame without its content."""
         return FINAL_OVERHEAD if self.frame_length else _NON_FRAMED_OVERHEAD
 
     @property
     def body_end(self) -> int:
-        """Where the body ends, from the start of the message."""
+        """The end of the body, from the start of the message."""
         return self.frame_start(self.regular_count) + self.final_overhead + self.final_length
 
     def frame_start(self, index: int) -> int:
-        """Return where a frame starts, from the start of the message; the first one has index 0."""
+        """Return the start of a frame, from the start of the message; the first frame has index 0."""
         return self.header_length + index * (self.frame_length + FRAME_OVERHEAD)
 
     def confirmed(self, end: bytes) -> BodyLayout | None:
-        """Return the layout as the final frame says it; None where no final frame stands.
+        """Return the layout with the length that the final frame states; None if there is no final frame.
 
-        `end` is the message from the start of the final frame on. Nothing of it is verified here.
+        `end` is the message from the start of the final frame on. It is not authenticated here.
         """
         if self.frame_length:
             number = (self.regular_count + 1).to_bytes(SEQUENCE_LENGTH, "big")
@@ -125,10 +126,10 @@ def _is_footer(footer: bytes, signed: bool) -> bool:
 
 
 def body_layouts(received: ReceivedHeader, message_length: int) -> Iterator[BodyLayout]:
-    """Yield the layouts of a message of this length that differ in their number of frames.
+    """Yield the possible layouts of a message of this length; they differ in the number of frames.
 
-    An unsigned message has at most one. Signatures in DER differ in length, so that a signed one may
-    have more; first comes that of the one length that is written today.
+    An unsigned message has at most one. DER signatures differ in length, so a signed message may have more;
+    the first one assumes the length that all SDKs write today.
     """
     signature = received.header.algorithm_suite.signature
     footers = [0]
