@@ -40,7 +40,7 @@ from aioencrypt.providers.base import MasterKeyProvider
 from aioencrypt.runtime.offload import wait_shielded
 from aioencrypt.streams.encrypt import EncryptStream
 from aioencrypt.streams.ranges import SeekableSource
-from aioencrypt.streams.sources import Source
+from aioencrypt.streams.sources import Source, is_used_up
 
 __all__ = [
     "EncryptedPayload",
@@ -84,9 +84,9 @@ class UploadReader:
         accept_content_encoding: bool = False,
     ) -> None:
         self._upload = upload
-        if isinstance(upload, web.BaseRequest) and _was_read(upload):
-            raise StreamError("the body of the request was read before: encrypt what was read")
         of_a_part = isinstance(upload, BodyPartReader)
+        if is_used_up(upload if isinstance(upload, BodyPartReader) else upload.content):
+            raise StreamError("the upload was read before: encrypt what was read")
         fields = fields_of(upload.headers.items())
         if of_a_part:
             # What a part of a form says about its length, browsers do not, and nobody enforces.
@@ -132,10 +132,6 @@ class UploadReader:
             raise web.HTTPUnsupportedMediaType(text=refusal.text, headers=refusal.headers)
         if refusal:
             raise web.HTTPBadRequest(text=refusal.text)
-
-
-def _was_read(request: web.BaseRequest) -> bool:
-    return request.body_exists and not request.can_read_body and request.content.total_bytes > 0
 
 
 async def form_part(request: web.BaseRequest, name: str) -> BodyPartReader:

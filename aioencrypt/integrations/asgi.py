@@ -6,8 +6,9 @@ status. What goes wrong later breaks the connection: no client takes a part for 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, suppress
 from datetime import datetime
 
 import anyio
@@ -52,6 +53,7 @@ def __dir__() -> list[str]:
     return __all__
 
 
+_logger = logging.getLogger("aioencrypt")
 # How often a middleware is asked for a disconnect while it repeats a body that is complete.
 _REPLAY_SECONDS = 1.0
 
@@ -187,35 +189,20 @@ class DecryptedResponse(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         head = _head(scope)
         failure: Exception | None = None
-        messages_are_ours = anyio.Event()
-        if not self._may_read_request(head):
-            messages_are_ours.set()
         async with anyio.create_task_group() as group:
-
-            async def end_with_the_client() -> None:
-                await messages_are_ours.wait()
-                await _until_disconnected(receive)
-                group.cancel_scope.cancel()
-
-            async def send_to_the_client(message: Message) -> None:
-                try:
-                    await send(message)
-                except OSError:  # the client has hung up
-                    group.cancel_scope.cancel()
-                    await checkpoint()
-
-            group.start_soon(end_with_the_client)
+            client = _Client(receive, send, head.body_length, group.cancel_scope)
+            if not self._may_read_request(head):
+                client.watch()
+            group.start_soon(client.wait_until_it_hangs_up)
+            headers = _decoded(self.raw_headers)
             try:
-                async with self._download.opened(
-                    head, _decoded(self.raw_headers), self.status_code
-                ) as answer:
-                    if not head.has_body:
-                        messages_are_ours.set()
-                    sending = _Sending(send_to_the_client, answer.plan)
-                    await answer.write_to(sending.write)
-                await sending.end()
+                async with self._download.opened(head, headers, self.status_code) as answer:
+                    client.expect(answer.plan)
+                    await answer.write_to(client.write)
+                await client.end()
             except Exception as error:  # raised below, outside the group, which would wrap it
                 failure = error
+                await client.break_off(error)
             group.cancel_scope.cancel()
         if failure:
             try:
@@ -229,24 +216,66 @@ class DecryptedResponse(Response):
         """Return whether the source may wait for messages of the request, which nobody else must take."""
         if self._download.ranged:
             return False
-        return self._source_is_request or head.has_body or head.method not in ("GET", "HEAD")
+        return self._source_is_request or head.body_length != 0 or head.method not in ("GET", "HEAD")
 
 
-class _Sending:
-    """Sends a response; it begins with the first bytes, or at the end."""
+class _Client:
+    """Gets the response, which begins with the first bytes, or at the end; ends it by hanging up."""
 
-    def __init__(self, send: Send, plan: Plan) -> None:
+    def __init__(
+        self, receive: Receive, send: Send, body_length: int | None, response: anyio.CancelScope
+    ) -> None:
+        self._receive = receive
         self._send = send
-        self._plan = plan
+        self._body_length = body_length
+        self._response = response
+        self._messages_are_ours = anyio.Event()
+        self._plan = Plan(200, [])
         self._begun = False
+        self._written = 0
+
+    def watch(self) -> None:
+        """Take the messages of the request, one of which says that the client has hung up."""
+        self._messages_are_ours.set()
+
+    async def wait_until_it_hangs_up(self) -> None:
+        await self._messages_are_ours.wait()
+        complete = False
+        while (message := await self._receive())["type"] != "http.disconnect":
+            # A middleware that replays the body may answer at once, each time.
+            await anyio.sleep(_REPLAY_SECONDS if complete else 0)
+            complete = not message.get("more_body", False)
+        self._response.cancel()
+
+    def expect(self, plan: Plan) -> None:
+        """Set the status and the headers, once the message is open."""
+        self._plan = plan
+        self._count(0)
 
     async def write(self, chunk: bytes) -> None:
         await self._begin()
-        await self._send({"type": "http.response.body", "body": chunk, "more_body": True})
+        await self._pass_on({"type": "http.response.body", "body": chunk, "more_body": True})
+        self._count(len(chunk))
 
     async def end(self) -> None:
         await self._begin()
-        await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+        await self._pass_on({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def break_off(self, failure: Exception) -> None:
+        """Keep middleware from ending a response that failed as if it were complete.
+
+        Starlette's `BaseHTTPMiddleware` sends an end after any error behind it, unless the last event says
+        that a file follows. That event has no path here, so that no server takes it.
+        """
+        if not self._begun:
+            return
+        try:
+            with suppress(Exception):  # what is raised is the failure
+                await self._send({"type": "http.response.pathsend"})
+        except BaseException:
+            # The middleware fails, too, and its error hides ours.
+            _logger.error("a response broke off: %r", failure)
+            raise
 
     async def _begin(self) -> None:
         if not self._begun:
@@ -255,15 +284,21 @@ class _Sending:
                 (name.lower().encode("latin-1"), value.encode("latin-1"))
                 for name, value in self._plan.headers
             ]
-            await self._send({"type": "http.response.start", "status": self._plan.status, "headers": headers})
+            status = self._plan.status
+            await self._pass_on({"type": "http.response.start", "status": status, "headers": headers})
 
+    async def _pass_on(self, message: Message) -> None:
+        try:
+            await self._send(message)
+        except OSError:  # the client has hung up
+            self._response.cancel()
+            await checkpoint()
 
-async def _until_disconnected(receive: Receive) -> None:
-    complete = False
-    while (message := await receive())["type"] != "http.disconnect":
-        # A middleware that replays the body may answer at once, each time.
-        await anyio.sleep(_REPLAY_SECONDS if complete else 0)
-        complete = not message.get("more_body", False)
+    def _count(self, written: int) -> None:
+        self._written += written
+        # A message is longer than its plaintext: if it is the body of the request, all of that was read.
+        if self._body_length is not None and self._written >= self._body_length:
+            self.watch()
 
 
 def _head(scope: Scope) -> RequestHead:

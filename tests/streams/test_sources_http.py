@@ -24,6 +24,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from aioencrypt import Source, StreamError, decrypt, encrypt
+from aioencrypt.integrations.aiohttp import UploadReader
 from tests.support.moto import moto_server
 from tests.support.streaming import KEY, in_chunks, on_asyncio, on_asyncio_and_uvloop, plaintext_of
 
@@ -347,6 +348,45 @@ async def test_a_request_that_was_read_before_never_makes_an_empty_message(how: 
     ):
         assert answer.status == 200
     assert results == [b"abc" * 100 if how == "read" else StreamError, StreamError]
+
+
+@pytest.mark.anyio
+@on_asyncio
+@pytest.mark.parametrize("how", ["read", "release", "next part", "not at all"])
+@pytest.mark.parametrize("content", [b"", b"abc" * 100], ids=["empty", "part"])
+async def test_a_part_that_was_read_before_never_makes_an_empty_message(how: str, content: bytes) -> None:
+    results: list[Any] = []
+
+    async def put(request: web.Request) -> web.Response:
+        form = await request.multipart()
+        part = await form.next()
+        assert isinstance(part, aiohttp.BodyPartReader)
+        if how == "next part":
+            await form.next()
+        elif how != "not at all":
+            await getattr(part, how)()
+        try:
+            UploadReader(part, max_length=None)
+            results.append((await decrypt((await encrypt(part, KEY)).ciphertext, KEY)).plaintext)
+        except StreamError as error:
+            results.append(type(error))
+        with pytest.raises(StreamError):
+            UploadReader(part, max_length=None)
+        with pytest.raises(StreamError):
+            await encrypt(part, KEY)
+        return web.Response()
+
+    form = aiohttp.FormData()
+    form.add_field("file", content, filename="file")
+    app = web.Application(client_max_size=1000)
+    app.router.add_put("/", put)
+    async with (
+        TestServer(app) as server,
+        aiohttp.ClientSession() as session,
+        session.put(server.make_url("/"), data=form) as answer,
+    ):
+        assert answer.status == 200
+    assert results == [content if how == "not at all" else StreamError]
 
 
 @pytest.mark.anyio

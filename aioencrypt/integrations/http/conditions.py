@@ -61,13 +61,11 @@ class RequestHead:
         return found
 
     @property
-    def has_body(self) -> bool:
-        """Whether a body may follow the head."""
-        if "transfer-encoding" in self.fields:
-            return True
-        if "content-length" in self.fields:
-            return self.fields["content-length"].strip() != "0"
-        return self.version >= (2, 0) and self.method not in ("GET", "HEAD")
+    def body_length(self) -> int | None:
+        """How many bytes follow the head; None where it does not say."""
+        if self.fields.keys() & {"transfer-encoding", "content-length"}:
+            return _announced_length(self.fields)
+        return 0 if self.version < (2, 0) or self.method in ("GET", "HEAD") else None
 
     def unmet_condition(self, sent: Validators) -> int | None:
         """Return the status that answers instead of the content, None where the conditions are met.
@@ -276,6 +274,12 @@ def is_encoded(fields: Mapping[str, str]) -> bool:
     return fields.get("content-encoding", "").strip().lower() not in ("", "identity")
 
 
+def _announced_length(fields: Mapping[str, str]) -> int | None:
+    announced = fields.get("content-length", "").strip()
+    plain = "transfer-encoding" not in fields and re.fullmatch("[0-9]{1,30}", announced)
+    return int(announced) if plain else None
+
+
 class BodyMeter:
     """Counts the bytes of a body against a limit, and against the length that its sender announced.
 
@@ -291,9 +295,7 @@ class BodyMeter:
         self.received: int = 0
         encoded = is_encoded(fields)
         self._refused = encoded and not accept_content_encoding
-        announced = fields.get("content-length", "")
-        plain = not encoded and "transfer-encoding" not in fields
-        self.length: int | None = int(announced) if plain and re.fullmatch("[0-9]{1,30}", announced) else None
+        self.length: int | None = None if encoded else _announced_length(fields)
 
     def start(self) -> Refusal | None:
         """Tell whether to refuse the body before anything of it is read."""

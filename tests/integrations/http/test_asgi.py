@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
+import aiohttp
 import anyio
 import httpx
 import pytest
@@ -40,7 +41,7 @@ from aioencrypt.integrations.asgi import (
 )
 from aioencrypt.testing import InMemoryKMS
 from tests.support.cancelling import settle
-from tests.support.http_services import Pieces
+from tests.support.http_services import Pieces, Service
 from tests.support.streaming import (
     KEY,
     UNSIGNED,
@@ -130,6 +131,28 @@ async def test_a_bad_message_behind_a_middleware(bad: int) -> None:
             await client.get("/")
 
 
+@on_asyncio
+@pytest.mark.parametrize("middlewares", [1, 2])
+@pytest.mark.parametrize("length", [None, len(PLAINTEXT)], ids=["in chunks", "with Content-Length"])
+async def test_a_middleware_cannot_end_a_bad_message_as_if_it_were_complete(
+    middlewares: int, length: int | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    """`BaseHTTPMiddleware` ends the body whatever was raised behind it, and tells of the error afterwards."""
+
+    async def pass_on(request: Request, call_next: Any) -> Any:
+        return await call_next(request)
+
+    source = Pieces(flipped(await sealed(PLAINTEXT), 700_000))
+    middleware = [Middleware(BaseHTTPMiddleware, dispatch=pass_on)] * middlewares
+    service = Service(lambda: source, middleware=middleware, plaintext_length=length)
+    async with service.on("asgi") as url, aiohttp.ClientSession() as session, session.get(url) as response:
+        assert response.status == 200
+        with pytest.raises(aiohttp.ClientPayloadError):
+            await response.read()
+    assert source.closed == 1
+    assert "a response broke off: TagError(" in caplog.text
+
+
 async def test_an_exception_handler_chooses_the_status_of_what_goes_wrong_before() -> None:
     async def refused(request: Request, error: Exception) -> Response:
         return PlainTextResponse("this file cannot be read", 422)
@@ -213,7 +236,7 @@ async def test_an_error_of_the_source_is_not_the_client_hanging_up() -> None:
 
     with pytest.raises(OSError, match="disk"):
         await DecryptedResponse(source, KEY)(scope(), connected, send)
-    assert sent[-1]["more_body"]
+    assert all(message.get("more_body", True) for message in sent)
 
 
 async def test_a_response_that_is_cancelled_closes_its_source() -> None:

@@ -122,12 +122,15 @@ async def test_a_service_that_stores_slowly_stops_the_client(kind: str) -> None:
 @on_both
 @ranged
 @pytest.mark.parametrize("cancels", [False, True])
-async def test_a_client_that_hangs_up_in_a_download(kind: str, make: Any, cancels: bool) -> None:
+@pytest.mark.parametrize(
+    "asked", ["GET / HTTP/1.1\r\n\r\n", 'POST / HTTP/1.1\r\nContent-Length: 9\r\n\r\n{"id": 1}']
+)
+async def test_a_client_that_hangs_up_in_a_download(kind: str, make: Any, cancels: bool, asked: str) -> None:
     source = make(await large_message())
-    service = Service(lambda: source, handler_cancellation=cancels)
+    service = Service(lambda: source, source_of=lambda _: source, handler_cancellation=cancels)
     async with service.on(kind) as url:
         async with connected(url) as (reader, writer):
-            writer.write(b"GET / HTTP/1.1\r\nHost: test\r\n\r\n")
+            writer.write(asked.replace("\r\n", "\r\nHost: test\r\n", 1).encode())
             await reader.readexactly(100_000)
         await service.ended.wait()
         assert source.given <= BUFFERED
