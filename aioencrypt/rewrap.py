@@ -93,7 +93,7 @@ class GivenMaterials:
 class RewrapOptions:
     """What a caller asked for."""
 
-    client: EncryptionClient
+    encryption_client: EncryptionClient
     reading: DecryptOptions
     new_provider: MasterKeyProvider | None
     keep: Keep
@@ -174,7 +174,7 @@ class RewrapOptions:
         required = materials.required_encryption_context_keys
         if self.keep is False and self.new_provider:
             context = read_only({key: context[key] for key in context if key != PUBLIC_KEY_NAME})
-            policy = self.client.commitment_policy
+            policy = self.encryption_client.commitment_policy
             stays = policy.allows_encrypt(suite) or not suite.signed
             return await get_encryption_materials(
                 DefaultCMM(self.new_provider),
@@ -209,7 +209,7 @@ def rewrap_options(
     *,
     reencrypt: bool,
     accept_iv_reuse: bool,
-    client: EncryptionClient | None,
+    encryption_client: EncryptionClient | None,
 ) -> RewrapOptions:
     if new_provider is not None and not isinstance(new_provider, MasterKeyProvider):
         raise TypeError(
@@ -227,10 +227,10 @@ def rewrap_options(
             if keep
             else "nobody could open the message: give new_provider, or keep some of its encrypted data keys"
         )
-    client = client or EncryptionClient()
+    encryption_client = encryption_client or EncryptionClient()
     return RewrapOptions(
-        client=client,
-        reading=client.decrypt_options(
+        encryption_client=encryption_client,
+        reading=encryption_client.decrypt_options(
             provider, encryption_context, SignaturePolicy.ALLOW, None, Release.STREAM
         ),
         new_provider=new_provider,
@@ -354,7 +354,7 @@ class RewrapStream(ByteStream):
         reading = attrs.evolve(self._options.reading, cmm=given)
         self._decrypting = DecryptStream(_Prefixed(start, self._reader.read), reading)
         await self._decrypting.__aenter__()
-        self._encrypting = self._options.client.encrypt_stream(
+        self._encrypting = self._options.encryption_client.encrypt_stream(
             self._decrypting, given, frame_length=header.frame_length or None
         )
         await self._encrypting.__aenter__()
@@ -389,7 +389,7 @@ def rewrap_stream(
     reencrypt: bool = True,
     accept_iv_reuse: bool = False,
     verify: bool = False,
-    client: EncryptionClient | None = None,
+    encryption_client: EncryptionClient | None = None,
 ) -> RewrapStream:
     """Return a stream of a message under other master keys; enter it with `async with`.
 
@@ -413,7 +413,7 @@ def rewrap_stream(
         encryption_context,
         reencrypt=reencrypt,
         accept_iv_reuse=accept_iv_reuse,
-        client=client,
+        encryption_client=encryption_client,
     )
     return RewrapStream(open_source(source), options, verify=verify)
 
@@ -427,7 +427,7 @@ async def rewrap_header(
     keep: Keep = False,
     encryption_context: Mapping[str, str] | None = None,
     accept_iv_reuse: bool = False,
-    client: EncryptionClient | None = None,
+    encryption_client: EncryptionClient | None = None,
 ) -> RewrappedHeader:
     """Return a new header for a message whose body is left alone, for storage that can copy the body.
 
@@ -441,7 +441,7 @@ async def rewrap_header(
         encryption_context,
         reencrypt=False,
         accept_iv_reuse=accept_iv_reuse,
-        client=client,
+        encryption_client=encryption_client,
     )
     watch = watch_message("rewrap", "header")
     with watch.observe_call() if watch else nullcontext():
@@ -474,7 +474,7 @@ async def rewrap_file(
     reencrypt: bool = True,
     accept_iv_reuse: bool = False,
     verify: bool = False,
-    client: EncryptionClient | None = None,
+    encryption_client: EncryptionClient | None = None,
 ) -> RewrapResult:
     """Rewrap the message in a file, or into the file `destination`.
 
@@ -493,7 +493,7 @@ async def rewrap_file(
         encryption_context,
         reencrypt=reencrypt,
         accept_iv_reuse=accept_iv_reuse,
-        client=client,
+        encryption_client=encryption_client,
     )
     if destination is None and await in_file_thread(lambda: is_special(path)):
         raise OSError(errno.EINVAL, "not a regular file: give destination=", os.fspath(path))

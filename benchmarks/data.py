@@ -201,11 +201,11 @@ def rewrapping(path: Path, length: int, target: Path, reencrypted: bool, **optio
 def in_place(path: Path, length: int) -> float:
     """Rewrap a file in its place, look at it, and rewrap it back; returns seconds of the first."""
     before = path.stat()
-    taken = ours.run(rewrapped(path, False, in_place=True, client=V1_CLIENT))
+    taken = ours.run(rewrapped(path, False, in_place=True, encryption_client=V1_CLIENT))
     after = path.stat()
     assert (before.st_ino, before.st_size) == (after.st_ino, after.st_size)
     ours.run(check(path, length))
-    ours.run(rewrap_file(path, NEW_KEY, new_provider=ours.KEY, in_place=True, client=V1_CLIENT))
+    ours.run(rewrap_file(path, NEW_KEY, new_provider=ours.KEY, in_place=True, encryption_client=V1_CLIENT))
     return taken
 
 
@@ -228,7 +228,7 @@ def measure_rewrap(report: Report, v1: Path, v2: Path, sizes: Sizes) -> None:
     contestants: dict[str, Callable[[], float]] = {
         COPY: lambda: copying(v2, target),
         IN_PLACE: lambda: in_place(v1, length),
-        COPIED: lambda: rewrapping(v1, length, target, False, client=V1_CLIENT),
+        COPIED: lambda: rewrapping(v1, length, target, False, encryption_client=V1_CLIENT),
         REENCRYPTED: lambda: rewrapping(v2, length, target, True),
     }
     for number in range(sizes.rounds):

@@ -106,25 +106,25 @@ class World:
 
 
 async def read_whole(world: World, message: bytes, provider: Any, options: dict[str, Any]) -> object:
-    client = options.pop("client", EncryptionClient())
+    client = options.pop("encryption_client", EncryptionClient())
     return await client.decrypt(message, provider, **options)
 
 
 async def read_chunks(world: World, message: bytes, provider: Any, options: dict[str, Any]) -> object:
-    client = options.pop("client", EncryptionClient())
+    client = options.pop("encryption_client", EncryptionClient())
     async with client.decrypt_stream(in_chunks(message, 100), provider, **options) as stream:
         return [chunk async for chunk in stream]
 
 
 async def read_verified(world: World, message: bytes, provider: Any, options: dict[str, Any]) -> object:
-    client = options.pop("client", EncryptionClient())
+    client = options.pop("encryption_client", EncryptionClient())
     options["release"] = Release.VERIFIED
     async with client.decrypt_stream(message, provider, **options) as stream:
         return await stream.read()
 
 
 async def read_anywhere(world: World, message: bytes, provider: Any, options: dict[str, Any]) -> object:
-    client = options.pop("client", EncryptionClient())
+    client = options.pop("encryption_client", EncryptionClient())
     options.pop("signature_policy", None)
     async with client.open_seekable(message, provider, accept_unverified_signature=True, **options) as stream:
         return (
@@ -135,7 +135,7 @@ async def read_anywhere(world: World, message: bytes, provider: Any, options: di
 
 
 async def read_file(world: World, message: bytes, provider: Any, options: dict[str, Any]) -> object:
-    client = options.pop("client", EncryptionClient())
+    client = options.pop("encryption_client", EncryptionClient())
     path = world.folder / "message"
     path.write_bytes(message)
     async with client.open(path, "rb", provider=provider, **options) as stream:
@@ -143,7 +143,6 @@ async def read_file(world: World, message: bytes, provider: Any, options: dict[s
 
 
 async def read_object(world: World, message: bytes, provider: Any, options: dict[str, Any]) -> object:
-    options["encryption_client"] = options.pop("client", None)
     world.s3.put(message)
     async with s3.open_encrypted(world.s3, BUCKET, KEY_NAME, provider, **options) as stream:
         return await stream.read()
@@ -151,7 +150,7 @@ async def read_object(world: World, message: bytes, provider: Any, options: dict
 
 async def rewrap(world: World, message: bytes, provider: Any, options: dict[str, Any]) -> object:
     if "limits" in options:
-        options["client"] = EncryptionClient(limits=options.pop("limits"))
+        options["encryption_client"] = EncryptionClient(limits=options.pop("limits"))
     async with rewrap_stream(message, provider, new_provider=OTHER, verify=True, **options) as stream:
         return await stream.read()
 
@@ -203,7 +202,7 @@ FAULTS: dict[str, Reading] = {
     "header length": by(KEY, limits=Limits(max_header_length=100)),
     "frame length": by(KEY, limits=Limits(max_frame_length=100)),
     "plaintext length": by(KEY, limits=Limits(max_plaintext_length=100)),
-    "number of keys": by(KEY, client=EncryptionClient(max_encrypted_data_keys=1)),
+    "number of keys": by(KEY, encryption_client=EncryptionClient(max_encrypted_data_keys=1)),
 }
 
 

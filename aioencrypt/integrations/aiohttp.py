@@ -161,7 +161,7 @@ def encrypt_upload(
     algorithm_suite: AlgorithmSuite | None = None,
     frame_length: int | None = None,
     accept_content_encoding: bool = False,
-    client: EncryptionClient | None = None,
+    encryption_client: EncryptionClient | None = None,
 ) -> EncryptStream:
     """Return a stream of the message that an upload is encrypted to; enter it with `async with`.
 
@@ -170,7 +170,7 @@ def encrypt_upload(
     and errors: `encrypt_stream`; the length of the plaintext is taken from the request.
     """
     reader = UploadReader(upload, max_length=max_length, accept_content_encoding=accept_content_encoding)
-    return (client or EncryptionClient()).encrypt_stream(
+    return (encryption_client or EncryptionClient()).encrypt_stream(
         reader,
         provider,
         encryption_context=encryption_context,
@@ -199,7 +199,7 @@ async def decrypted_response(
     etag: str | None = None,
     last_modified: datetime | float | None = None,
     headers: Mapping[str, str] | None = None,
-    client: EncryptionClient | None = None,
+    encryption_client: EncryptionClient | None = None,
 ) -> web.StreamResponse:
     """Answer a request with the plaintext of a message, and close the source; returns the response.
 
@@ -229,7 +229,7 @@ async def decrypted_response(
         limits=limits,
         release=release,
         plaintext_length=plaintext_length,
-        client=client,
+        encryption_client=encryption_client,
     )
     version = (request.version.major, request.version.minor)
     head = RequestHead(request.method, version, fields_of(request.headers.items()))
@@ -336,7 +336,7 @@ def encrypted_payload(
     frame_length: int | None = None,
     plaintext_length: int | None = None,
     content_type: str = "application/octet-stream",
-    client: EncryptionClient | None = None,
+    encryption_client: EncryptionClient | None = None,
 ) -> AbstractAsyncContextManager[EncryptedPayload]:
     """Open a body for a client's request, to be given as `data=`; the request has to end inside.
 
@@ -348,7 +348,7 @@ def encrypted_payload(
     Leaving it before it was sent as a whole raises `UnverifiedStreamError`, as of every encrypt stream.
     Arguments and errors: `encrypt_stream`.
     """
-    stream = (client or EncryptionClient()).encrypt_stream(
+    stream = (encryption_client or EncryptionClient()).encrypt_stream(
         source,
         provider,
         encryption_context=encryption_context,

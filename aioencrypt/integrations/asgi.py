@@ -108,7 +108,7 @@ def encrypt_upload(
     algorithm_suite: AlgorithmSuite | None = None,
     frame_length: int | None = None,
     accept_content_encoding: bool = False,
-    client: EncryptionClient | None = None,
+    encryption_client: EncryptionClient | None = None,
 ) -> EncryptStream:
     """Return a stream of the message that the body of a request is encrypted to; enter it with `async with`.
 
@@ -116,7 +116,7 @@ def encrypt_upload(
     errors: `encrypt_stream`; the length of the plaintext is taken from the request.
     """
     reader = UploadReader(request, max_length=max_length, accept_content_encoding=accept_content_encoding)
-    return (client or EncryptionClient()).encrypt_stream(
+    return (encryption_client or EncryptionClient()).encrypt_stream(
         reader,
         provider,
         encryption_context=encryption_context,
@@ -163,7 +163,7 @@ class DecryptedResponse(Response):
         last_modified: datetime | float | None = None,
         headers: Mapping[str, str] | None = None,
         background: BackgroundTask | None = None,
-        client: EncryptionClient | None = None,
+        encryption_client: EncryptionClient | None = None,
     ) -> None:
         check_status("status_code", status_code)
         super().__init__(
@@ -183,7 +183,7 @@ class DecryptedResponse(Response):
             limits=limits,
             release=release,
             plaintext_length=plaintext_length,
-            client=client,
+            encryption_client=encryption_client,
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -33,7 +33,7 @@ OLD, OTHER, NEW = aes_key(256, "old"), aes_key(128, "other"), rsa_key(RSAPadding
 
 
 async def rewrapped(message: bytes, suite: AlgorithmSuite, **options: Any) -> bytes:
-    changed: dict[str, Any] = {"new_provider": NEW.ours, "client": client_for(suite)} | options
+    changed: dict[str, Any] = {"new_provider": NEW.ours, "encryption_client": client_for(suite)} | options
     async with rewrap_stream(message, OLD.ours, **changed) as stream:
         return await stream.read()
 
@@ -86,7 +86,9 @@ async def test_a_file_rewrapped_in_place_is_read_by_the_official_sdk(tmp_path: A
     path.write_bytes(write(PLAINTEXT, OLD.official("legacy"), suite, encryption_context=CONTEXT))
     inode = path.stat().st_ino
     new = aes_key(192, "new")
-    await rewrap_file(path, OLD.ours, new_provider=new.ours, in_place=True, client=client_for(suite))
+    await rewrap_file(
+        path, OLD.ours, new_provider=new.ours, in_place=True, encryption_client=client_for(suite)
+    )
     assert path.stat().st_ino == inode
     for reader in KINDS:
         assert opened_by(new, reader, path.read_bytes(), suite) == PLAINTEXT
@@ -107,7 +109,7 @@ async def test_messages_of_net_4_0_0_are_still_read_by_those_who_read_them(
         new_provider=OLD.ours,
         encryption_context=required,
         accept_iv_reuse=accept_iv_reuse,
-        client=client,
+        encryption_client=client,
     ) as stream:
         new = await stream.read()
         anew = stream.reencrypted

@@ -108,7 +108,9 @@ async def test_a_message_can_be_rewrapped_again_and_again() -> None:
         message = await message_of(suite, PLAINTEXT)
         for key, following in ((OLD, NEW), (NEW, NEWER), (NEWER, OLD)):
             client = client_for(suite)
-            async with rewrap_stream(message, key, new_provider=following, client=client) as stream:
+            async with rewrap_stream(
+                message, key, new_provider=following, encryption_client=client
+            ) as stream:
                 message = await stream.read()
         assert await opens(OLD, message, suite) == PLAINTEXT
 
@@ -129,7 +131,7 @@ async def test_the_operations_of_the_keys_are_those_that_are_needed() -> None:
         message = await message_of(suite, PLAINTEXT, old)
         log.clear()
         async with rewrap_stream(
-            message, old, new_provider=both, keep=keep, client=client_for(suite)
+            message, old, new_provider=both, keep=keep, encryption_client=client_for(suite)
         ) as stream:
             await stream.read()
         # Keys that encrypt do so at once, in any order.
@@ -163,7 +165,7 @@ async def test_the_new_header_of_version_1_has_an_iv_of_its_own(suite: Algorithm
     message = await message_of(suite, PLAINTEXT)
     ivs = set()
     for _ in range(20):
-        header = await rewrap_header(message, OLD, new_provider=NEW, client=client_for(suite))
+        header = await rewrap_header(message, OLD, new_provider=NEW, encryption_client=client_for(suite))
         ivs.add(header.serialized[-28:-16])
     assert len(ivs) == 20
     # Frames have numbers of four bytes for IVs.
@@ -215,7 +217,9 @@ async def test_encrypted_anew_with_nothing_kept_the_data_key_is_another() -> Non
     ):
         message = await message_of(suite, PLAINTEXT, key)
         client = client_for(suite)
-        async with rewrap_stream(message, key, new_provider=key, keep=keep, client=client) as stream:
+        async with rewrap_stream(
+            message, key, new_provider=key, keep=keep, encryption_client=client
+        ) as stream:
             new = await stream.read()
         await client.decrypt(new, key)
         assert (seen[-1] == seen[-2]) is same
@@ -263,7 +267,7 @@ async def test_the_context_stays_in_the_order_of_its_writer() -> None:
     message = build_message(V1_IDENTITY, PLAINTEXT, encryption_context=context_bytes(pairs)).data
     key = StaticDataKey(example_data_key(V1_IDENTITY))
     client = client_for(V1_IDENTITY)
-    header = await rewrap_header(message, key, new_provider=NEW, client=client)
+    header = await rewrap_header(message, key, new_provider=NEW, encryption_client=client)
     assert context_bytes(pairs) in header.serialized
     new = header.serialized + message[header.old_length :]
     assert (await client.decrypt(new, NEW)).plaintext == PLAINTEXT
@@ -279,7 +283,12 @@ async def test_required_pairs_stay_required_and_absent() -> None:
         )
         for options in ({}, {"accept_iv_reuse": True}):
             async with rewrap_stream(
-                message, OLD, new_provider=NEW, encryption_context=required, client=client, **options
+                message,
+                OLD,
+                new_provider=NEW,
+                encryption_context=required,
+                encryption_client=client,
+                **options,
             ) as stream:
                 new = await stream.read()
                 assert "tenant" not in stream.header.encryption_context
@@ -288,7 +297,7 @@ async def test_required_pairs_stay_required_and_absent() -> None:
             with pytest.raises((ProviderError, TagError)):
                 await client.decrypt(new, NEW)
         with pytest.raises((ProviderError, TagError)):
-            await rewrap_stream(message, OLD, new_provider=NEW, client=client).__aenter__()
+            await rewrap_stream(message, OLD, new_provider=NEW, encryption_client=client).__aenter__()
 
 
 async def test_a_cmm_may_open_the_message() -> None:

@@ -39,7 +39,7 @@ def path(tmp_path: Path) -> Path:
 
 async def rewrap(path: Any, suite: AlgorithmSuite, **options: Any) -> RewrapResult:
     """Rewrap what OLD opens, by default for NEW, and check that nothing else is left in the folder."""
-    changed: dict[str, Any] = {"new_provider": NEW, "client": client_for(suite)} | options
+    changed: dict[str, Any] = {"new_provider": NEW, "encryption_client": client_for(suite)} | options
     try:
         return await rewrap_file(path, OLD, **changed)
     finally:

@@ -152,7 +152,7 @@ async def test_a_header_alone_is_made_from_the_start_of_a_message(suite: Algorit
     length = (await inspect_message(message)).header_length
     pieces = Pieces(message)
     for source in (message[:length], pieces, message):
-        header = await rewrap_header(source, OLD, new_provider=NEW, client=client_for(suite))
+        header = await rewrap_header(source, OLD, new_provider=NEW, encryption_client=client_for(suite))
         assert header.old_length == length
         new = header.serialized + message[header.old_length :]
         assert (await client_for(suite).decrypt(new, NEW)).header == header.header

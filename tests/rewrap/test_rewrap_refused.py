@@ -64,7 +64,7 @@ PLAINTEXT = plaintext_of(1234)
 async def test_a_policy_that_forbids_the_suite_has_another_for_signed_messages() -> None:
     message = await message_of(V1_SIGNED, PLAINTEXT)
     client = EncryptionClient(commitment_policy=CommitmentPolicy.REQUIRE_ENCRYPT_ALLOW_DECRYPT)
-    async with rewrap_stream(message, OLD, new_provider=NEW, client=client) as stream:
+    async with rewrap_stream(message, OLD, new_provider=NEW, encryption_client=client) as stream:
         new = await stream.read()
         assert stream.header.algorithm_suite is SIGNED
     assert await opens(NEW, new, SIGNED) == PLAINTEXT
@@ -76,7 +76,7 @@ async def test_a_policy_that_forbids_to_read_the_suite_forbids_to_rewrap_it() ->
         await rewrap_stream(message, OLD, new_provider=NEW).__aenter__()
     # Its body is not written anew, so a policy that reads it is enough.
     client = EncryptionClient(commitment_policy=CommitmentPolicy.REQUIRE_ENCRYPT_ALLOW_DECRYPT)
-    async with rewrap_stream(message, OLD, new_provider=NEW, client=client) as stream:
+    async with rewrap_stream(message, OLD, new_provider=NEW, encryption_client=client) as stream:
         assert await opens(NEW, await stream.read(), V1_UNSIGNED) == PLAINTEXT
 
 
@@ -85,7 +85,9 @@ async def test_an_unsigned_message_never_becomes_a_signed_one() -> None:
     client = EncryptionClient(commitment_policy=CommitmentPolicy.FORBID_ENCRYPT_ALLOW_DECRYPT)
     for keep in (False, True):
         with pytest.raises(CommitmentPolicyError):
-            await rewrap_stream(message, OLD, new_provider=NEW, keep=keep, client=client).__aenter__()
+            await rewrap_stream(
+                message, OLD, new_provider=NEW, keep=keep, encryption_client=client
+            ).__aenter__()
 
 
 NOBODY = RawAESMasterKey("nobody", "is asked", wrapping_key=bytes(32))
@@ -125,7 +127,7 @@ async def test_what_is_refused_is_refused_before_any_key_is_asked(
     suite: AlgorithmSuite, options: dict[str, Any], error: type[Exception], text: str | None
 ) -> None:
     message = await message_of(suite, PLAINTEXT)
-    changed: dict[str, Any] = {"new_provider": NEW, "client": client_for(suite)} | options
+    changed: dict[str, Any] = {"new_provider": NEW, "encryption_client": client_for(suite)} | options
     with pytest.raises(error) as caught:
         await rewrap_stream(message, NOBODY, **changed).__aenter__()
     assert type(caught.value) is error
@@ -148,7 +150,7 @@ async def test_the_limit_of_encrypted_data_keys_counts_for_the_new_message(suite
     three = MultiMasterKeyProvider(NEW, NEWER, OTHER)
     client = EncryptionClient(commitment_policy=policy, max_encrypted_data_keys=2)
     with pytest.raises(LimitError) as caught:
-        await rewrap_stream(message, OLD, new_provider=three, client=client).__aenter__()
+        await rewrap_stream(message, OLD, new_provider=three, encryption_client=client).__aenter__()
     assert (caught.value.parameter, caught.value.limit, caught.value.actual) == (
         "max_encrypted_data_keys",
         2,
@@ -156,7 +158,9 @@ async def test_the_limit_of_encrypted_data_keys_counts_for_the_new_message(suite
     )
     if not suite.signed:
         with pytest.raises(LimitError):
-            await rewrap_stream(message, OLD, new_provider=NEW, keep=True, client=client).__aenter__()
+            await rewrap_stream(
+                message, OLD, new_provider=NEW, keep=True, encryption_client=client
+            ).__aenter__()
 
 
 async def test_the_context_of_the_caller_is_checked() -> None:

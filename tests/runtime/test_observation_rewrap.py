@@ -53,7 +53,7 @@ async def test_all_that_a_rewrap_needs_is_done_within_it(
     message = await message_of(suite, plaintext_of(1234), old)
     path = tmp_path / "message"
     path.write_bytes(message)
-    options: dict[str, Any] = {"new_provider": new, "client": client_for(suite)}
+    options: dict[str, Any] = {"new_provider": new, "encryption_client": client_for(suite)}
     with observed() as notes:
         match kind:
             case "stream":
@@ -79,9 +79,9 @@ async def test_a_rewrap_without_the_key_fails(notes: Notes) -> None:
     message = await message_of(V1_UNSIGNED, b"", OLD)
     notes.began.clear()
     with pytest.raises(ProviderError):
-        await rewrap_header(message, NEW, new_provider=NEWER, client=client_for(V1_UNSIGNED))
+        await rewrap_header(message, NEW, new_provider=NEWER, encryption_client=client_for(V1_UNSIGNED))
     with pytest.raises(ProviderError):
-        async with rewrap_stream(message, NEW, new_provider=NEWER, client=client_for(V1_UNSIGNED)):
+        async with rewrap_stream(message, NEW, new_provider=NEWER, encryption_client=client_for(V1_UNSIGNED)):
             raise AssertionError
     ends = [(note.message.outcome, note.message.error) for note in notes.began]
     assert ends == [("failed", ProviderError)] * 2
@@ -99,13 +99,15 @@ async def test_a_rewrap_in_place_of_a_file_that_was_changed_fails(notes: Notes, 
 
     new, client = RawAESMasterKey("rewrap", "OTHER", wrapping_key=bytes(32)), client_for(V1_UNSIGNED)
     with pytest.raises(OSError, match="the file was changed meanwhile"):
-        await rewrap_file(path, OLD, new_provider=new, keep=keep, in_place=True, client=client)
+        await rewrap_file(path, OLD, new_provider=new, keep=keep, in_place=True, encryption_client=client)
     assert (notes.only.message.outcome, notes.only.message.error) == ("failed", OSError)
 
 
 async def test_a_rewrap_that_is_left_was_abandoned(notes: Notes) -> None:
     message = await message_of(V1_UNSIGNED, b"x")
     notes.began.clear()
-    async with rewrap_stream(message, OLD, new_provider=NEW, client=client_for(V1_UNSIGNED)) as stream:
+    async with rewrap_stream(
+        message, OLD, new_provider=NEW, encryption_client=client_for(V1_UNSIGNED)
+    ) as stream:
         stream.abandon()
     assert (notes.only.message.outcome, notes.only.message.error) == ("abandoned", None)

@@ -67,7 +67,7 @@ def names(keys: tuple[EncryptedDataKey, ...]) -> list[str]:
 
 def rewrapping(message: Source, suite: AlgorithmSuite, **options: Any) -> RewrapStream:
     """Rewrap what OLD opens, by default for NEW."""
-    changed: dict[str, Any] = {"new_provider": NEW, "client": client_for(suite)} | options
+    changed: dict[str, Any] = {"new_provider": NEW, "encryption_client": client_for(suite)} | options
     return rewrap_stream(message, OLD, **changed)
 
 

@@ -34,7 +34,7 @@ def construction() -> None:
         frame_length=65536,
         plaintext_length_bound=100,
         accept_unverified_signature=True,
-        client=EncryptionClient(),
+        encryption_client=EncryptionClient(),
     )
     EncryptedFileSystem(provider=5, target_protocol="file")  # type: ignore[arg-type]
     EncryptedFileSystem(provider=lambda: 5, target_protocol="file")  # type: ignore[arg-type]

@@ -54,7 +54,7 @@ async def aiohttp_uploads(request: web.Request, part: BodyPartReader) -> None:
         encryption_context={"a": "b"},
         algorithm_suite=AlgorithmSuite(0x0478),
         frame_length=10,
-        client=client,
+        encryption_client=client,
     )
     assert_type(stream, EncryptStream)
     on_aiohttp.UploadReader(request)  # type: ignore[call-arg]
@@ -73,7 +73,7 @@ async def aiohttp_downloads(request: web.Request, ranges: RangeSource) -> None:
         limits=Limits(),
         content_type="text/plain",
         headers={"X": "Y"},
-        client=client,
+        encryption_client=client,
         release=Release.VERIFIED,
         status=203,
         filename="report",
@@ -111,7 +111,9 @@ async def asgi_uploads(request: Request, socket: WebSocket) -> None:
     assert_type(reader.length, int | None)
     assert_type(reader.stream(), AsyncGenerator[bytes, None])
     assert_type(client.encrypt_stream(reader, key), EncryptStream)
-    assert_type(on_asgi.encrypt_upload(request, key, max_length=None, client=client), EncryptStream)
+    assert_type(
+        on_asgi.encrypt_upload(request, key, max_length=None, encryption_client=client), EncryptStream
+    )
     on_asgi.UploadReader(request)  # type: ignore[call-arg]
     on_asgi.encrypt_upload(socket, key, max_length=None)  # type: ignore[arg-type]
 
@@ -131,7 +133,7 @@ def asgi_downloads(ranges: RangeSource, request: Request, found: httpx.Response)
         accept_unverified_signature=True,
         media_type="text/plain",
         headers={"X": "Y"},
-        client=client,
+        encryption_client=client,
         release=Release.VERIFIED,
         status_code=203,
         filename="report",

@@ -95,7 +95,9 @@ def kept(key: EncryptedDataKey) -> bool:
 
 
 async def rewrapping(old: MasterKey, new: MasterKey, client: EncryptionClient) -> None:
-    async with rewrap_stream(b"", DefaultCMM(old), new_provider=new, keep=kept, client=client) as stream:
+    async with rewrap_stream(
+        b"", DefaultCMM(old), new_provider=new, keep=kept, encryption_client=client
+    ) as stream:
         assert_type(stream, RewrapStream)
         assert_type(stream.header, MessageHeader)
         assert_type(stream.reencrypted, bool)

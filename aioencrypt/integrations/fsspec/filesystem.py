@@ -70,7 +70,8 @@ class EncryptedFileSystem(PathsFileSystem):
     `encryption_context`: authenticated with every file that is written, and demanded of every file read.
     `sizes=False`: `ls`, `find`, `glob` and `walk` give None for sizes, and save a read for each file.
     `plaintext_length_bound`: for managers that cache data keys, as in `encrypt_stream`.
-    `client`, `frame_length`, `accept_unverified_signature`: as in `EncryptionClient` and `open_seekable`.
+    `encryption_client`: an `EncryptionClient`. `frame_length`: as there.
+    `accept_unverified_signature`: as in `open_seekable`.
     """
 
     @hides_arguments
@@ -88,7 +89,7 @@ class EncryptedFileSystem(PathsFileSystem):
         plaintext_length_bound: int | None = None,
         accept_unverified_signature: bool = False,
         sizes: bool = True,
-        client: EncryptionClient | None = None,
+        encryption_client: EncryptionClient | None = None,
         asynchronous: bool = False,
         loop: Any = None,
         batch_size: int | None = None,
@@ -106,7 +107,7 @@ class EncryptedFileSystem(PathsFileSystem):
             raise ValueError(
                 "no provider is given: give the storage option provider, or set FSSPEC_AIOENCRYPT_PROVIDER"
             )
-        self._client: EncryptionClient = _unwrapped(client) or EncryptionClient()
+        self._encryption_client: EncryptionClient = _unwrapped(encryption_client) or EncryptionClient()
         self._reading: dict[str, Any] = {"encryption_context": read_only(encryption_context or {})}
         self._writing: dict[str, Any] = {
             **self._reading,
@@ -152,7 +153,7 @@ class EncryptedFileSystem(PathsFileSystem):
             return await self._enter_message(ranges)
 
     async def _enter_message(self, ranges: TargetRanges) -> OpenMessage:
-        stream = self._client.open_seekable(
+        stream = self._encryption_client.open_seekable(
             ranges,
             await self._providers.get(),
             accept_unverified_signature=self._accept_unverified_signature,
@@ -174,14 +175,14 @@ class EncryptedFileSystem(PathsFileSystem):
         provider = await self._providers.get()
         try:
             message = await ranges.read_all()
-            return (await self._client.decrypt(message, provider, **self._reading)).plaintext
+            return (await self._encryption_client.decrypt(message, provider, **self._reading)).plaintext
         except (MessageError, OSError) as error:
             if isinstance(error, FileNotFoundError | PermissionError | IsADirectoryError):
                 raise
             # It may have been read in pieces, to a length from a cached listing, and was replaced since.
             await ranges.is_replaced()
             message = await ranges.read_all()
-            return (await self._client.decrypt(message, provider, **self._reading)).plaintext
+            return (await self._encryption_client.decrypt(message, provider, **self._reading)).plaintext
 
     async def _cat_ranges(
         self,
@@ -254,7 +255,7 @@ class EncryptedFileSystem(PathsFileSystem):
         provider = await self._providers.get()
         async with (
             ranges.watched(),
-            self._client.decrypt_stream(TargetReader(ranges), provider, **self._reading) as stream,
+            self._encryption_client.decrypt_stream(TargetReader(ranges), provider, **self._reading) as stream,
         ):
             while data := await stream.read(_CHUNK_LENGTH):
                 await write(data)
@@ -280,7 +281,7 @@ class EncryptedFileSystem(PathsFileSystem):
         provider = await self._providers.get()
         sink = await self._target.sink(path, streaming=streaming, given=given)
         writer = TargetWriter(
-            self._client.open(
+            self._encryption_client.open(
                 cast(MessageSink, sink),
                 "wb",
                 provider=provider,
@@ -359,7 +360,7 @@ class EncryptedFileSystem(PathsFileSystem):
             keep=keep,
             encryption_context=self._reading["encryption_context"],
             accept_iv_reuse=accept_iv_reuse,
-            client=self._client,
+            encryption_client=self._encryption_client,
         )
         sink = await self._target.sink(path, streaming=True, given={})
         output = FileOutput.of(sink)

@@ -38,7 +38,7 @@ class _ByOptions(FileSystemType):
     if not TYPE_CHECKING:  # whoever checks types looks at `__init__`
 
         def __call__(cls, *args, **options):  # noqa: N805
-            for name in ("provider", "client"):
+            for name in ("provider", "encryption_client"):
                 if options.get(name) is not None:
                     options[name] = Option.of(options[name])
             # In the URL aioencrypt://s3://bucket/key, options of the target come under its name, too.
@@ -182,7 +182,7 @@ class PathsFileSystem(AsyncFileSystem, ChainedFileSystem, metaclass=_ByOptions):
     def to_dict(self, *, include_password: bool = True) -> dict[str, Any]:
         """Return what `from_dict` and `from_json` need to make this file system again; zarr asks for it.
 
-        Raises `TypeError` for a provider that no name leads to, and for a `client`.
+        Raises `TypeError` for a provider that no name leads to, and for an `encryption_client`.
         """
         options = plain_options(self.storage_options, include_password)
         name = f"{type(self).__module__}:{type(self).__qualname__}"

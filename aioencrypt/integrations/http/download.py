@@ -86,9 +86,9 @@ class Download:
         limits: Limits | None,
         release: Release,
         plaintext_length: int | None,
-        client: EncryptionClient | None,
+        encryption_client: EncryptionClient | None,
     ) -> None:
-        self._client = client or EncryptionClient()
+        self._client = encryption_client or EncryptionClient()
         self._source: Any = source
         self._provider = provider
         self._context = encryption_context

@@ -339,7 +339,7 @@ async def rewrap_encrypted(
         encryption_context,
         reencrypt=reencrypt,
         accept_iv_reuse=accept_iv_reuse,
-        client=encryption_client,
+        encryption_client=encryption_client,
     )
     original = Original.of(client, bucket, key, version_id=version_id, extra=arguments, timeout=timeout)
     async with RewrapStream(ObjectReader(original.stored), options, verify=verify) as stream:

@@ -300,7 +300,7 @@ def test_a_signed_message_is_read_whole_and_its_parts_only_on_demand(tmp_path: P
 
 def test_policies_and_limits_are_those_of_the_client() -> None:
     target = memory()
-    fs = over(target, client=EncryptionClient(limits=Limits(max_plaintext_length=10)))
+    fs = over(target, encryption_client=EncryptionClient(limits=Limits(max_plaintext_length=10)))
     over(target).pipe_file(PATH, b"twelve bytes")
     with pytest.raises(LimitError):
         fs.open(PATH)

@@ -257,7 +257,9 @@ def test_the_same_options_are_the_same_instance() -> None:
         assert of_url(provider) is of_url(provider)
     assert of_url(KMSMasterKeyProvider([ARN])) is of_url(KMSMasterKeyProvider([ARN]))
     assert of_url(PROVIDER) is not of_url(make_provider)
-    assert of_url(PROVIDER, client=EncryptionClient()) is of_url(PROVIDER, client=EncryptionClient())
+    assert of_url(PROVIDER, encryption_client=EncryptionClient()) is of_url(
+        PROVIDER, encryption_client=EncryptionClient()
+    )
 
 
 def test_providers_that_look_alike_are_told_apart() -> None:
@@ -273,7 +275,9 @@ def test_providers_that_look_alike_are_told_apart() -> None:
     assert of_url(first) is not of_url(second)
     limited = EncryptionClient(net_v4_0_0_retry=False)
     assert repr(limited) == repr(EncryptionClient())
-    assert of_url(PROVIDER, client=limited) is not of_url(PROVIDER, client=EncryptionClient())
+    assert of_url(PROVIDER, encryption_client=limited) is not of_url(
+        PROVIDER, encryption_client=EncryptionClient()
+    )
 
 
 def test_nothing_shows_a_key() -> None:
@@ -292,7 +296,9 @@ def test_nothing_shows_a_key() -> None:
     "provider", [PROVIDER, make_provider, KMSMasterKeyProvider([ARN], connection=AWSConnection(timeout=5))]
 )
 def test_a_file_system_goes_to_other_processes_with_its_options(provider: Any) -> None:
-    fs = of_url(provider, frame_length=100, client=EncryptionClient(limits=Limits(max_frame_length=200)))
+    fs = of_url(
+        provider, frame_length=100, encryption_client=EncryptionClient(limits=Limits(max_frame_length=200))
+    )
     assert pickle.loads(pickle.dumps(fs)) is fs
     EncryptedFileSystem.clear_instance_cache()
     other = pickle.loads(pickle.dumps(fs))
@@ -300,7 +306,7 @@ def test_a_file_system_goes_to_other_processes_with_its_options(provider: Any) -
     assert other == fs
     assert other._fs_token == fs._fs_token
     assert other._writing["frame_length"] == 100
-    assert repr(other._client) == repr(fs._client)
+    assert repr(other._encryption_client) == repr(fs._encryption_client)
 
 
 def test_an_open_file_is_pickled_where_it_stands() -> None:

@@ -92,7 +92,7 @@ async def test_no_body(kind: str) -> None:
 async def test_settings_of_the_message(kind: str) -> None:
     stored = Stored()
     client = EncryptionClient(max_encrypted_data_keys=1)
-    service = Service(store=stored, algorithm_suite=UNSIGNED, frame_length=1000, client=client)
+    service = Service(store=stored, algorithm_suite=UNSIGNED, frame_length=1000, encryption_client=client)
     assert (await put(service, kind, BytesIO(PLAINTEXT)))[0] == 200
     header = (await decrypt(stored.whole[0], KEY)).header
     assert (header.algorithm_suite, header.frame_length) == (UNSIGNED, 1000)
