@@ -60,6 +60,7 @@ def __dir__() -> list[str]:
 
 
 _READ_LENGTH = 256 * 1024
+_DEFAULT_TYPE = "application/octet-stream"
 # What aiohttp raises while it parses a body: forms in forms are a RecursionError in the end, and versions
 # up to 3.13 assert that a part does not end early.
 _MALFORMED = (web.RequestPayloadError, HttpProcessingError, ValueError, RuntimeError, AssertionError)
@@ -194,7 +195,7 @@ async def decrypted_response(
     release: Release = Release.STREAM,
     plaintext_length: int | None = None,
     status: int = 200,
-    content_type: str = "application/octet-stream",
+    content_type: str = _DEFAULT_TYPE,
     filename: str | None = None,
     etag: str | None = None,
     last_modified: datetime | float | None = None,
@@ -216,10 +217,12 @@ async def decrypted_response(
     `connection_broken` says so. A client that hangs up raises what aiohttp raises.
     """
     check_status("status", status)
-    described = descriptive_headers(headers or (), etag=etag, last_modified=last_modified, filename=filename)
+    described = descriptive_headers(headers, etag=etag, last_modified=last_modified, filename=filename)
     given = [*(headers or {}).items(), *described]
-    if not any(name.lower() == "content-type" for name, _ in given):
+    if "content-type" not in fields_of(given):
         given.append(("Content-Type", content_type))
+    elif content_type != _DEFAULT_TYPE:
+        raise ValueError("Content-Type is given twice: give content_type= or the header")
     download = Download(
         source,
         provider,
@@ -382,7 +385,10 @@ async def open_provider(app: web.Application, provider: MasterKeyProvider) -> As
     """Open a provider for the handlers of an application: in a function for its `cleanup_ctx`.
 
     Its clients are made before the first request, and closed after the last. `get_provider` returns it.
+    Raises `RuntimeError` for a second one of the same application.
     """
+    if (before := app.get(_OPENED)) and before.provider:
+        raise RuntimeError("this application has a provider: join several in a MultiMasterKeyProvider")
     async with provider:
         await provider.warm_up()
         # An application that has started takes no changes, so that the value is emptied, not removed.

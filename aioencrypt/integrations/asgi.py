@@ -169,10 +169,8 @@ class DecryptedResponse(Response):
         super().__init__(
             status_code=status_code, headers=headers, media_type=media_type, background=background
         )
-        for name, value in descriptive_headers(
-            headers or (), etag=etag, last_modified=last_modified, filename=filename
-        ):
-            self.headers[name] = value
+        described = descriptive_headers(headers, etag=etag, last_modified=last_modified, filename=filename)
+        self.headers.update(dict(described))
         self._source_is_request = isinstance(source, Request | UploadReader)
         self._download = Download(
             source,
@@ -315,7 +313,11 @@ async def open_provider(app: Starlette, provider: MasterKeyProvider) -> AsyncIte
     """Open a provider for the handlers of an application: the body of a lifespan, or a part of it.
 
     Its clients are made before the first request, and closed after the last. `get_provider` returns it.
+    Mounted applications have a state of their own: open it for each of them that needs it. Raises
+    `RuntimeError` for a second one of the same application.
     """
+    if hasattr(app.state, "aioencrypt_provider"):
+        raise RuntimeError("this application has a provider: join several in a MultiMasterKeyProvider")
     async with provider:
         await provider.warm_up()
         app.state.aioencrypt_provider = provider

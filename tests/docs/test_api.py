@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import inspect
 from collections.abc import Iterator
+from pathlib import Path
 from types import ModuleType
 
 import attr
@@ -135,6 +136,15 @@ def test_a_function_has_every_parameter(name: str) -> None:
     ]
     check_function(DOCUMENTED[name], FUNCTIONS[name], same)
     assert all(ast.get_docstring(node) for node in same if isinstance(node, ast.FunctionDef))
+
+
+@pytest.mark.parametrize(
+    "stub", sorted((ROOT / "aioencrypt").rglob("*.pyi")), ids=lambda path: path.parent.name
+)
+def test_editors_show_the_docstring_of_a_package(stub: Path) -> None:
+    """They show that of the stub if it has one, which says nothing to users."""
+    assert ast.get_docstring(ast.parse(stub.read_text())) is None
+    assert ast.get_docstring(ast.parse(stub.with_suffix(".py").read_text()))
 
 
 def body_of(cls: type) -> dict[str, list[Stub]]:

@@ -30,6 +30,8 @@ _HTTP_DATE = re.compile(
 _RESERVED_STATUSES = (204, 205, 206, 304)
 # What browsers read the same way in a quoted file name: no quotes, backslashes, slashes or percent signs.
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9 !#$&'()+,.;=@\[\]^_`{}~-]+")
+# Headers that follow from the message and the request.
+_COMPUTED = frozenset({"accept-ranges", "content-length", "content-range", "transfer-encoding"})
 # Headers of the content itself, which a response without it does not have.
 _OF_THE_CONTENT = ("disposition", "encoding", "language", "length", "location", "range", "type")
 
@@ -133,12 +135,16 @@ def http_date(text: str | None) -> datetime | None:
 
 
 def descriptive_headers(
-    given: Iterable[str], *, etag: str | None, last_modified: datetime | float | None, filename: str | None
+    given: Mapping[str, str] | None,
+    *,
+    etag: str | None,
+    last_modified: datetime | float | None,
+    filename: str | None,
 ) -> list[tuple[str, str]]:
     """Return the headers that arguments stand for.
 
-    `given`: the names of the caller's own headers. Raises `ValueError` and `TypeError` for bad values, and
-    for a header that is given twice.
+    `given`: the caller's own headers. Raises `ValueError` and `TypeError` for bad values, for a header that
+    is given twice, and for one that only the library can know.
     """
     headers = []
     if etag is not None:
@@ -147,10 +153,16 @@ def descriptive_headers(
         headers.append(("last_modified", "Last-Modified", _date_text(last_modified)))
     if filename is not None:
         headers.append(("filename", "Content-Disposition", attachment(filename)))
-    names = {name.lower() for name in given}
+    fields = fields_of((given or {}).items())
     for argument, name, _ in headers:
-        if name.lower() in names:
+        if name.lower() in fields:
             raise ValueError(f"{name} is given twice: give {argument}= or the header")
+    for name in sorted(_COMPUTED & fields.keys()):
+        raise ValueError(f"headers={{{name!r}: ...}} is not supported: the response has its own")
+    if not _OWN_ETAG.fullmatch(fields.get("etag", '""')):
+        raise ValueError("the ETag in headers has no quotes, or a character that is not allowed: use etag=")
+    if "last-modified" in fields and http_date(fields["last-modified"]) is None:
+        raise ValueError("the Last-Modified in headers is no date of HTTP: use last_modified=")
     return [(name, value) for _, name, value in headers]
 
 
@@ -166,9 +178,12 @@ def _date_text(moment: datetime | float) -> str:
         if moment.tzinfo is None:
             raise ValueError("last_modified has no time zone: give an aware datetime, or a timestamp")
         moment = moment.timestamp()
-    check_seconds("last_modified", moment)
     # Section 8.8.2.1: never later than the response itself.
-    return formatdate(min(moment, time.time()), usegmt=True)
+    moment = min(check_seconds("last_modified", moment), time.time())
+    try:
+        return formatdate(moment, usegmt=True)
+    except (ValueError, OverflowError) as error:
+        raise ValueError(f"last_modified is {moment}: give a date after the year 0") from error
 
 
 def attachment(filename: str) -> str:
@@ -221,7 +236,7 @@ def plan_response(
     `ranges`: whether parts of it can be had. `headers` are those of the whole content; an ETag among them
     takes the place of `etag`. Conditions apply to a `status` of success, and ranges to 200.
     """
-    given = [(name, value) for name, value in headers if name.lower() != "content-length"]
+    given = [(name, value) for name, value in headers if name.lower() not in _COMPUTED]
     ranges = ranges and status == 200
     fields = fields_of(given)
     if "etag" not in fields:

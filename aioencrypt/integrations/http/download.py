@@ -88,7 +88,13 @@ class Download:
         plaintext_length: int | None,
         encryption_client: EncryptionClient | None,
     ) -> None:
+        if isinstance(source, DecryptStream | SeekableDecryptStream):
+            raise TypeError(
+                f"a {type(source).__name__} gives plaintext, and the response decrypts: "
+                "give the message itself, such as its path, its bytes or an S3RangeSource"
+            )
         self._client = encryption_client or EncryptionClient()
+        self.ranged: bool = _has_ranges(source)
         self._source: Any = source
         self._provider = provider
         self._context = encryption_context
@@ -98,7 +104,6 @@ class Download:
         self._limits = self._client.limits if limits is None else limits
         self._release = check_choice("release", release, Release)
         self._length = plaintext_length
-        self.ranged: bool = _has_ranges(source)
         if plaintext_length is not None and self.ranged:
             raise ValueError("plaintext_length is for sources without ranges: the others know it themselves")
         if accept_unverified_signature and self._release is Release.VERIFIED:
@@ -107,6 +112,8 @@ class Download:
                 "give one of them"
             )
         # Nothing happens here, but wrong arguments are told.
+        if self.ranged:
+            open_range_source(source)
         self._stream(b"" if self.ranged else source, self._release)
 
     @asynccontextmanager

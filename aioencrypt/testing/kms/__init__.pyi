@@ -1,4 +1,5 @@
-"""The public names and where they are: read by type checkers, and by `__init__.py`, which loads them."""
+# The public names and where they are: read by type checkers, and by `__init__.py`, which loads them.
+# It has no docstring, so that editors show the one of `__init__.py`.
 
 from .server import (
     KMSServer as KMSServer,

@@ -111,6 +111,10 @@ async def test_a_provider_is_open_as_long_as_the_application() -> None:
     async with TestClient(TestServer(app)) as client:
         for path in ("/", "/inner/"):
             assert (await client.get(path)).status == 200
+        with pytest.raises(RuntimeError, match=r"^this application has a provider"):
+            async with open_provider(app, provider):
+                pass
+        assert (await client.get("/")).status == 200
     with pytest.raises(RuntimeError, match=r"^no provider is open: use open_provider\(\)"):
         get_provider(requests[0])
 

@@ -264,12 +264,34 @@ async def test_arguments_of_the_wrong_type(kind: str, options: dict[str, Any], t
             "Content-Disposition is given twice",
         ),
         ({"accept_unverified_signature": True, "release": Release.VERIFIED}, "give one of them"),
+        ({"headers": {"Accept-Ranges": "none"}}, "headers={'accept-ranges': ...} is not supported"),
+        ({"headers": {"content-length": "5"}}, "headers={'content-length': ...} is not supported"),
+        ({"headers": {"Content-Range": "bytes 0-1/2"}}, "headers={'content-range': ...} is not supported"),
+        (
+            {"headers": {"Transfer-Encoding": "chunked"}},
+            "headers={'transfer-encoding': ...} is not",
+        ),
+        ({"headers": {"ETag": "v7"}}, "the ETag in headers has no quotes"),
+        ({"headers": {"etag": '"a", "b"'}}, "the ETag in headers has no quotes"),
+        ({"headers": {"Last-Modified": "2026-11-25T08:00:00Z"}}, "is no date of HTTP: use last_modified="),
+        ({"last_modified": float("nan")}, "last_modified is nan"),
+        ({"last_modified": float("-inf")}, "last_modified is -inf"),
+        ({"last_modified": -(10**300)}, "last_modified is -1"),
     ],
 )
-async def test_arguments_that_contradict_each_other(kind: str, options: dict[str, Any], text: str) -> None:
+async def test_arguments_that_make_no_response(kind: str, options: dict[str, Any], text: str) -> None:
     service = Service(lambda: b"", **options)
     response, _ = await get(service, kind, {})
     assert response.status == 500
     [error] = service.errors
     assert isinstance(error, ValueError)
     assert text in str(error)
+
+
+async def test_a_content_type_that_is_given_twice() -> None:
+    """Starlette itself prefers the header; aiohttp refuses it."""
+    service = Service(lambda: b"", content_type="text/csv", headers={"content-type": "text/html"})
+    assert (await get(service, "aiohttp", {}))[0].status == 500
+    assert [str(error) for error in service.errors] == [
+        "Content-Type is given twice: give content_type= or the header"
+    ]

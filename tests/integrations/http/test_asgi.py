@@ -436,6 +436,12 @@ async def test_a_provider_is_open_as_long_as_the_application() -> None:
         assert app.state.aioencrypt_provider is provider
         assert provider.warmed == 1
         await encrypt(b"abc", provider)
+        with pytest.raises(RuntimeError, match=r"^this application has a provider"):
+            async with open_provider(app, provider):
+                pass
+        async with open_provider(Starlette(), provider):  # a mounted one
+            pass
+        assert app.state.aioencrypt_provider is provider
     assert not hasattr(app.state, "aioencrypt_provider")
 
 

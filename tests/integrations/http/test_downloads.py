@@ -13,6 +13,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ec import ECDSA
 from cryptography.hazmat.primitives.hashes import SHA384
 
+import aioencrypt
 from aioencrypt import (
     EncryptionContextMismatchError,
     LimitError,
@@ -24,7 +25,10 @@ from aioencrypt import (
     SignatureError,
     SignaturePolicy,
     SignaturePolicyError,
+    decrypt_stream,
+    open_seekable,
 )
+from aioencrypt.integrations.asgi import DecryptedResponse
 from tests.support.http_services import Pieces, Ranges, Service
 from tests.support.message_writer import (
     build_message,
@@ -33,6 +37,7 @@ from tests.support.message_writer import (
     u16,
 )
 from tests.support.streaming import (
+    KEY,
     SIGNED,
     UNSIGNED,
     assert_idle,
@@ -455,6 +460,10 @@ async def test_a_signature_of_another_length(kind: str) -> None:
     [
         (b"", {"plaintext_length": 5}, r"plaintext_length is for sources without ranges"),
         (42, {}, "int is not a source of bytes"),
+        (open_seekable(b"", KEY), {}, "a SeekableDecryptStream gives plaintext, and the response decrypts"),
+        (decrypt_stream(b"", KEY), {}, "a DecryptStream gives plaintext, and the response decrypts"),
+        (aioencrypt.open("x", "rb", provider=KEY), {}, "a DecryptStream gives plaintext"),
+        (Ranges, {}, "type is not a source of ranges"),
         (b"", {"encryption_context": {"a": 1}}, "encryption context|encryption_context"),
         (b"", {"provider": 42}, "int is neither a master key"),
     ],
@@ -465,4 +474,7 @@ async def test_wrong_arguments(kind: str, source: Any, options: dict[str, Any], 
     assert response.status == 500
     [found] = service.errors
     assert isinstance(found, TypeError | ValueError)
+    if kind == "asgi":  # before the response is sent, where the mistake was made
+        with pytest.raises(type(found)):
+            DecryptedResponse(source, **{"provider": KEY} | options)
     assert re.search(error, str(found))
