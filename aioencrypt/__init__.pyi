@@ -52,6 +52,8 @@ from .format import (
     ContentType as ContentType,
     EncryptedDataKey as EncryptedDataKey,
     MessageHeader as MessageHeader,
+    ciphertext_length as ciphertext_length,
+    plaintext_length as plaintext_length,
 )
 from .inspection import (
     InspectedKey as InspectedKey,
@@ -266,6 +268,7 @@ __all__ = [
     "TruncatedMessageError",
     "UnverifiedStreamError",
     "__version__",
+    "ciphertext_length",
     "decrypt",
     "decrypt_stream",
     "encrypt",
@@ -274,6 +277,7 @@ __all__ = [
     "inspect_message",
     "limit_regions",
     "open_seekable",
+    "plaintext_length",
     "rewrap_file",
     "rewrap_header",
     "rewrap_stream",

@@ -71,6 +71,8 @@ SECTIONS: dict[str, tuple[ModuleType, list[str]]] = {
             "inspect_message",
             "MessageInspection",
             "InspectedKey",
+            "ciphertext_length",
+            "plaintext_length",
             "rewrap_stream",
             "RewrapStream",
             "rewrap_header",

@@ -33,6 +33,7 @@ Specification: https://github.com/awslabs/aws-encryption-sdk-specification, data
 
 from aioencrypt.format.decryptor import MessageDecryptor, State
 from aioencrypt.format.encryptor import MessageEncryptor
+from aioencrypt.format.frames import ciphertext_length, plaintext_length
 from aioencrypt.format.header import ContentType, EncryptedDataKey, MessageHeader
 from aioencrypt.format.suites import AlgorithmSuite, CommitmentPolicy, SignatureAlgorithm
 from aioencrypt.format.work import (
@@ -68,6 +69,8 @@ __all__ = [
     "State",
     "VerifyWork",
     "Work",
+    "ciphertext_length",
+    "plaintext_length",
 ]
 
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from aioencrypt.errors import LimitError, PlaintextLengthError, PolicyError
 from aioencrypt.format.body import BATCH_COST, BodyCipher, batch_frames
 from aioencrypt.format.derivation import derive_message_key
-from aioencrypt.format.frames import MAX_FRAMES, body_length, frame_count
+from aioencrypt.format.frames import MAX_FRAMES, check_frame_count, message_length
 from aioencrypt.format.header import (
     MAX_FRAME_LENGTH,
     ContentType,
@@ -55,7 +55,7 @@ class MessageEncryptor:
         data_key = SecretBytes(data_key)
         _check_arguments(algorithm_suite, message_id, frame_length, signer)
         if plaintext_length is not None:
-            _check_frames(frame_count(plaintext_length, frame_length), frame_length)
+            check_frame_count(plaintext_length, frame_length)
         key = derive_message_key(algorithm_suite, data_key, message_id)
         self._cipher = BodyCipher(key, message_id, frame_length)
         self.header: MessageHeader = MessageHeader(
@@ -88,10 +88,12 @@ class MessageEncryptor:
     @property
     def ciphertext_length(self) -> int | None:
         """The exact length of the message in bytes; None if the plaintext length is not known."""
-        if self._plaintext_length is None:
-            return None
-        length = body_length(self._plaintext_length, self.header.frame_length)
-        return len(self._header) + length + self.header.algorithm_suite.footer_length
+        return None if self._plaintext_length is None else self.length_for(self._plaintext_length)
+
+    def length_for(self, plaintext_length: int) -> int:
+        """Return the length in bytes of the message with a plaintext of this length."""
+        signature = self.header.algorithm_suite.signature
+        return message_length(plaintext_length, len(self._header), self.header.frame_length, signature)
 
     def batch_length(self, available: int) -> int:
         """Return how many of the available bytes to pass to one `seal`, so that its work stays short."""
@@ -117,7 +119,7 @@ class MessageEncryptor:
         try:
             self._check_length(length, last)
             if length > self._most:
-                _check_frames(frame_count(length, self.header.frame_length), self.header.frame_length)
+                check_frame_count(length, self.header.frame_length)
         except PolicyError as error:
             self._failure = error
             raise
@@ -196,12 +198,4 @@ def _check_arguments(
     if (signer is None) is algorithm_suite.signed:
         raise ValueError(
             f"{algorithm_suite.name} and the signer do not fit: a signed suite has one, others none"
-        )
-
-
-def _check_frames(count: int, frame_length: int) -> None:
-    if count > MAX_FRAMES:
-        raise PolicyError(
-            f"the plaintext needs {count} frames of {frame_length} bytes, above the {MAX_FRAMES} "
-            "of the message format; raise frame_length"
         )

@@ -17,8 +17,10 @@ from collections.abc import Iterator
 
 import attrs
 
-from aioencrypt.format.header import ContentType, ReceivedHeader
-from aioencrypt.format.suites import IV_LENGTH, TAG_LENGTH
+from aioencrypt.errors import PolicyError
+from aioencrypt.format.header import MAX_FRAME_LENGTH, ReceivedHeader
+from aioencrypt.format.suites import IV_LENGTH, TAG_LENGTH, SignatureAlgorithm
+from aioencrypt.runtime.arguments import check_int, check_type
 
 SEQUENCE_LENGTH = 4
 FRAME_HEADER_LENGTH = SEQUENCE_LENGTH + IV_LENGTH
@@ -41,20 +43,75 @@ def starts_frame(start: bytes, index: int, *, final: bool) -> bool:
     return expected.startswith(start[: len(expected)])
 
 
-def frame_count(plaintext_length: int, frame_length: int) -> int:
-    """Return the number of frames in a message that we write: full regular frames and a shorter final frame.
+def check_frame_count(plaintext_length: int, frame_length: int) -> None:
+    """Raise `PolicyError` for a plaintext that needs more frames than the format can count."""
+    count = plaintext_length // frame_length + 1
+    if count > MAX_FRAMES:
+        raise PolicyError(
+            f"the plaintext needs {count} frames of {frame_length} bytes, above the {MAX_FRAMES} "
+            "of the message format; raise frame_length"
+        )
 
-    The final frame is empty if the plaintext length is a multiple of the frame length. The specification
-    also allows a full final frame, which saves 32 bytes, but aws-encryption-sdk for Python 2.4.0 to 3.3.1
-    rejects it.
+
+def message_length(
+    plaintext_length: int, header_length: int, frame_length: int, signature: SignatureAlgorithm | None
+) -> int:
+    """Return `ciphertext_length` of arguments that were checked before."""
+    footer_length = 2 + signature.signature_length if signature else 0
+    overhead = _NON_FRAMED_OVERHEAD
+    if frame_length:
+        overhead = plaintext_length // frame_length * FRAME_OVERHEAD + FINAL_OVERHEAD
+    return header_length + plaintext_length + overhead + footer_length
+
+
+def ciphertext_length(
+    plaintext_length: int, *, header_length: int, frame_length: int, signature: SignatureAlgorithm | None
+) -> int:
+    """Return the length of the message that this library writes for a plaintext of a known length.
+
+    All lengths are in bytes. The other arguments stand in the result of `inspect_message`: `frame_length`
+    is 0 for a non-framed message, and `signature` is `algorithm_suite.signature`. A plaintext of whole
+    frames gets an empty final frame. SDKs that write a full final frame need 32 bytes less.
+
+    Raises `TypeError` and `ValueError` for wrong arguments, `PolicyError` for a plaintext that is too long.
     """
-    return plaintext_length // frame_length + 1
+    check_int("plaintext_length", plaintext_length, 0)
+    _check_shape(header_length, frame_length, signature)
+    if frame_length:
+        check_frame_count(plaintext_length, frame_length)
+    elif plaintext_length > MAX_NON_FRAMED_LENGTH:
+        raise PolicyError(
+            f"a non-framed message holds at most {MAX_NON_FRAMED_LENGTH} bytes, not {plaintext_length}"
+        )
+    return message_length(plaintext_length, header_length, frame_length, signature)
 
 
-def body_length(plaintext_length: int, frame_length: int) -> int:
-    """Return the length in bytes of a body that we write."""
-    regular = frame_count(plaintext_length, frame_length) - 1
-    return plaintext_length + regular * FRAME_OVERHEAD + FINAL_OVERHEAD
+def plaintext_length(
+    ciphertext_length: int, *, header_length: int, frame_length: int, signature: SignatureAlgorithm | None
+) -> int:
+    """Return the length of the plaintext of a message whose length is known: `ciphertext_length` inverted.
+
+    Knows messages that end with an empty final frame and those that end with a full one. Nothing is
+    verified. Signatures of other writers differ in length by a few bytes: then the result may be as much
+    too large or too small.
+
+    Raises `TypeError` for wrong arguments, and `ValueError` where no message has this length.
+    """
+    check_int("ciphertext_length", ciphertext_length, 0)
+    _check_shape(header_length, frame_length, signature)
+    for layout in _layouts(ciphertext_length, header_length, frame_length, signature):
+        return layout.plaintext_length
+    raise ValueError(
+        f"ciphertext_length is {ciphertext_length}; no message with header_length={header_length}, "
+        f"frame_length={frame_length} and signature={signature and signature.name} has this length"
+    )
+
+
+def _check_shape(header_length: int, frame_length: int, signature: SignatureAlgorithm | None) -> None:
+    check_int("header_length", header_length, 1)
+    check_int("frame_length", frame_length, 0, MAX_FRAME_LENGTH)
+    if signature is not None:
+        check_type("signature", signature, SignatureAlgorithm, ": give algorithm_suite.signature")
 
 
 def iv(sequence: int) -> bytes:
@@ -67,7 +124,7 @@ class BodyLayout:
     """The positions of the parts of a body. All lengths are in bytes.
 
     `frame_length` is 0 for a non-framed body, which counts as one final frame. `footer_length` is the
-    length of what follows the
+    length of what follows the body.
     """
 
     header_length: int
@@ -126,32 +183,38 @@ def _is_footer(footer: bytes, signed: bool) -> bool:
 
 
 def body_layouts(received: ReceivedHeader, message_length: int) -> Iterator[BodyLayout]:
-    """Yield the possible layouts of a message of this length; they differ in the number of frames.
+    """Return the possible layouts of a message of this length; they differ in the number of frames.
 
     An unsigned message has at most one. DER signatures differ in length, so a signed message may have more;
     the first one assumes the length that all SDKs write today.
     """
-    signature = received.header.algorithm_suite.signature
+    header = received.header
+    return _layouts(
+        message_length, len(received.serialized), header.frame_length, header.algorithm_suite.signature
+    )
+
+
+def _layouts(
+    message_length: int, header_length: int, frame_length: int, signature: SignatureAlgorithm | None
+) -> Iterator[BodyLayout]:
     footers = [0]
     if signature:
         others = range(signature.max_signature_length, _MIN_SIGNATURE_LENGTH - 1, -1)
         footers = [2 + length for length in (signature.signature_length, *others)]
     seen = set()
     for footer in footers:
-        layout = _layout(received, message_length, footer)
+        layout = _layout(message_length - header_length - footer, header_length, frame_length, footer)
         if layout and layout.regular_count not in seen:
             seen.add(layout.regular_count)
             yield layout
 
 
-def _layout(received: ReceivedHeader, message_length: int, footer_length: int) -> BodyLayout | None:
-    header_length = len(received.serialized)
-    content = message_length - header_length - footer_length
-    if received.header.content_type is ContentType.NON_FRAMED:
-        content -= _NON_FRAMED_OVERHEAD
-        return BodyLayout(header_length, 0, 0, content, footer_length) if content >= 0 else None
-    frame_length = received.header.frame_length
-    count, final_length = divmod(content - FINAL_OVERHEAD, frame_length + FRAME_OVERHEAD)
+def _layout(body_length: int, header_length: int, frame_length: int, footer_length: int) -> BodyLayout | None:
+    if not frame_length:
+        content = body_length - _NON_FRAMED_OVERHEAD
+        fits = 0 <= content <= MAX_NON_FRAMED_LENGTH
+        return BodyLayout(header_length, 0, 0, content, footer_length) if fits else None
+    count, final_length = divmod(body_length - FINAL_OVERHEAD, frame_length + FRAME_OVERHEAD)
     if not 0 <= count < MAX_FRAMES or final_length > frame_length:
         return None
     return BodyLayout(header_length, frame_length, count, final_length, footer_length)

@@ -13,7 +13,6 @@ import attrs
 from aioencrypt.errors import LimitError
 from aioencrypt.format import AlgorithmSuite, CommitmentPolicy, MessageEncryptor, MessageHeader
 from aioencrypt.format.context import read_only, serialize_context
-from aioencrypt.format.frames import body_length
 from aioencrypt.format.work import Output, SealWork
 from aioencrypt.managers.answers import get_encryption_materials
 from aioencrypt.managers.base import CryptographicMaterialsManager
@@ -116,9 +115,7 @@ class Sealer:
 
     async def seal_whole(self, plaintext: bytes) -> bytes:
         """Return the whole message of a plaintext that is there, written in place."""
-        start = self.machine.start()
-        frames = body_length(len(plaintext), self.machine.header.frame_length)
-        output = Output(len(start) + frames + self.machine.header.algorithm_suite.footer_length)
+        output = Output(self.machine.length_for(len(plaintext)))
         try:
             await self._seal_all(memoryview(plaintext), output)
             return output.finish()

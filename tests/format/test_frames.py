@@ -3,16 +3,30 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
+from typing import Any
 
 import attrs
 import pytest
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from aioencrypt.errors import MalformedMessageError, TagError, TrailingDataError, TruncatedMessageError
-from aioencrypt.format import AlgorithmSuite, MessageDecryptor
+from aioencrypt.errors import (
+    MalformedMessageError,
+    PolicyError,
+    TagError,
+    TrailingDataError,
+    TruncatedMessageError,
+)
+from aioencrypt.format import (
+    AlgorithmSuite,
+    MessageDecryptor,
+    SignatureAlgorithm,
+    ciphertext_length,
+    plaintext_length,
+)
 from aioencrypt.format.decryptor import open_frames
-from aioencrypt.format.frames import BodyLayout, body_layouts
+from aioencrypt.format.frames import MAX_NON_FRAMED_LENGTH, BodyLayout, body_layouts
 from tests.support.messages import Message, MessageWriter, build_message, example_data_key
 from tests.support.reading import locked, opened
 
@@ -24,6 +38,19 @@ V1_UNSIGNED = AlgorithmSuite.ALG_AES_256_GCM_IV12_TAG16_NO_KDF
 suites = pytest.mark.parametrize(
     "suite", [SIGNED, UNSIGNED, V1_SIGNED, V1_UNSIGNED], ids=lambda suite: f"{suite.value:04x}"
 )
+
+
+@attrs.frozen
+class Shape:
+    """What, beside one of its lengths, tells the other length of a message."""
+
+    header_length: int
+    frame_length: int
+    signature: SignatureAlgorithm | None
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        return attrs.asdict(self, recurse=False)
 
 
 def plaintext_of(length: int) -> bytes:
@@ -124,6 +151,62 @@ def test_signatures_of_every_length_are_found(signature_length: int, frame_lengt
         [layout] = [layout for layout in found if layout]
         assert layout.plaintext_length == length
         assert layout.footer_length == 2 + signature_length
+
+
+@suites
+@pytest.mark.parametrize("frame_length", [1, 32, 50, None])
+def test_one_length_tells_the_other(suite: AlgorithmSuite, frame_length: int | None) -> None:
+    for length in range(105):
+        for full in {False, frame_length is not None and length > 0}:
+            message = build_message(
+                suite, plaintext_of(length), frame_length=frame_length, full_final_frame=full
+            )
+            shape = Shape(message.header_length, frame_length or 0, suite.signature)
+            assert plaintext_length(len(message.data), **shape.arguments) == length
+            shorter = 32 if full and frame_length and length % frame_length == 0 else 0
+            assert ciphertext_length(length, **shape.arguments) - shorter == len(message.data)
+
+
+def test_lengths_that_no_message_has_are_refused() -> None:
+    shape = Shape(100, 50, None).arguments
+    has = {ciphertext_length(length, **shape) for length in range(200)} | {100 + 40 + 50, 100 + 2 * 82 + 8}
+    for length in range(300):
+        if length not in has:
+            with pytest.raises(ValueError, match=f"ciphertext_length is {length}"):
+                plaintext_length(length, **shape)
+
+
+@pytest.mark.parametrize("compute", [ciphertext_length, plaintext_length])
+@pytest.mark.parametrize(
+    ("length", "shape", "error"),
+    [
+        (-1, (100, 50, None), ValueError),
+        (1.0, (100, 50, None), TypeError),
+        (1, (0, 50, None), ValueError),
+        (1, (True, 50, None), TypeError),
+        (1, (100, -1, None), ValueError),
+        (1, (100, 2**32, None), ValueError),
+        (1, (100, None, None), TypeError),
+        (1, (100, 50, True), TypeError),
+        (1, (100, 50, 103), TypeError),
+        (1, (100, 50, SIGNED), TypeError),
+    ],
+)
+def test_wrong_lengths_and_shapes_are_refused(
+    compute: Callable[..., int], length: Any, shape: tuple[Any, Any, Any], error: type[Exception]
+) -> None:
+    with pytest.raises(error, match=r"length|signature"):
+        compute(length, **Shape(*shape).arguments)
+
+
+def test_a_non_framed_message_has_a_longest_plaintext() -> None:
+    shape = Shape(100, 0, None).arguments
+    longest = ciphertext_length(MAX_NON_FRAMED_LENGTH, **shape)
+    assert plaintext_length(longest, **shape) == MAX_NON_FRAMED_LENGTH
+    with pytest.raises(PolicyError, match="non-framed"):
+        ciphertext_length(MAX_NON_FRAMED_LENGTH + 1, **shape)
+    with pytest.raises(ValueError, match="no message"):
+        plaintext_length(longest + 1, **shape)
 
 
 def test_a_message_without_room_for_a_body_has_no_layout() -> None:

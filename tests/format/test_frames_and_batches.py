@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import combinations, pairwise
+from typing import Any
 
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from aioencrypt.format import AlgorithmSuite, body, frames
+from aioencrypt.errors import PolicyError
+from aioencrypt.format import AlgorithmSuite, body, ciphertext_length, frames
 from tests.support.messages import MessageWriter, example_data_key, u32
 
 SUITE = AlgorithmSuite.ALG_AES_256_GCM_HKDF_SHA512_COMMIT_KEY
@@ -54,17 +56,14 @@ def test_lengths_of_the_specification() -> None:
     ],
 )
 def test_counts_and_lengths(plaintext_length: int, frame_length: int, count: int) -> None:
-    assert frames.frame_count(plaintext_length, frame_length) == count
-    length = frames.body_length(plaintext_length, frame_length)
-    assert length == plaintext_length + 32 * (count - 1) + 40
-
-
-@pytest.mark.parametrize("frame_length", [1, 2, 7, 16])
-def test_a_body_is_as_long_as_it_says(frame_length: int) -> None:
-    for length in range(3 * frame_length + 2):
-        writer = MessageWriter(SUITE, example_data_key(SUITE), frame_length=frame_length)
-        writer.frames(bytes(length))
-        assert frames.body_length(length, frame_length) == len(writer.data)
+    shape: dict[str, Any] = {"header_length": 100, "frame_length": frame_length, "signature": None}
+    if count > LAST:
+        with pytest.raises(PolicyError, match="raise frame_length"):
+            ciphertext_length(plaintext_length, **shape)
+        return
+    length = ciphertext_length(plaintext_length, **shape)
+    assert length == 100 + plaintext_length + 32 * (count - 1) + 40
+    assert frames.plaintext_length(length, **shape) == plaintext_length
 
 
 @pytest.mark.spec("data-format/message-body.md#iv-1", "data-format/message-body.md#iv-2")

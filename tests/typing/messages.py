@@ -26,8 +26,10 @@ from aioencrypt import (
     SeekableDecryptStream,
     SeekableSource,
     Source,
+    ciphertext_length,
     inspect_message,
     open_seekable,
+    plaintext_length,
     rewrap_file,
     rewrap_header,
     rewrap_stream,
@@ -78,6 +80,11 @@ async def seekable(key: MasterKey, client: EncryptionClient) -> None:
 async def inspection(key: MasterKey) -> None:
     told = await inspect_message(b"", message_length=5, max_encrypted_data_keys=3)
     assert_type(told, MessageInspection)
+    signature = told.algorithm_suite.signature
+    assert_type(ciphertext_length(1, header_length=1, frame_length=1, signature=signature), int)
+    assert_type(plaintext_length(1, header_length=1, frame_length=0, signature=None), int)
+    ciphertext_length(1, 1, 1, None)  # type: ignore[call-arg]
+    plaintext_length(1, header_length=1, frame_length=1, signature=103)  # type: ignore[arg-type]
     await inspect_message("path")
     await inspect_message(Ranges())
     await inspect_message(5)  # type: ignore[arg-type]
