@@ -22,7 +22,7 @@ from aioencrypt.aws.protocols import ClientSupplier, DynamoDBClient, KMSClient
 from aioencrypt.errors import ProviderClosedError, ProviderError, ServiceError
 from aioencrypt.runtime.arguments import check_seconds, check_type, describe_type
 from aioencrypt.runtime.cache import AsyncCache
-from aioencrypt.runtime.event_loops import BackgroundTask, on_trio, running_loop
+from aioencrypt.runtime.event_loops import BackgroundTask, is_being_closed, is_running, on_trio, running_loop
 from aioencrypt.runtime.observation import ServiceCall
 from aioencrypt.runtime.offload import in_file_thread, wait_shielded
 from aioencrypt.runtime.plugins import await_answer
@@ -144,7 +144,7 @@ class _OpenClients:
     @property
     def is_here(self) -> bool:
         """Whether the caller runs on the event loop and in the process that opened them."""
-        return self.is_ours and running_loop() is self._loop
+        return self.is_ours and is_running(self._loop)
 
     @property
     def is_stale(self) -> bool:
@@ -189,7 +189,7 @@ class _OpenClients:
         try:
             await wait_shielded(closing.ended)
         finally:
-            if not self._closed:
+            if not self._closed and not is_being_closed():
                 # The event loop shut down and cancelled the closing task before its first step.
                 await self._close(failures)
         if failures:
@@ -349,6 +349,8 @@ class AWSClients(Generic[C]):
         """Close the clients if this was the last entry; does nothing without a matching `enter`."""
         if not any(opened.is_ours for opened in self._entries):
             return
+        if is_being_closed() and self.connection.pool.here() is None:
+            return  # the event loop is gone, and nobody can close its clients
         opened = self._open()
         opened.entries -= 1
         self._entries[opened] -= 1

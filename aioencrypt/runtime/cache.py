@@ -239,10 +239,12 @@ class AsyncCache(Generic[V]):
             self._part(lambda flight: owner is None or flight.owner is owner)
             for waiter in self._waiters:
                 waiter.closed = waiter.closed or owner is None or waiter.owner is owner
-            loop = self._here()
-            ending = [flight for flight in loop.running if owner is None or flight.owner is owner]
+            loop = self._loops.find()
+            running = loop.running if loop else ()
+            ending = [flight for flight in running if owner is None or flight.owner is owner]
             if not self._entries:
                 self._expiries.clear()
+            if loop and not self._entries:
                 loop.stop_timer()
                 loop.timer = math.inf
         for flight in ending:

@@ -151,18 +151,6 @@ class DigestQueue:
         """Drop the digests that wait, and wait for the one that runs, even if this task is cancelled."""
         if not self._pending and not self._reserved:
             return
-        self.drop()
-        if is_being_closed():
-            # Nothing waits any more, so this job is the last one.
-            if self._job:
-                wait([self._job])
-        elif event := self._watch(0):
-            await wait_shielded(event)
-
-    def drop(self) -> None:
-        """Drop the digests that wait, without waiting for the one that runs."""
-        if not self._pending and not self._reserved:
-            return
         reserved, self._reserved = self._reserved, 0
         with self._lock:
             for _, length, kept in self._waiting:
@@ -170,6 +158,12 @@ class DigestQueue:
                 reserved += kept
             self._waiting.clear()
         self._give_back(reserved)
+        if is_being_closed():
+            # Nothing waits any more, so this job is the last one.
+            if self._job:
+                wait([self._job])
+        elif event := self._watch(0):
+            await wait_shielded(event)
 
     def _watch(self, below: int) -> Event | None:
         """Return an event that is set when at most `below` bytes are pending, or None if that holds now."""

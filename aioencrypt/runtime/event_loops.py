@@ -12,7 +12,7 @@ import sys
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import ExitStack, suppress
 from contextvars import Context, copy_context
-from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
+from typing import Any, Generic, Protocol, TypeVar
 from weakref import WeakKeyDictionary, WeakSet, finalize, ref
 
 from anyio import CancelScope, Event
@@ -20,7 +20,7 @@ from anyio import CancelScope, Event
 T = TypeVar("T")
 Call = Callable[[], object]
 
-_SECONDS_OF_A_DAY = 24 * 3600
+_SECONDS_OF_A_CENTURY = 100 * 365 * 24 * 3600
 
 # asyncio keeps weak references to tasks only.
 _tasks: set[asyncio.Task[None]] = set()
@@ -43,6 +43,14 @@ def running_loop() -> object:
         token: object = trio.lowlevel.current_trio_token()
         return token
     return asyncio.get_running_loop()
+
+
+def is_running(loop: object) -> bool:
+    """Tell whether an event loop runs the caller. A coroutine may be closed when its loop is gone."""
+    try:
+        return running_loop() is loop
+    except RuntimeError:
+        return False
 
 
 def is_being_closed() -> bool:
@@ -86,6 +94,10 @@ class LoopLocal(Generic[T]):
             value = self._values[loop] = self._make()
         return value
 
+    def find(self) -> T | None:
+        """Return the value of the running loop, if the loop has one and there is a loop."""
+        return next((value for loop, value in list(self._values.items()) if is_running(loop)), None)
+
     def _drop_closed(self) -> None:
         """Drop the values of closed loops. A lock in a value holds the task that waited, and so its loop."""
         for loop in list(self._values):
@@ -97,17 +109,19 @@ class LoopLocal(Generic[T]):
         return list(self._values.values())
 
 
-@runtime_checkable
 class Droppable(Protocol):
-    """A resource that can be closed where nothing can be awaited."""
+    """A resource that is closed without waiting."""
 
     def drop(self) -> None:
-        """Let go of everything without waiting."""
+        """Let go of everything."""
         ...
 
 
-class _Timer:
-    """Held by nothing but a timer of a loop, so that it ends with the loop."""
+class _LoopEnd:
+    """Collected when its loop is closed, because nothing but a timer of the loop holds it."""
+
+    def __call__(self) -> None:
+        """Do nothing, after a century."""
 
 
 def drop_with_loop(resource: Droppable) -> None:
@@ -122,15 +136,12 @@ def drop_with_loop(resource: Droppable) -> None:
 def _make_dropped_with_loop() -> WeakSet[Droppable]:
     resources: WeakSet[Droppable] = WeakSet()
     if not on_trio():  # trio ends no loop before its tasks
-        # asyncio calls nobody when a loop is closed, but the loop lets go of its timers then.
-        timer = _Timer()
-        finalize(timer, _drop_all, resources)
-        _rearm(timer)
+        # asyncio calls nobody when a loop is closed. But a closed loop lets go of its timers, and of nothing
+        # else that a caller can give it. So one timer for each loop holds what the loop would not keep.
+        end = _LoopEnd()
+        finalize(end, _drop_all, resources)
+        asyncio.get_running_loop().call_later(_SECONDS_OF_A_CENTURY, end, context=Context())
     return resources
-
-
-def _rearm(timer: _Timer) -> None:
-    asyncio.get_running_loop().call_later(_SECONDS_OF_A_DAY, _rearm, timer, context=Context())
 
 
 def _drop_all(resources: WeakSet[Droppable]) -> None:

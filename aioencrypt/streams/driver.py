@@ -119,14 +119,9 @@ class Driver:
 
     async def aclose(self) -> None:
         """Drop what is not done."""
-        self.drop()
-        await self._digests.aclose()
-
-    def drop(self) -> None:
-        """Drop what is not done, without waiting."""
         self._rest = memoryview(b"")
         self.machine.close()
-        self._digests.drop()
+        await self._digests.aclose()
 
 
 async def read_header_at(machine: MessageDecryptor, ranges: Ranges) -> None:

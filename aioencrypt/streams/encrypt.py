@@ -156,11 +156,6 @@ class Sealer:
         if self._digests:
             await self._digests.aclose()
 
-    def drop(self) -> None:
-        """Drop what is not done, without waiting."""
-        if self._digests:
-            self._digests.drop()
-
     def tally(self, plaintext_length: int, ciphertext_length: int) -> Tally:
         """Return what observers are told."""
         return Tally.of(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from types import TracebackType
 from typing import Protocol, Self, runtime_checkable
@@ -33,10 +32,6 @@ class FileReader:
         return await self._file.read(_READ_LENGTH)
 
     async def aclose(self) -> None:
-        self.drop()
-
-    def drop(self) -> None:
-        """Close the file at once."""
         self._file.drop()
 
 
@@ -113,18 +108,8 @@ class FileOutput:
             await in_file_thread(self._sink.commit)
 
     async def aclose(self) -> None:
-        """Drop the message in a thread, or at once where a closed coroutine cannot wait for one."""
-        if isinstance(sys.exception(), GeneratorExit):
-            self.drop()
-        else:
-            await in_file_thread(self.drop)
-
-    def drop(self) -> None:
         """Let go of everything, and of the message unless it is in its place."""
-        if self._special:
-            self._special.drop()
-        else:
-            self._sink.drop()
+        await in_file_thread((self._special or self._sink).drop)
 
 
 class EncryptWriter(Lifecycle):
@@ -183,8 +168,8 @@ class EncryptWriter(Lifecycle):
                     self._sealer = await self._options.begin()
                 await self._file.create()
                 await self._put(self._sealer.machine.start())
-        except BaseException as error:
-            await self._close(error)
+        except BaseException:
+            await self._close()
             raise
         return self
 
@@ -194,7 +179,7 @@ class EncryptWriter(Lifecycle):
         if exc is None and not self._busy:
             await self.aclose()
             return
-        await self._close(exc, left_by=exc_type or UnverifiedStreamError)
+        await self._close(exc_type or UnverifiedStreamError)
         if exc is None:
             raise UnverifiedStreamError(
                 "the writer was left while another task was using it, so the file is dropped"
@@ -237,8 +222,8 @@ class EncryptWriter(Lifecycle):
                 await self._put(await self._sealer.finish())
                 await self._file.commit()
                 self._committed = True
-        except BaseException as error:
-            await self._close(error)
+        except BaseException:
+            await self._close()
             raise
         await self._close()
 

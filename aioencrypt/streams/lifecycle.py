@@ -2,7 +2,7 @@
 
 Leaving an object closes it, also while a call of it still runs: then the call that ends last lets go of
 everything. A coroutine that is closed instead of cancelled (`coroutine.close()`, or its loop is gone)
-cannot await; there, `drop` lets go of the same things without waiting.
+cannot wait; there, closing does the same work at once.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from aioencrypt.errors import (
     StreamError,
     StreamNotEnteredError,
 )
-from aioencrypt.runtime.event_loops import Droppable, drop_with_loop
+from aioencrypt.runtime.event_loops import drop_with_loop, is_being_closed
 from aioencrypt.runtime.observation import MessageWatch, Tally
 from aioencrypt.runtime.offload import in_file_thread
 from aioencrypt.runtime.threads import ThreadLock
@@ -43,9 +43,9 @@ async def close_all(resources: Sequence[Closable]) -> None:
     failure: BaseException | None = None
     for number, resource in enumerate(resources):
         try:
-            await resource.aclose()
+            await _close(resource)
         except GeneratorExit:
-            drop_all(resources[number:])
+            await close_all(resources[number + 1 :])
             raise
         except BaseException as error:
             failure = failure or error
@@ -56,11 +56,12 @@ async def close_all(resources: Sequence[Closable]) -> None:
             del failure
 
 
-def drop_all(resources: Sequence[Closable]) -> None:
-    """Close all that can be closed without waiting."""
-    for resource in resources:
-        if isinstance(resource, Droppable):
-            resource.drop()
+async def _close(resource: Closable) -> None:
+    if is_being_closed():
+        # Our own resources do not wait now. Those of a caller may, and end where they would.
+        next(resource.aclose().__await__(), None)
+    else:
+        await resource.aclose()
 
 
 class OwnedFile:
@@ -238,31 +239,20 @@ class Lifecycle(ABC):
             self._failed_by = type(error)
             self._failure = error if isinstance(error, Exception) else None
         if self._life is Life.CLOSED:
-            await self._let_go(error)
+            await self._let_go()
 
-    async def _close(
-        self, error: BaseException | None = None, *, left_by: type[BaseException] | None = None
-    ) -> None:
-        """Close the object; `error` is in flight, `left_by` is what observers are told."""
+    async def _close(self, left_by: type[BaseException] | None = None) -> None:
+        """Close the object; `left_by` is what observers are told."""
         if self._life is not Life.CLOSED:
             self._life = Life.CLOSED
             self._closed_complete = self._complete
             self._left_by = left_by
             if not self._running or not self._observed_to_last_call:
                 self._end_watch()
-        await self._let_go(error)
+        await self._let_go()
 
-    def _drop(self) -> None:
-        self._life, self._released = Life.CLOSED, True
-        self._end_watch()
-        self._forget()
-        drop_all(self._resources())
-
-    async def _let_go(self, error: BaseException | None) -> None:
+    async def _let_go(self) -> None:
         if self._running or self._released:
-            return
-        if isinstance(error, GeneratorExit):
-            self._drop()
             return
         self._released = True
         self._end_watch()

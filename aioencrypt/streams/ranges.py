@@ -14,7 +14,7 @@ from aioencrypt.errors import MalformedMessageError, TruncatedMessageError
 from aioencrypt.format.wire import flat_view
 from aioencrypt.runtime.threads import ThreadLock
 from aioencrypt.streams.blocking_files import PathLike, is_special
-from aioencrypt.streams.lifecycle import OwnedFile, drop_all
+from aioencrypt.streams.lifecycle import OwnedFile
 from aioencrypt.streams.sources import as_bytes
 
 
@@ -174,8 +174,3 @@ class Ranges:
         """Let the source go."""
         self._start.clear()
         await self._source.aclose()
-
-    def drop(self) -> None:
-        """Let the source go without waiting, where it is ours."""
-        self._start.clear()
-        drop_all([self._source])

@@ -122,16 +122,15 @@ class ByteStream(Lifecycle):
             async with self._exclusive():
                 with current(self._watch):
                     await self._open()
-        except BaseException as error:
-            await self._close(error)
+        except BaseException:
+            await self._close()
             raise
         return self
 
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        left_by = None if self._abandoned else exc_type or UnverifiedStreamError
-        await self._close(exc, left_by=left_by)
+        await self._close(None if self._abandoned else exc_type or UnverifiedStreamError)
         if exc is None and not self._closed_complete and not self._abandoned:
             raise UnverifiedStreamError(self._incomplete_reason) from self._failure
 
@@ -143,10 +142,6 @@ class ByteStream(Lifecycle):
         """Let go of everything; the source stays open. Raises nothing for a stream left early."""
         self._check_not_busy()
         await self._close()
-
-    def drop(self) -> None:
-        """Let go of everything without waiting."""
-        self._drop()
 
     async def _chunk(self) -> bytes:
         """Return what is buffered, or the next chunk; empty at the end."""

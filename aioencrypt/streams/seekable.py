@@ -424,7 +424,7 @@ class SeekableDecryptStream(Lifecycle):
                     await self._open()
         except BaseException as error:
             self._failed_by = type(error)
-            await self._close(error)
+            await self._close()
             raise
         return self
 
@@ -458,7 +458,7 @@ class SeekableDecryptStream(Lifecycle):
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        await self._close(exc)
+        await self._close()
 
     async def aclose(self) -> None:
         """Let go of everything. Reads of other tasks end as they would, and then the source is let go."""
