@@ -1,4 +1,4 @@
-"""The values that go between client, cryptographic materials manager (CMM), provider and master key.
+"""The requests and materials that client, cryptographic materials manager (CMM) and provider exchange.
 
 Specification: framework/structures.md, framework/cmm-interface.md.
 """
@@ -50,7 +50,7 @@ def _check_required(instance: Any, attribute: Any, keys: frozenset[str]) -> None
 
 @attrs.frozen
 class DataKey:
-    """A plaintext data key. Its bytes never show in a repr."""
+    """A plaintext data key. Its `repr` never shows the bytes."""
 
     plaintext: bytes = attrs.field(repr=False)
 
@@ -59,34 +59,34 @@ class DataKey:
 
 
 def refuse_copy(value: object) -> NoReturn:
-    """Raise the error for pickling or copying a value that has key bytes."""
+    """Raise the error for pickling or copying a value with key bytes."""
     what = type(value).__name__
     raise TypeError(f"{what} has key bytes and cannot be pickled or copied: decrypt it where it is needed")
 
 
 @attrs.frozen(kw_only=True, slots=False)
 class DataKeyRequest:
-    """What a master key gets to know. `encrypted_data_keys` is empty when encrypting."""
+    """The request to a master key. `encrypted_data_keys` is empty when encrypting."""
 
     algorithm_suite: AlgorithmSuite = attrs.field(converter=_suite)
     encryption_context: Mapping[str, str] = _context(factory=dict)
     encrypted_data_keys: tuple[EncryptedDataKey, ...] = attrs.field(default=(), converter=_data_keys)
 
-    # Strangers may send thousands of encrypted data keys, and a context of thousands of pairs with them.
+    # Cached, because a header may have thousands of encrypted data keys and thousands of pairs.
     @cached_property
     def serialized_context(self) -> bytes:
-        """The canonical bytes of the encryption context, computed once for all encrypted data keys."""
+        """The canonical serialization of the encryption context."""
         return serialize_context(self.encryption_context)
 
     @cached_property
     def odd_serialized_contexts(self) -> Sequence[bytes]:
-        """What older SDKs authenticated in place of `serialized_context`."""
+        """The serializations that older SDKs authenticated instead of `serialized_context`."""
         return odd_serializations(self.encryption_context)
 
 
 @attrs.frozen
 class KeyUse:
-    """What a master key did for a message: generated its data key, encrypted or decrypted it."""
+    """One use of a master key for a message: it generated, encrypted or decrypted the data key."""
 
     operation: Operation
     provider_id: str
@@ -95,11 +95,12 @@ class KeyUse:
 
 @attrs.frozen
 class Provenance:
-    """Where the data key of a message comes from.
+    """The master keys that supplied the data key of a message.
 
-    Encrypting, `keys` are in the order of the encrypted data keys: the first generated. Decrypting,
-    there is the one key that opened. `cached` says that a cache answered, so that these keys did
-    their work for an earlier message. Empty where a CMM does not say.
+    When encrypting, `keys` has the order of the encrypted data keys; the first one generated the data key.
+    When decrypting, it holds the one key that decrypted. `cached` means that the data key came from a
+    cache, and these keys were used for an earlier message. A CMM that does not track its keys leaves it
+    empty.
     """
 
     keys: tuple[KeyUse, ...] = ()
@@ -108,10 +109,10 @@ class Provenance:
 
 @attrs.frozen(kw_only=True)
 class EncryptionMaterialsRequest:
-    """Asks a CMM for encryption materials.
+    """The request to a CMM for encryption materials.
 
-    `algorithm_suite` None leaves the choice to the CMM, by the commitment policy. `plaintext_length`
-    is the length of the plaintext in bytes, or an upper bound of it; None where neither is known.
+    With `algorithm_suite` None, the CMM chooses a suite by the commitment policy. `plaintext_length` is the
+    length of the plaintext in bytes, or an upper bound; None if neither is known.
     """
 
     commitment_policy: CommitmentPolicy = attrs.field(converter=_policy)
@@ -123,10 +124,10 @@ class EncryptionMaterialsRequest:
 
 @attrs.frozen(kw_only=True)
 class EncryptionMaterials:
-    """What is needed to write one message.
+    """The materials to encrypt one message.
 
-    `signer` signs digests with the private key whose public half stands in the encryption context.
-    Pairs named by `required_encryption_context_keys` are authenticated but not stored.
+    `signer` signs a digest with the private key whose public key is in the encryption context. The pairs
+    named by `required_encryption_context_keys` are authenticated but not stored.
     """
 
     algorithm_suite: AlgorithmSuite
@@ -143,10 +144,10 @@ class EncryptionMaterials:
 
 @attrs.frozen(kw_only=True)
 class DecryptionMaterialsRequest:
-    """Asks a CMM for decryption materials.
+    """The request to a CMM for decryption materials.
 
     `encryption_context` holds the pairs of the header, which are not verified yet;
-    `reproduced_encryption_context` those that the caller gave.
+    `reproduced_encryption_context` holds the pairs that the caller passed.
     """
 
     algorithm_suite: AlgorithmSuite = attrs.field(converter=_suite)
@@ -158,7 +159,7 @@ class DecryptionMaterialsRequest:
 
 @attrs.frozen(kw_only=True)
 class DecryptionMaterials:
-    """What is needed to read one message.
+    """The materials to decrypt one message.
 
     `encryption_context` holds all pairs; those named by `required_encryption_context_keys` are
     authenticated but not stored. `verification_key` is a compressed point.

@@ -1,16 +1,15 @@
-"""Re-wrap a message under other master keys: as a stream, as a header alone, and in files.
+"""Re-wrap the data key of an existing message under other master keys: as a stream, a header, or a file.
 
-The body stays as it is where that is safe. The algorithm suite decides what is made anew:
+The body stays the same where that is safe. The algorithm suite decides what has to be rewritten:
 
-- Version 1, unsigned: the header. Its tag is made with a new random IV.
-- Version 2, unsigned: header and body, under another message id. The format gives the header of version 2
-  one fixed IV for its tag, and so to two headers of one message the same key and the same IV. AES-GCM does
-  not stand that: from two such tags the key of the authentication can be computed, and with it frames can
-  be changed so that nobody notices. `accept_iv_reuse` leaves the body alone all the same, for those who
-  know that nobody has both headers.
-- Signed: everything. The signature covers the header, and the key that signed does not exist any more.
+- Version 1, unsigned: only the header. Its tag gets a new random IV.
+- Version 2, unsigned: header and body, under a new message id. The header tag of version 2 always has a zero
+  IV, so two headers of one message would use the same key and IV. From two such tags an attacker can compute
+  the authentication key of AES-GCM, and change frames unnoticed. `accept_iv_reuse` keeps the body anyway, for
+  callers who know that nobody has both headers.
+- Signed: everything. The signature covers the header, and its private key no longer exists.
 
-What is encrypted anew gets a new data key, unless some of the old encrypted data keys are to open it.
+A message that is encrypted again gets a new data key, unless some of its old encrypted data keys stay.
 """
 
 from __future__ import annotations
@@ -64,9 +63,9 @@ Keep = bool | Callable[[EncryptedDataKey], bool]
 
 @attrs.frozen(kw_only=True)
 class RewrappedHeader:
-    """A new header for a body that stays as it is.
+    """A new header for an unchanged body.
 
-    `serialized` takes the place of the first `old_length` bytes of the message.
+    `serialized` replaces the first `old_length` bytes of the message.
     """
 
     header: MessageHeader
@@ -76,7 +75,7 @@ class RewrappedHeader:
 
 @attrs.frozen
 class GivenMaterials:
-    """A CMM that has what it is asked for."""
+    """A CMM that returns the materials it was created with."""
 
     decryption: DecryptionMaterials
     encryption: EncryptionMaterials
@@ -91,7 +90,7 @@ class GivenMaterials:
 
 @attrs.frozen(kw_only=True)
 class RewrapOptions:
-    """What a caller asked for."""
+    """The options of a rewrap."""
 
     encryption_client: EncryptionClient
     reading: DecryptOptions
@@ -101,7 +100,7 @@ class RewrapOptions:
     accept_iv_reuse: bool
 
     def leaves_body(self, header: MessageHeader) -> bool:
-        """Tell whether a new header is enough; raises `PolicyError` where the caller forbids the rest."""
+        """Tell whether a new header is enough; raises `PolicyError` if the options forbid what is needed."""
         suite = header.algorithm_suite
         if suite.signed:
             reason = f"the message is signed ({suite.name}), and its signature covers the header"
@@ -126,7 +125,7 @@ class RewrapOptions:
     async def data_keys(
         self, header: MessageHeader, materials: DecryptionMaterials
     ) -> tuple[EncryptedDataKey, ...]:
-        """Return the encrypted data keys that stay, and behind them the new ones."""
+        """Return the encrypted data keys that stay, followed by the new ones."""
         keys = tuple(key for key in header.encrypted_data_keys if self._keeps(key))
         if self.new_provider:
             request = DataKeyRequest(
@@ -150,7 +149,7 @@ class RewrapOptions:
             return self.keep
         answer = self.keep(key)
         if not isinstance(answer, bool):
-            # A coroutine is true, and would keep every key.
+            # A coroutine is truthy, and would keep every key.
             raise TypeError(f"keep returned {type(answer).__name__}; it must say True or False")
         return answer
 
@@ -185,7 +184,7 @@ class RewrapOptions:
                     required_encryption_context_keys=required,
                 ),
             )
-        # The new message id makes another key of it.
+        # The new message id derives a new message key from it.
         return EncryptionMaterials(
             algorithm_suite=suite,
             data_key=materials.data_key,
@@ -196,7 +195,7 @@ class RewrapOptions:
 
 
 def _new_iv() -> bytes:
-    """Return an IV that no frame has: theirs are numbers of four bytes."""
+    """Return a random IV that no frame uses: their IVs are 4-byte sequence numbers."""
     iv = os.urandom(IV_LENGTH)
     return bytes([iv[0] | 0x80]) + iv[1:]
 
@@ -242,14 +241,14 @@ def rewrap_options(
 
 @attrs.frozen(kw_only=True)
 class RewrapResult:
-    """The header of the new message, and whether its body was encrypted anew."""
+    """The header of the new message, and whether its body was encrypted again."""
 
     header: MessageHeader
     reencrypted: bool
 
 
 class _Prefixed:
-    """A reader that returns some bytes first: a new header, or what was read before."""
+    """A reader that returns some bytes before those of another reader."""
 
     def __init__(self, first: bytes, read: Callable[[], Awaitable[bytes]]) -> None:
         self._first = first
@@ -264,7 +263,7 @@ class _Prefixed:
 
 
 class _VerifiedBody:
-    """The frames as they came, each after its tag was verified; the last ones at the end of the message."""
+    """A reader of the received frames, each after its tag; the last ones after the whole message."""
 
     def __init__(self, driver: Driver) -> None:
         self._driver = driver
@@ -284,10 +283,10 @@ def _verify_frames(work: OpenWork) -> bytes:
 
 
 class RewrapStream(ByteStream):
-    """A message under other master keys: read it, or iterate over its chunks.
+    """A stream of a message under other master keys: read it, or iterate over its chunks.
 
-    Entering `async with` reads the header, fetches the data key, verifies the header and encrypts the
-    data key under the new keys; then `header` and `reencrypted` are known.
+    Entering `async with` reads the header, decrypts the data key, verifies the header and encrypts the data
+    key under the new keys. After that, `header` and `reencrypted` are known.
     """
 
     _observed_as = "rewrap"
@@ -299,7 +298,7 @@ class RewrapStream(ByteStream):
         self._header: MessageHeader | None = None
         self._provenance: Provenance | None = None
         self._rewrapped: RewrappedHeader | None = None
-        # The old header, as it came.
+        # The old header, exactly as received.
         self.replaced: bytes = b""
         self._read_next: Callable[[], Awaitable[bytes]] = self._intake.read
         self._decrypting: DecryptStream | None = None
@@ -314,16 +313,16 @@ class RewrapStream(ByteStream):
 
     @property
     def rewrapped(self) -> RewrappedHeader | None:
-        """The new header where the body stays as it is; None where all of the message is made anew."""
+        """The new header if the body stays the same; None if the whole message is rewritten."""
         return self._rewrapped
 
     def skip_body(self) -> None:
-        """Declare that the body stays where it is, so that this stream is complete."""
+        """Declare that the body is kept in place, so that this stream is complete."""
         self._finished = True
 
     @property
     def reencrypted(self) -> bool:
-        """Whether the body is encrypted anew; raises `StreamNotEnteredError` before `async with`."""
+        """Whether the body is encrypted again; raises `StreamNotEnteredError` before `async with`."""
         return self.header is not None and self._rewrapped is None
 
     @hides_arguments
@@ -393,18 +392,18 @@ def rewrap_stream(
 ) -> RewrapStream:
     """Return a stream of a message under other master keys; enter it with `async with`.
 
-    `provider` opens the message, `new_provider` encrypts its data key. `keep` says which of its
-    encrypted data keys stay: none, all, or those for which a function says so. So a `new_provider`
-    alone replaces all keys, with ``keep=True`` it adds some, and a function alone removes some.
+    `provider` decrypts the data key, `new_provider` encrypts it again. `keep` selects the old encrypted
+    data keys that stay: False for none, True for all, or a function that returns True or False for each. So
+    `new_provider` alone replaces all keys, with ``keep=True`` it adds keys, and a `keep` function alone
+    removes keys.
 
-    What the suite demands is made anew, as `reencrypted` says after entry:
-    the header alone, or all of the message where it is signed, or is of version 2. `reencrypt=False`
-    refuses the latter. `accept_iv_reuse` changes only the header of a version 2 message; whoever has
-    both headers can then change frames unnoticed. A body that is left alone is passed on as it is,
-    unless `verify` says to check every frame on the way.
+    An unsigned version 1 message gets a new header only; other messages are encrypted again. After entry,
+    `reencrypted` tells which. `reencrypt=False` raises `PolicyError` instead of encrypting again.
+    `accept_iv_reuse` replaces only the header of a version 2 message, too; then anyone who has both headers
+    can change frames unnoticed. `verify` checks the tag of every frame of a body that stays the same.
 
     Raises `ValueError` and `TypeError` for wrong arguments here; `MessageError`, `PolicyError` and
-    `ProviderError` on entry, and as they come up.
+    `ProviderError` on entry and from reads.
     """
     options = rewrap_options(
         provider,
@@ -429,10 +428,10 @@ async def rewrap_header(
     accept_iv_reuse: bool = False,
     encryption_client: EncryptionClient | None = None,
 ) -> RewrappedHeader:
-    """Return a new header for a message whose body is left alone, for storage that can copy the body.
+    """Return a new header for a message with an unchanged body, for storage that can copy the body.
 
-    Of the source nothing but the header is read. Raises `PolicyError`, before any key service is
-    called, where a new header is not enough: `rewrap_stream` then. Arguments: `rewrap_stream`.
+    Only the header of the source is read. Raises `PolicyError`, before any call to a key service, if a new
+    header is not enough: use `rewrap_stream` then. Arguments: see `rewrap_stream`.
     """
     options = rewrap_options(
         provider,
@@ -457,7 +456,7 @@ async def rewrap_header(
 
 
 def _tally(header: MessageHeader | None, provenance: Provenance | None, ciphertext_length: int) -> Tally:
-    """Return what observers are told: what is encrypted anew tells of its frames itself."""
+    """Return the tally for observers; a message that is encrypted again counts its own frames."""
     return Tally.of(header, provenance, plaintext_length=0, ciphertext_length=ciphertext_length, frames=0)
 
 
@@ -478,11 +477,11 @@ async def rewrap_file(
 ) -> RewrapResult:
     """Rewrap the message in a file, or into the file `destination`.
 
-    The new message is written beside its place and put there whole, or not at all. `in_place`
-    overwrites the header instead, where a new header is enough and as long as the old one: the file
-    is not copied then, but a computer that fails in that moment leaves a file with half a header.
+    The file appears complete, or does not change. If a new header is enough and has the length of the old
+    one, `in_place` overwrites the header without copying the file; a crash at that moment leaves a damaged
+    header.
 
-    Other arguments and errors: `rewrap_stream`; and `OSError`.
+    Raises `OSError`. Other arguments and errors: see `rewrap_stream`.
     """
     if in_place and destination is not None:
         raise ValueError("in_place changes the file itself: leave destination out")
@@ -508,7 +507,7 @@ async def rewrap_file(
                 await file.create()
                 async for chunk in stream:
                     await file.write(chunk)
-        if not overwrites:  # outside, as Windows does not replace a file that is still open for reading
+        if not overwrites:  # outside, because Windows cannot replace a file that is open for reading
             await file.commit()
         return RewrapResult(header=stream.header, reencrypted=stream.reencrypted)
     finally:
@@ -527,8 +526,8 @@ async def _overwrite(path: PathLike, header: bytes, stream: RewrapStream, *, ver
 def _overwrite_start(path: PathLike, old: bytes, new: bytes) -> None:
     with open(path, "r+b") as file:
         if file.read(len(old)) != old:
-            # The header of one message before the body of another would lose that one for good.
-            raise OSError(errno.ESTALE, "the file was changed meanwhile", str(path))
+            # The header of another message would make this body unreadable for ever.
+            raise OSError(errno.ESTALE, "the file was changed in the meantime", str(path))
         file.seek(0)
         file.write(new)
         file.flush()

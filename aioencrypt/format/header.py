@@ -1,4 +1,4 @@
-"""The message header: what it holds, how it is parsed, how it is written.
+"""The message header: fields, parsing, serialization and authentication.
 
 Specification: data-format/message-header.md.
 """
@@ -23,9 +23,9 @@ MAX_FRAME_LENGTH = 0xFFFFFFFF
 _TYPE_CUSTOMER_AED = 0x80
 _RESERVED = bytes(4)
 _HEADER_IV = bytes(IV_LENGTH)
-# The number of pairs in an empty context, which the specification does not write.
+# The number of pairs in an empty context, which the specification leaves out.
 _NO_PAIRS = bytes(2)
-# What is often given in place of a message: how it starts, what it looks like, and what to do.
+# Data often mistaken for a message: its first bytes, what it is, and what to do.
 # Base64 of version 1 (01 80) starts with AY, that of version 2 (02 04, 02 05) with Ag.
 _KMS_ADVICE = "it holds one encrypted value and no message; decrypt it with the Decrypt operation of AWS KMS"
 _LOOK_ALIKES: tuple[tuple[bytes, str, str], ...] = (
@@ -53,12 +53,12 @@ _LOOK_ALIKES: tuple[tuple[bytes, str, str], ...] = (
     (rb"(\xef\xbb\xbf|\s)*<[?!a-zA-Z]", "XML or HTML", "an error page of a server, perhaps: look at it"),
     (rb"version https://git-lfs", "a Git LFS pointer", "fetch the file with git lfs pull"),
 )
-# Bytes that the longest of these takes, with some blanks before it.
+# The longest of these prefixes, with leading blanks, in bytes.
 _LOOK_ALIKE_LENGTH = 64
 
 
 class ContentType(enum.IntEnum):
-    """How the body is cut. Non-framed bodies are read but never written."""
+    """The content type of the body. Non-framed bodies are read but never written."""
 
     NON_FRAMED = 1
     FRAMED = 2
@@ -68,8 +68,8 @@ class ContentType(enum.IntEnum):
 class EncryptedDataKey:
     """The data key, encrypted under one master key.
 
-    A provider id that is not UTF-8, as Python SDKs before 4.0.1 wrote, carries its odd bytes as
-    surrogate escapes, so that it compares and serializes as it came.
+    Invalid UTF-8 in a provider id, as aws-encryption-sdk for Python before 4.0.1 wrote, is kept as surrogate
+    escapes, so that the entry compares and serializes unchanged.
     """
 
     provider_id: str
@@ -77,7 +77,7 @@ class EncryptedDataKey:
     ciphertext: bytes = attrs.field(repr=False)
 
     def serialize(self) -> bytes:
-        """Return the entry as it stands in a header; raises `ValueError` for a field above 65,535 bytes."""
+        """Return the serialized entry; raises `ValueError` for a field of more than 65,535 bytes."""
         fields = (self.provider_id.encode("utf-8", "surrogateescape"), self.provider_info, self.ciphertext)
         if max(map(len, fields)) > 0xFFFF:
             raise ValueError(
@@ -88,9 +88,9 @@ class EncryptedDataKey:
 
 @attrs.frozen
 class MessageHeader:
-    """What a header says. `frame_length` is in bytes, and 0 for a non-framed message.
+    """The fields of a header. `frame_length` is in bytes, and 0 for a non-framed message.
 
-    `encryption_context` holds the pairs that are stored in the message.
+    `encryption_context` holds the pairs that the message stores.
     """
 
     version: int
@@ -103,7 +103,7 @@ class MessageHeader:
     commitment: bytes = b""
 
     def serialize_body(self) -> bytes:
-        """Return the header without its authentication; raises `ValueError` for what does not fit."""
+        """Return the header without its authentication; raises `ValueError` if a field does not fit."""
         suite = self.algorithm_suite
         context = serialize_context(self.encryption_context)
         keys = _serialize_keys(self.encrypted_data_keys)
@@ -124,7 +124,7 @@ def _serialize_keys(keys: Sequence[EncryptedDataKey]) -> bytes:
 
 @attrs.frozen
 class ReceivedHeader:
-    """A parsed header with the bytes that its tag covers, exactly as they came."""
+    """A parsed header with the exact bytes that its tag covers."""
 
     header: MessageHeader
     body: bytes = attrs.field(repr=False)
@@ -133,15 +133,15 @@ class ReceivedHeader:
 
     @property
     def serialized(self) -> bytes:
-        """The whole header as it came."""
+        """The whole header, exactly as received."""
         return self.body + (self.iv if self.header.version == 1 else b"") + self.tag
 
     def unlock(self, data_key: bytes, authenticated_context: bytes, net_v4_0_0_retry: bool) -> MessageKey:
-        """Derive the message key and verify the header with it; raises as `verify` does.
+        """Derive the message key and verify the header with it; raises the errors of `verify`.
 
-        With `net_v4_0_0_retry`, a tag that fails is tried once more as version 4.0.0 of the SDK for
-        .NET made it: it left the message id out of the derivation of suites that do not commit, and
-        wrote out an empty `authenticated_context`.
+        With `net_v4_0_0_retry`, a tag that fails is verified again as version 4.0.0 of the SDK for .NET
+        computed it: that version omitted the message id when it derived keys for suites without key
+        commitment, and serialized an empty `authenticated_context`.
         """
         suite, message_id = self.header.algorithm_suite, self.header.message_id
         key = derive_message_key(suite, data_key, message_id)
@@ -157,10 +157,9 @@ class ReceivedHeader:
     def with_data_keys(
         self, keys: Sequence[EncryptedDataKey], key: MessageKey, authenticated_context: bytes, iv: bytes
     ) -> bytes:
-        """Return the header, verified before, with other encrypted data keys; all else stays byte for byte.
+        """Return this verified header with other encrypted data keys; all other bytes stay the same.
 
-        `iv` must be one that was never used with this key. Version 2 has no room for it, and uses that
-        of every header.
+        `iv` must never have been used with this key. Version 2 does not store the IV; it is always zero.
         """
         header = self.header
         start = (2 if header.version == 1 else 1) + len(header.algorithm_suite.id_bytes + header.message_id)
@@ -170,14 +169,14 @@ class ReceivedHeader:
         try:
             self.verify(key, authenticated_context)
         except TagError:
-            authenticated_context = authenticated_context or _NO_PAIRS  # as .NET 4.0.0 wrote, see unlock
+            authenticated_context = authenticated_context or _NO_PAIRS  # as .NET 4.0.0 did, see unlock
         iv = iv if header.version == 1 else _HEADER_IV
         return body + authenticate_header(body, header.version, key, authenticated_context, iv)
 
     def verify(self, key: MessageKey, authenticated_context: bytes) -> None:
-        """Check commitment and tag; raises `CommitmentError` or `TagError`.
+        """Verify the commitment and the tag; raises `CommitmentError` or `TagError`.
 
-        `authenticated_context` is the serialization of pairs that are authenticated but not stored.
+        `authenticated_context` is the serialization of the pairs that are authenticated but not stored.
         Specification: client-apis/decrypt.md#verify-the-header.
         """
         if self.header.algorithm_suite.committing:
@@ -196,7 +195,7 @@ def authenticate_header(
 ) -> bytes:
     """Return the header authentication for a header body (client-apis/encrypt.md#construct-the-header).
 
-    `iv` is written into a header of version 1; version 2 has no other than the default.
+    A version 1 header stores `iv`; version 2 always uses the default.
     """
     tag = key.aead.encrypt(iv, b"", body + authenticated_context)
     return (iv if version == 1 else b"") + tag
@@ -205,11 +204,10 @@ def authenticate_header(
 def parse_header(
     queue: ByteQueue, *, max_length: int | None = None, max_encrypted_data_keys: int | None = None
 ) -> Generator[int, None, ReceivedHeader]:
-    """Parse a header off a queue: yields the bytes it waits for, returns the header, unverified.
+    """Parse a header from a queue; yield the number of missing bytes, and return the unverified header.
 
-    What is parsed is committed entry by entry, so that a header that comes byte by byte costs no more
-    than one that comes whole. Raises `MalformedMessageError`, or `LimitError` from the length field,
-    before the bytes arrive.
+    Each parsed entry is committed, so a header that arrives byte by byte costs no more than one that arrives
+    whole. Raises `MalformedMessageError`, and `LimitError` as soon as a length field exceeds the limit.
     """
     cursor = Cursor(queue, max_length, "max_header_length", "the length of the header")
     start: tuple[AlgorithmSuite, bytes, Mapping[str, str], int] | None = None
@@ -246,10 +244,10 @@ def _parse_version(cursor: Cursor) -> int:
     version = cursor.number(1)
     if version not in (1, 2):
         if version == ord("A"):
-            cursor.take(1)  # one letter is no sign of base64
+            cursor.take(1)  # a single letter does not prove base64
         raise MalformedMessageError(
             _look_alike(cursor)
-            or f"this is no message: it starts with {version:#04x}, not with version 1 or 2"
+            or f"this is not a message: it starts with {version:#04x}, not with version 1 or 2"
         )
     if version == 1 and (message_type := cursor.number(1)) != _TYPE_CUSTOMER_AED:
         raise MalformedMessageError(
@@ -259,7 +257,7 @@ def _parse_version(cursor: Cursor) -> int:
 
 
 def _look_alike(cursor: Cursor) -> str | None:
-    """Return what the input looks like and what to do, as far as the bytes that are there tell."""
+    """Return what the input looks like and what to do, judged by the bytes received so far."""
     start = cursor.ahead(_LOOK_ALIKE_LENGTH)
     for pattern, kind, advice in _LOOK_ALIKES:
         if re.match(pattern, start):

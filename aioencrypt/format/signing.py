@@ -1,4 +1,4 @@
-"""The signature over a message: running digest, static-length ECDSA, strict DER, compressed points.
+"""The signature of a message: running digest, static-length ECDSA, strict DER, and compressed points.
 
 Specification: framework/transitive-requirements.md#ecdsa, data-format/message-footer.md.
 """
@@ -34,21 +34,21 @@ _ORDERS = {
 }
 
 
-# One random signature in a hundred does not fit, so that so many in a row do not happen.
+# About one random signature in a hundred has another length, so this many in a row never happen by chance.
 _MAX_SIGNATURES = 100
 
 
 class RunningDigest:
-    """The digest of what a signature covers: header and body as they stand in the message.
+    """The running digest of the signed bytes: header and body as they appear in the message.
 
-    `hashlib` is used because it releases the GIL for large inputs with every version of everything.
+    It uses `hashlib`, which releases the GIL for large inputs in every supported version.
     """
 
     def __init__(self, algorithm: SignatureAlgorithm) -> None:
         self._hash = hashlib.new(algorithm.hash_name)
 
     def update(self, pieces: Iterable[bytes | memoryview]) -> None:
-        """Add the next pieces of the message. Pieces go in in the order of the message."""
+        """Add the next pieces of the message, in order."""
         for piece in pieces:
             self._hash.update(piece)
 
@@ -90,11 +90,11 @@ class KeySigner:
 
 
 def sign_static_length(algorithm: SignatureAlgorithm, sign: Signer, digest: bytes) -> bytes:
-    """Sign a digest so that the DER signature has the one length that makes messages predictable.
+    """Sign a digest so that the DER signature has a fixed length, which makes message lengths predictable.
 
-    s and order - s are both valid and differ in length except when one of the integers happens to be
-    short, about once in a hundred times; then another signature is made. Raises `ProviderError` for a
-    signer of another curve, for one that repeats itself, and after `_MAX_SIGNATURES`.
+    s and order - s are both valid, and their encodings usually differ in length. About once in a hundred
+    times neither fits, and the digest is signed again. Raises `ProviderError` for a signer on another
+    curve, a signer that repeats itself, and after `_MAX_SIGNATURES` attempts.
     """
     order = _ORDERS[algorithm]
     refused: set[bytes] = set()
@@ -117,13 +117,13 @@ def sign_static_length(algorithm: SignatureAlgorithm, sign: Signer, digest: byte
 
 
 def _numbers(algorithm: SignatureAlgorithm, signature: bytes) -> tuple[int, int]:
-    """Return the integers of a signature; raises `ProviderError` for what no signer of this curve makes."""
+    """Return the integers of a signature; raises `ProviderError` if they cannot be on this curve."""
     try:
         r, s = decode_dss_signature(signature)
     except ValueError as error:
         raise ProviderError("the signer returned bytes that are no signature in DER") from error
     order = _ORDERS[algorithm]
-    # Both are shorter than this once in 2**128 signatures.
+    # The probability that both are shorter than this is 2**-128.
     short = max(r, s).bit_length() <= order.bit_length() - 64
     if short or not (0 < r < order and 0 < s < order):
         raise ProviderError(f"the signer does not sign on {algorithm.curve}: give it a key on that curve")
@@ -133,8 +133,8 @@ def _numbers(algorithm: SignatureAlgorithm, signature: bytes) -> tuple[int, int]
 def verify(algorithm: SignatureAlgorithm, point: bytes, signature: bytes, digest: bytes) -> None:
     """Verify a signature with a public key given as a compressed point; raises `SignatureError`.
 
-    The signature must be the one DER encoding of its two integers, because lenient parsers have
-    accepted signatures that are none (CVE-2024-23680).
+    The signature must be the canonical DER encoding of its integers, because lenient parsers have accepted
+    invalid signatures (CVE-2024-23680).
     """
     if len(point) != algorithm.public_key_length:
         raise SignatureError(

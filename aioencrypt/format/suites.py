@@ -1,4 +1,4 @@
-"""The algorithm suites of the message format, as one table, and the commitment policies.
+"""The table of algorithm suites, and the commitment policies.
 
 Specification: framework/algorithm-suites.md, framework/commitment-policy.md.
 """
@@ -41,7 +41,7 @@ class SignatureAlgorithm(enum.Enum):
 
 @attrs.frozen
 class _Row:
-    """What tells the suites apart. `kdf_hash` None is the identity KDF."""
+    """The properties of a suite. `kdf_hash` None means the identity KDF."""
 
     version: int
     data_key_length: int
@@ -71,8 +71,8 @@ _ROWS = {
 class AlgorithmSuite(enum.Enum):
     """An algorithm suite; its value is the id in the message header.
 
-    Lengths are in bytes. `data_key_length` is the length of the data key as well as of the AES key
-    derived from it.
+    Lengths are in bytes. `data_key_length` is the length both of the data key and of the AES key derived
+    from it.
     """
 
     ALG_AES_128_GCM_IV12_TAG16_NO_KDF = 0x0014
@@ -110,7 +110,7 @@ class AlgorithmSuite(enum.Enum):
 
 
 class CommitmentPolicy(enum.Enum):
-    """Which suites may be written and read, with regard to key commitment.
+    """Which suites may encrypt and decrypt, with regard to key commitment.
 
     Specification: framework/commitment-policy.md#supported-commitment-policy-enum.
     """
@@ -121,15 +121,15 @@ class CommitmentPolicy(enum.Enum):
 
     @property
     def default_suite(self) -> AlgorithmSuite:
-        """The suite that is written where the caller names none."""
+        """The suite for encrypting if the caller names none."""
         if self is CommitmentPolicy.FORBID_ENCRYPT_ALLOW_DECRYPT:
             return AlgorithmSuite.ALG_AES_256_GCM_IV12_TAG16_HKDF_SHA384_ECDSA_P384
         return AlgorithmSuite.ALG_AES_256_GCM_HKDF_SHA512_COMMIT_KEY_ECDSA_P384
 
     def allows_encrypt(self, suite: AlgorithmSuite) -> bool:
-        """Tell whether messages of this suite may be written."""
+        """Tell whether the policy allows encrypting with this suite."""
         return suite.committing is not (self is CommitmentPolicy.FORBID_ENCRYPT_ALLOW_DECRYPT)
 
     def allows_decrypt(self, suite: AlgorithmSuite) -> bool:
-        """Tell whether messages of this suite may be read."""
+        """Tell whether the policy allows decrypting this suite."""
         return suite.committing or self is not CommitmentPolicy.REQUIRE_ENCRYPT_REQUIRE_DECRYPT

@@ -1,4 +1,4 @@
-"""The bytes that have arrived and are not consumed yet, and the cursor that takes fields off them."""
+"""A queue of received bytes, and a cursor that parses fields from it."""
 
 from __future__ import annotations
 
@@ -6,23 +6,23 @@ from collections import deque
 
 from aioencrypt.errors import LimitError
 
-# Pieces below this are gathered, so that a peer who sends single bytes costs no object for each.
+# Smaller pieces are gathered into one buffer, so that single bytes from a peer do not cost an object each.
 _SMALL = 4 * 1024
 _JOINED_LENGTH = 64 * 1024
 
 
 def flat_view(view: memoryview) -> memoryview:
-    """Return a view of numbers, or of several dimensions, as one of its bytes."""
+    """Return a flat view of the bytes of a view with other items or several dimensions."""
     if view.ndim == 1 and view.format == "B" and view.contiguous:
         return view
-    # A view with gaps, or with a dimension of length 0, cannot be cast.
+    # A view that is not contiguous, or has a dimension of length 0, cannot be cast.
     return view.cast("B") if view.c_contiguous and view.nbytes else memoryview(view.tobytes())
 
 
 def immutable(data: bytes | memoryview) -> bytes | memoryview:
-    """Return bytes that stay as they are: only views on `bytes` are kept, everything else is copied.
+    """Return bytes that cannot change: keep `bytes` and views on them, and copy everything else.
 
-    A read-only view says nothing about the buffer behind it, which its owner may still change.
+    A read-only view is not enough, because the owner of the buffer may still change it.
     """
     if type(data) is bytes:
         return data
@@ -31,11 +31,10 @@ def immutable(data: bytes | memoryview) -> bytes | memoryview:
 
 
 class ByteQueue:
-    """A queue of immutable pieces: bytes go in at the end and are taken from the front.
+    """A FIFO queue of immutable pieces of bytes.
 
-    Nothing is copied that need not be: a large piece is handed out as views on itself. Gathered
-    small pieces are frozen into `bytes` before a view on them exists, so a view never sees a buffer
-    that still grows.
+    It avoids copies: large pieces are returned as views. Gathered small pieces are converted to `bytes`
+    before they are viewed, so no view ever sees a buffer that still grows.
     """
 
     __slots__ = ("_length", "_pieces", "_tail")
@@ -68,18 +67,18 @@ class ByteQueue:
             self._tail.clear()
 
     def front(self) -> memoryview:
-        """Return the first contiguous piece, without taking it; it may be empty."""
+        """Return the first piece without taking it; it may be empty."""
         if not self._pieces:
             self._freeze()
         return self._pieces[0] if self._pieces else memoryview(b"")
 
     def peek(self, length: int) -> bytes:
-        """Return the first `length` bytes, all of which must be there, without taking them."""
+        """Return the first `length` bytes without taking them. The queue must hold that many."""
         front = self.front()
         return bytes(front[:length]) if len(front) >= length else b"".join(self.peek_pieces(length))
 
     def peek_pieces(self, length: int) -> tuple[memoryview, ...]:
-        """Return the first `length` bytes, all of which must be there, as views, without taking them."""
+        """Return the first `length` bytes as views without taking them. The queue must hold that many."""
         if len(self.front()) >= length:
             return (self._pieces[0][:length],) if length else ()
         self._freeze()
@@ -92,7 +91,7 @@ class ByteQueue:
         return tuple(peeked)
 
     def take(self, length: int) -> bytes:
-        """Take the first `length` bytes, all of which must be there."""
+        """Take the first `length` bytes. The queue must hold that many."""
         front = self.front()
         if len(front) > length:
             # What nearly every field of a header is: a few bytes of a longer piece.
@@ -102,7 +101,7 @@ class ByteQueue:
         return b"".join(self.take_pieces(length))
 
     def take_pieces(self, length: int) -> tuple[memoryview, ...]:
-        """Take the first `length` bytes, all of which must be there, as views without a copy."""
+        """Take the first `length` bytes as views, without a copy. The queue must hold that many."""
         self._length -= length
         taken = []
         while length:
@@ -116,7 +115,7 @@ class ByteQueue:
         return tuple(taken)
 
     def put_back(self, data: bytes) -> None:
-        """Put immutable bytes that were taken to the front again."""
+        """Put immutable bytes back at the front."""
         if data:
             self._pieces.appendleft(memoryview(data))
             self._length += len(data)
@@ -129,7 +128,7 @@ class ByteQueue:
 
 
 class Short(Exception):
-    """More bytes are needed; `missing` says how many at least."""
+    """More bytes are needed: at least `missing`."""
 
     def __init__(self, missing: int) -> None:
         super().__init__(missing)
@@ -137,9 +136,9 @@ class Short(Exception):
 
 
 class Cursor:
-    """Takes fields off a queue, part by part: a part is committed whole or rolled back.
+    """Parses fields from a queue. A group of fields is committed as a whole or rolled back.
 
-    `max_length` limits what may be taken in all; `parameter` and `what` name it in the error.
+    `max_length` limits the total number of bytes taken; `parameter` and `what` name it in the error.
     """
 
     def __init__(self, queue: ByteQueue, max_length: int | None, parameter: str, what: str) -> None:
@@ -147,7 +146,7 @@ class Cursor:
         self._max_length = max_length
         self._parameter = parameter
         self._what = what
-        # Committed parts before `_data`: what comes byte by byte is not copied again for each byte.
+        # Committed bytes before `_data`, so that input that arrives byte by byte is not copied each time.
         self._before: list[bytes] = []
         self._length_before = 0
         self._data = b""
@@ -164,7 +163,7 @@ class Cursor:
         return self._data[end - length : end]
 
     def _pull(self, length: int) -> int:
-        """Make so many bytes behind the position available; returns where they end."""
+        """Make the next `length` bytes available; return their end."""
         if self._committed:
             self._before.append(self._data[: self._committed])
             self._length_before += self._committed
@@ -191,11 +190,11 @@ class Cursor:
         return int.from_bytes(self.take(length), "big")
 
     def sized(self) -> bytes:
-        """Take a field that follows its own length in 2 bytes."""
+        """Take a field that is preceded by its length in 2 bytes."""
         return self.take(int.from_bytes(self.take(2), "big"))
 
     def ahead(self, length: int) -> bytes:
-        """Return up to so many bytes from the last commit on, as far as they have arrived."""
+        """Return up to `length` bytes after the last commit, as far as they have arrived."""
         return self._data[self._committed : self._committed + length]
 
     def commit(self) -> None:
@@ -207,9 +206,9 @@ class Cursor:
         self._position = self._committed
 
     def taken(self, without: int) -> bytes:
-        """Return everything that was taken, without the last bytes of it."""
+        """Return everything that was taken, except the last bytes."""
         return b"".join((*self._before, self._data[: self._position]))[: -without or None]
 
     def finish(self) -> None:
-        """Give what was not taken back to the queue."""
+        """Return unconsumed bytes to the queue."""
         self._queue.put_back(self._data[self._position :])

@@ -1,8 +1,8 @@
-"""What the machines hand out: heavy work as values, for any thread, and the events of the reading machine.
+"""The output of the state machines: heavy work as values, and the events of the reading machine.
 
-A work is immutable and shares nothing with its machine but the running digest. `crypt` of several
-works may run in any order and in any thread; `digest` runs in the order in which the machine handed
-the works out, one at a time. `cost` is an estimate of `crypt`, in microseconds.
+A work is immutable and shares only the running digest with its machine. The `crypt` methods of several
+works may run in any order and in any thread. Their `digest` methods must run one at a time, in the order in
+which the machine returned the works. `cost` estimates the time of `crypt` in microseconds.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from aioencrypt.format.header import MessageHeader
 from aioencrypt.format.signing import RunningDigest, verify
 from aioencrypt.format.suites import SignatureAlgorithm
 
-# Microseconds for P-384, the slower of the two curves: up to half as much again on older processors.
+# Microseconds for P-384, the slower of the two curves; up to 50 % more on older processors.
 VERIFY_COST = 380
 SIGN_COST = 150
 
 
 class Output:
-    """A buffer that is written in place, part after part, and becomes `bytes` without a second copy.
+    """A buffer that is written in place, part by part, and becomes `bytes` without another copy.
 
-    `BytesIO` hands its inner object out as it is while no view on it is open. Leaving `with` releases every
-    view: some may live in the traceback of an error, and CPython 3.12.1 crashes when it collects a cycle
-    with a view on a `BytesIO` in it.
+    `BytesIO` returns its internal `bytes` object if no view on it is open. Leaving `with` releases every
+    view: the traceback of an error may keep views alive, and CPython 3.12.1 crashes when it collects a
+    cycle that holds a view on a `BytesIO`.
     """
 
     def __init__(self, length: int) -> None:
@@ -38,24 +38,24 @@ class Output:
         self.used: int = 0
 
     def reserve(self, length: int) -> memoryview:
-        """Return the next part, to be written; take no view of it that lives longer than the writing."""
+        """Return the next part for writing. Do not keep a view on it after writing."""
         part = self._views[0][self.used : self.used + length]
         self._views.append(part)
         self.used += length
         return part
 
     def finish(self) -> bytes:
-        """Return what was reserved; releases every view."""
+        """Return all reserved parts as `bytes`, and release every view."""
         self.release()
         self._store.truncate(self.used)
         return self._store.getvalue()
 
     def wipe(self) -> None:
-        """Overwrite what was reserved: AES-GCM writes plaintext before it knows whether the tag is right."""
+        """Overwrite all reserved parts: AES-GCM writes plaintext before it has verified the tag."""
         self._views[0][: self.used] = bytes(self.used)
 
     def release(self) -> None:
-        """Release every view; nothing reads or writes the buffer any more."""
+        """Release every view; the buffer is neither read nor written any more."""
         for view in self._views:
             view.release()
 
@@ -67,7 +67,7 @@ class Output:
 
 
 def _filled(length: int, fill: Callable[[memoryview], None]) -> bytes:
-    """Return `bytes` that `fill` wrote; on failure the buffer is wiped."""
+    """Return the `bytes` that `fill` wrote; on failure, wipe the buffer."""
     with Output(length) as output:
         try:
             fill(output.reserve(length))
@@ -79,7 +79,7 @@ def _filled(length: int, fill: Callable[[memoryview], None]) -> bytes:
 
 @attrs.frozen
 class SealWork:
-    """Consecutive frames to seal; the last of them is the final frame where `final_length` is given."""
+    """Encrypt consecutive frames; if `final_length` is given, the last one is the final frame."""
 
     cipher: BodyCipher
     sequence: int
@@ -92,7 +92,7 @@ class SealWork:
 
     @property
     def output_length(self) -> int:
-        """The number of bytes that `crypt` makes."""
+        """The number of bytes that `crypt` returns."""
         length = self.regular_count * (self.cipher.frame_length + FRAME_OVERHEAD)
         return length if self.final_length is None else length + FINAL_OVERHEAD + self.final_length
 
@@ -103,11 +103,11 @@ class SealWork:
         return cost if self.final_length is None else cost + frame_cost(self.final_length)
 
     def crypt(self) -> bytes:
-        """Return the sealed frames."""
+        """Return the encrypted frames."""
         return _filled(self.output_length, self.crypt_into)
 
     def crypt_into(self, out: memoryview) -> None:
-        """Do the cryptography into a buffer of `output_length` bytes."""
+        """Write the encrypted frames into a buffer of `output_length` bytes."""
         if self.regular_count:
             self.cipher.seal_regular(self.sequence, self.regular, out)
         if self.final_length is not None:
@@ -116,14 +116,14 @@ class SealWork:
             self.cipher.seal_final(final_sequence, self.final, self.final_length, out, start)
 
     def digest(self, sealed: bytes | memoryview) -> None:
-        """Add what `crypt` made to the digest of a signed message."""
+        """Add the output of `crypt` to the digest of a signed message."""
         if self.running:
             self.running.update((*self.undigested, sealed))
 
 
 @attrs.frozen
 class OpenWork:
-    """Consecutive frames, or a whole non-framed body, to open."""
+    """Decrypt consecutive frames or a whole non-framed body."""
 
     serialized: tuple[memoryview, ...] = attrs.field(repr=False)
     output_length: int
@@ -144,11 +144,11 @@ class OpenWork:
         return self.count * frame_cost(self.output_length // self.count)
 
     def crypt(self) -> bytes:
-        """Return the plaintext; raises `TagError`, and then nothing of it exists."""
+        """Return the plaintext; on `TagError` it has been wiped."""
         return _filled(self.output_length, self.open_into)
 
     def digest(self) -> None:
-        """Add the frames, as they came, to the digest of a signed message."""
+        """Add the received frames to the digest of a signed message."""
         if self.running:
             pieces: Iterable[bytes | memoryview] = (*self.undigested, *self.serialized)
             self.running.update(pieces)
@@ -156,7 +156,7 @@ class OpenWork:
 
 @attrs.frozen
 class VerifyWork:
-    """The signature to verify, after the digests of everything before it."""
+    """Verify the signature, after everything before it has been digested."""
 
     algorithm: SignatureAlgorithm
     verification_key: bytes
@@ -179,19 +179,19 @@ Work = SealWork | OpenWork | VerifyWork
 
 @attrs.frozen
 class NeedData:
-    """More bytes are needed: `receive` them, or ``b""`` at the end of input."""
+    """More bytes are needed: pass them to `receive`, or ``b""`` at the end of input."""
 
 
 @attrs.frozen
 class HeaderParsed:
-    """The header is complete but not verified: for the materials request only. Answer with `unlock`."""
+    """The header is complete but unverified: use it only to request materials, then call `unlock`."""
 
     header: MessageHeader
 
 
 @attrs.frozen
 class HeaderVerified:
-    """Commitment and tag of the header are right."""
+    """The commitment and the tag of the header are verified."""
 
     header: MessageHeader
 

@@ -15,9 +15,9 @@ from tests.support.messages import context_bytes, u16, u32
 
 # Field, other bytes of the same length, and the error.
 MALFORMED_IN_ALL = [
-    ("version", b"\x00", "this is no message: it starts with 0x00, not with version 1 or 2"),
-    ("version", b"\x03", "this is no message: it starts with 0x03, not with version 1 or 2"),
-    ("version", b"\xff", "this is no message: it starts with 0xff, not with version 1 or 2"),
+    ("version", b"\x00", "this is not a message: it starts with 0x00, not with version 1 or 2"),
+    ("version", b"\x03", "this is not a message: it starts with 0x03, not with version 1 or 2"),
+    ("version", b"\xff", "this is not a message: it starts with 0xff, not with version 1 or 2"),
     ("suite", u16(0), "algorithm suite 0x0000 is unknown"),
     ("suite", u16(0x7801), "algorithm suite 0x7801 is unknown"),
     ("context", u16(0) + bytes(32), "the encryption context in the header is not empty but counts no pairs"),

@@ -214,7 +214,7 @@ async def test_in_place_a_file_that_was_changed_meanwhile_is_left_alone(path: Pa
             return await super().encryption_keys(request)
 
     same = Meanwhile("rewrap", "OTHER", wrapping_key=bytes(32))
-    with pytest.raises(OSError, match="the file was changed meanwhile") as caught:
+    with pytest.raises(OSError, match="the file was changed in the meantime") as caught:
         await rewrap(path, V1_UNSIGNED, new_provider=same, keep=not_other, in_place=True)
     assert caught.value.filename == str(path)
     assert path.read_bytes() == other

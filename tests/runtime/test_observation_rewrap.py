@@ -98,7 +98,7 @@ async def test_a_rewrap_in_place_of_a_file_that_was_changed_fails(notes: Notes, 
         return not_other(key)
 
     new, client = RawAESMasterKey("rewrap", "OTHER", wrapping_key=bytes(32)), client_for(V1_UNSIGNED)
-    with pytest.raises(OSError, match="the file was changed meanwhile"):
+    with pytest.raises(OSError, match="the file was changed in the meantime"):
         await rewrap_file(path, OLD, new_provider=new, keep=keep, in_place=True, encryption_client=client)
     assert (notes.only.message.outcome, notes.only.message.error) == ("failed", OSError)
 

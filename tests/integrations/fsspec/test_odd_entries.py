@@ -86,7 +86,7 @@ def test_folders_of_the_console_and_archived_objects(fs: Any, s3: Any, options: 
     s3.put_object(Bucket=BUCKET, Key="set/_SUCCESS", Body=b"no message")
     fs.invalidate_cache()
     size = fs.size(f"{BUCKET}/set/a.parquet")
-    reasons = {"old.parquet": "Error: ", "_SUCCESS": "this is no message"}
+    reasons = {"old.parquet": "Error: ", "_SUCCESS": "this is not a message"}
     assert_listed(fs, f"{BUCKET}/set", {"a.parquet": size}, reasons)
     archived = fs.info(f"{BUCKET}/set/old.parquet")
     assert (archived["size"], archived["StorageClass"]) == (None, "GLACIER")
