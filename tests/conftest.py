@@ -20,6 +20,13 @@ os.environ.update(
 )
 os.environ.pop("AWS_PROFILE", None)
 
+DEBUG = ("asyncio", {"debug": True})
+EVERY_LOOP = [
+    pytest.param(DEBUG, id="asyncio"),
+    pytest.param(("asyncio", {"use_uvloop": True}), id="uvloop"),
+    pytest.param(("trio", {}), id="trio"),
+]
+
 
 def pytest_collection_finish() -> None:
     """Leave thousands of collected tests out of every later garbage collection, of which tests do many."""
@@ -27,13 +34,15 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
-@pytest.fixture(
-    params=[
-        pytest.param(("asyncio", {"debug": True}), id="asyncio"),
-        pytest.param(("asyncio", {"use_uvloop": True}), id="uvloop"),
-        pytest.param(("trio", {}), id="trio"),
-    ]
-)
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run tests marked with `every_loop` on each event loop, unless they choose for themselves."""
+    marked = metafunc.definition.get_closest_marker("every_loop")
+    chosen = any("anyio_backend" in mark.args[0] for mark in metafunc.definition.iter_markers("parametrize"))
+    if marked and not chosen and "anyio_backend" in metafunc.fixturenames:
+        metafunc.parametrize("anyio_backend", EVERY_LOOP, indirect=True)
+
+
+@pytest.fixture
 def anyio_backend(request: pytest.FixtureRequest) -> Any:
-    """Run a test marked with `anyio` on each event loop."""
-    return request.param
+    """Run a test marked with `anyio` on asyncio, whose debug mode notices what is never awaited."""
+    return getattr(request, "param", DEBUG)

@@ -18,7 +18,7 @@ from tests.support.cancelling import Way, each_way
 from tests.support.kms import EU, US
 from tests.support.streaming import assert_idle, on_asyncio
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.every_loop]
 
 
 class SlowSession(WatchedSession):

@@ -28,7 +28,7 @@ from aioencrypt.testing import InMemoryKMS
 from tests.support.cancelling import Way, assert_failed, assert_fine, each_way_without_uvloop
 from tests.support.streaming import KEY, SIGNED, UNSIGNED, Feed, assert_idle, plaintext_of, sealed
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.every_loop]
 
 # Frames of which each goes to a thread, and its digest to another.
 LONG_FRAME = 2_400_000

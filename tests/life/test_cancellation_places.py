@@ -37,7 +37,7 @@ from tests.support.cancelling import (
 )
 from tests.support.streaming import KEY, Feed, Stalling, plaintext_of, sealed
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.every_loop]
 
 FRAME = 1000
 PLAINTEXT = plaintext_of(10_000)

@@ -37,7 +37,7 @@ from tests.support.cancelling import (
 )
 from tests.support.streaming import KEY, Feed, plaintext_of, sealed, threads_at_work
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.every_loop]
 
 PLAINTEXT = plaintext_of(10_000)
 LONG_PLAINTEXT = plaintext_of(5_000_000)

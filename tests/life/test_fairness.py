@@ -26,7 +26,7 @@ from aioencrypt import (
 from tests.support.message_writer import build_message
 from tests.support.streaming import KEY, SIGNED, UNSIGNED, assert_idle, client_for, plaintext_of, sealed
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.every_loop]
 
 MIB = 1024 * 1024
 PLAINTEXT = plaintext_of(16 * MIB)

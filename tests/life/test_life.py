@@ -121,6 +121,7 @@ async def anyio_stream(anyio_backend: Any) -> AsyncIterator[EncryptStream]:
 
 
 @pytest.mark.anyio
+@pytest.mark.every_loop
 async def test_a_stream_in_a_fixture_of_anyio(anyio_stream: EncryptStream) -> None:
     assert (await decrypt(anyio_stream, KEY)).plaintext == PLAINTEXT
 
@@ -154,6 +155,7 @@ async def encrypted(
 
 
 @pytest.mark.anyio
+@pytest.mark.every_loop
 async def test_a_generator_that_is_closed_early() -> None:
     source, streams = Source(), list[EncryptStream]()
     async with aclosing(encrypted(source.chunks(), streams)) as chunks:
@@ -221,6 +223,7 @@ async def test_an_exit_stack_that_another_task_closes(arns: list[str], url: str)
 
 
 @pytest.mark.anyio
+@pytest.mark.every_loop
 async def test_a_stream_is_entered_read_and_left_by_three_tasks() -> None:
     stream = encrypt_stream(PLAINTEXT, KEY)
     message = b""
@@ -296,6 +299,7 @@ async def test_timeouts_and_streams_may_cross() -> None:
 
 
 @pytest.mark.anyio
+@pytest.mark.every_loop
 async def test_scopes_and_streams_may_cross() -> None:
     """anyio and trio refuse scopes that are not left in order, so none of ours may be open."""
     message = await sealed(PLAINTEXT)
@@ -314,6 +318,7 @@ async def test_scopes_and_streams_may_cross() -> None:
 
 
 @pytest.mark.anyio
+@pytest.mark.every_loop
 async def test_of_two_tasks_at_once_one_gets_an_error_and_the_other_everything() -> None:
     message = await sealed(PLAINTEXT, frame_length=FRAME)
     results: list[bytes | StreamBusyError] = []

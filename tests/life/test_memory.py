@@ -111,6 +111,7 @@ async def traced(use: Callable[[], Awaitable[object]]) -> int:
 
 
 @pytest.mark.anyio
+@pytest.mark.every_loop
 @pytest.mark.parametrize(
     ("frame_length", "field", "claim"),
     [
@@ -147,6 +148,7 @@ async def test_a_claim_costs_nothing_before_the_bytes_arrive(
 
 
 @pytest.mark.anyio
+@pytest.mark.every_loop
 async def test_a_frame_length_costs_nothing_when_the_plaintext_is_short() -> None:
     async def write() -> None:
         message, _ = await encrypt(Feed(bytes(MIB)), KEY, frame_length=2**32 - 1)

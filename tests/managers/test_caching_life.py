@@ -29,7 +29,7 @@ from tests.support.cancelling import Way, each_way, settle
 from tests.support.providers import CONTEXT, Interruption, OwnKey, OwnProvider
 from tests.support.streaming import assert_idle
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.every_loop]
 
 SECRET = "nobody may see this"
 

@@ -12,7 +12,7 @@ import pytest
 from aioencrypt import MasterKey, MultiMasterKeyProvider, RawAESMasterKey
 from tests.support.providers import Interruption, OwnProvider
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.every_loop]
 
 Multi = MultiMasterKeyProvider
 

@@ -40,7 +40,7 @@ from tests.support.streaming import (
     plaintext_of,
 )
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.every_loop]
 
 PLAINTEXT = plaintext_of(1234)
 

@@ -190,6 +190,7 @@ async def test_a_cache_neither_shows_nor_copies_what_it_holds() -> None:
 # One fetch for all who wait
 
 
+@pytest.mark.every_loop
 async def test_a_thousand_callers_wait_for_one_fetch() -> None:
     cache, service = cache_of(), Service()
     results = await at_once(1000, partial(cache.get, "key", service, ttl=TTL))
@@ -199,6 +200,7 @@ async def test_a_thousand_callers_wait_for_one_fetch() -> None:
     assert cache.statistics == CacheStatistics(hits=999, misses=1, size=1)
 
 
+@pytest.mark.every_loop
 async def test_keys_do_not_wait_for_each_other() -> None:
     cache, service, quick = cache_of(), Service(held=True), Service()
     async with anyio.create_task_group() as group:
@@ -261,6 +263,7 @@ async def test_a_fetch_goes_on_when_everybody_has_left(way: Way) -> None:
 REQUEST: ContextVar[str] = ContextVar("REQUEST")
 
 
+@pytest.mark.every_loop
 async def test_a_fetch_runs_in_a_copy_of_the_context_of_the_first_caller() -> None:
     cache = cache_of()
     seen: list[str] = []
@@ -292,6 +295,7 @@ def refused() -> ProviderError:
     return error
 
 
+@pytest.mark.every_loop
 async def test_an_error_goes_to_all_who_wait_each_its_own() -> None:
     error = refused()
     cache, service = cache_of(), Service(error=error)
@@ -309,6 +313,7 @@ async def test_an_error_goes_to_all_who_wait_each_its_own() -> None:
         assert (lines[0], lines[-1], lines.count("get")) == ("one", "__call__", 1)
 
 
+@pytest.mark.every_loop
 async def test_an_error_that_cannot_be_copied_goes_to_all_who_wait() -> None:
     class OddError(Exception):
         def __init__(self, a: int, b: int) -> None:
@@ -320,6 +325,7 @@ async def test_an_error_that_cannot_be_copied_goes_to_all_who_wait() -> None:
     assert len(traceback.extract_tb(error.__traceback__)) < 10
 
 
+@pytest.mark.every_loop
 async def test_an_error_is_not_kept() -> None:
     cache, service = cache_of(), Service(error=refused())
     for _ in range(2):
@@ -330,6 +336,7 @@ async def test_an_error_is_not_kept() -> None:
     assert cache.statistics == CacheStatistics(misses=3, size=1)
 
 
+@pytest.mark.every_loop
 @pytest.mark.parametrize("kind", [SystemExit, KeyboardInterrupt])
 async def test_what_ends_a_program_reaches_the_caller_as_it_is(kind: type[BaseException]) -> None:
     cache, service = cache_of(), Service(error=kind("end"))

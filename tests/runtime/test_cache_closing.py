@@ -14,7 +14,7 @@ from tests.support.caching import Clock, Service, at_once, turn_until
 from tests.support.cancelling import Way, each_way, settle
 from tests.support.streaming import assert_idle
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.every_loop]
 
 CMC = "framework/cryptographic-materials-cache.md"
 TTL = 60.0

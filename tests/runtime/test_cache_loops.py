@@ -51,6 +51,7 @@ async def comes(event: anyio.Event) -> None:
 
 
 @pytest.mark.anyio
+@pytest.mark.every_loop
 async def test_a_value_is_dropped_when_it_expires_although_nobody_uses_the_cache() -> None:
     cache, gone = AsyncCache[Value](), anyio.Event()
     await cache.get("key", giving(gone.set), ttl=SOON)
@@ -60,6 +61,7 @@ async def test_a_value_is_dropped_when_it_expires_although_nobody_uses_the_cache
 
 
 @pytest.mark.anyio
+@pytest.mark.every_loop
 async def test_each_value_is_dropped_at_its_own_time() -> None:
     cache, last = AsyncCache[Value](), anyio.Event()
     order: list[str] = []
@@ -82,6 +84,7 @@ async def test_each_value_is_dropped_at_its_own_time() -> None:
 
 
 @pytest.mark.anyio
+@pytest.mark.every_loop
 async def test_whoever_has_a_value_keeps_it() -> None:
     cache, gone = AsyncCache[Value](capacity=1), list[str]()
     value, _ = await cache.get("key", giving(lambda: gone.append("key")), ttl=TTL)
@@ -94,6 +97,7 @@ async def test_whoever_has_a_value_keeps_it() -> None:
 
 
 @pytest.mark.anyio
+@pytest.mark.every_loop
 @pytest.mark.parametrize(
     "drop",
     [
@@ -115,6 +119,7 @@ async def test_a_value_that_is_no_longer_kept_is_gone_at_once(drop: Callable[[An
 
 
 @pytest.mark.anyio
+@pytest.mark.every_loop
 async def test_a_cache_that_nobody_has_drops_its_values_at_once() -> None:
     cache, gone = AsyncCache[Value](), list[str]()
     await cache.get("key", giving(lambda: gone.append("key")), ttl=TTL)
@@ -124,6 +129,7 @@ async def test_a_cache_that_nobody_has_drops_its_values_at_once() -> None:
 
 
 @pytest.mark.anyio
+@pytest.mark.every_loop
 async def test_a_timer_that_comes_early_is_set_again() -> None:
     """As when the clock stands still in between: here it does until it is told otherwise."""
     clock, gone = Clock(), anyio.Event()

@@ -16,7 +16,7 @@ from tests.support.caching import Clock, Service, at_once, turn_until
 from tests.support.cancelling import settle
 from tests.support.streaming import assert_idle
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.every_loop]
 
 TTL = 60.0
 AHEAD = 10.0

@@ -21,7 +21,7 @@ from tests.support.message_writer import build_message, example_signing_key, pub
 from tests.support.streaming import SIGNED, Feed, assert_idle, on_asyncio, plaintext_of
 from tests.support.watching import CountingKey
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.every_loop]
 
 INLINE = 32 * 1024
 LARGE = INLINE + 1

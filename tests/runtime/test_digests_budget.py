@@ -11,7 +11,7 @@ import pytest
 from aioencrypt.runtime.digests import DigestQueue
 from tests.support.cancelling import Way, assert_fine, each_way, settle
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.every_loop]
 
 MIB = 1024 * 1024
 BOUND = 16 * MIB

@@ -50,6 +50,7 @@ def in_thread(function: Callable[[], object]) -> None:
 
 
 @pytest.mark.anyio
+@pytest.mark.every_loop
 async def test_a_call_from_a_thread_runs_in_the_loop_without_waiting_for_it() -> None:
     call, called = loop_caller(), anyio.Event()
     idents: list[int] = []
@@ -65,6 +66,7 @@ async def test_a_call_from_a_thread_runs_in_the_loop_without_waiting_for_it() ->
 
 
 @pytest.mark.anyio
+@pytest.mark.every_loop
 async def test_a_call_from_the_loop_itself_comes_soon_and_not_at_once() -> None:
     call, called = loop_caller(), anyio.Event()
     call(called.set)
@@ -73,6 +75,7 @@ async def test_a_call_from_the_loop_itself_comes_soon_and_not_at_once() -> None:
 
 
 @pytest.mark.anyio
+@pytest.mark.every_loop
 async def test_calls_come_in_order() -> None:
     call, last = loop_caller(), anyio.Event()
     order: list[int] = []
@@ -134,6 +137,7 @@ REQUEST: ContextVar[str] = ContextVar("REQUEST")
 
 
 @pytest.mark.anyio
+@pytest.mark.every_loop
 async def test_a_task_outlives_the_call_and_the_scopes_that_started_it() -> None:
     task, gate, steps = BackgroundTask(), anyio.Event(), list[str]()
 
@@ -153,6 +157,7 @@ async def test_a_task_outlives_the_call_and_the_scopes_that_started_it() -> None
 
 
 @pytest.mark.anyio
+@pytest.mark.every_loop
 async def test_a_task_runs_in_a_copy_of_the_context_of_the_call() -> None:
     task, seen = BackgroundTask(), list[str]()
 
@@ -169,6 +174,7 @@ async def test_a_task_runs_in_a_copy_of_the_context_of_the_call() -> None:
 
 
 @pytest.mark.anyio
+@pytest.mark.every_loop
 async def test_a_task_that_is_cancelled_has_ended_when_it_says_so() -> None:
     task, started, steps = BackgroundTask(), anyio.Event(), list[str]()
 
@@ -191,6 +197,7 @@ async def test_a_task_that_is_cancelled_has_ended_when_it_says_so() -> None:
 
 
 @pytest.mark.anyio
+@pytest.mark.every_loop
 async def test_a_task_that_is_cancelled_before_its_first_step_does_not_get_far() -> None:
     task, steps = BackgroundTask(), list[str]()
 
@@ -205,6 +212,7 @@ async def test_a_task_that_is_cancelled_before_its_first_step_does_not_get_far()
 
 
 @pytest.mark.anyio
+@pytest.mark.every_loop
 async def test_cancelling_a_task_that_has_ended_does_nothing() -> None:
     task = BackgroundTask()
     task.start(checkpoint)
@@ -253,6 +261,7 @@ def test_a_task_ends_with_its_loop(
 
 
 @pytest.mark.anyio
+@pytest.mark.every_loop
 async def test_a_timer_calls_in_the_loop_after_a_while() -> None:
     called, order = anyio.Event(), list[str]()
     call_later(0.02, called.set)
@@ -265,6 +274,7 @@ async def test_a_timer_calls_in_the_loop_after_a_while() -> None:
 
 
 @pytest.mark.anyio
+@pytest.mark.every_loop
 async def test_a_timer_that_is_stopped_does_not_call() -> None:
     called, order = anyio.Event(), list[str]()
     stop = call_later(0.01, lambda: order.append("stopped"))
@@ -277,6 +287,7 @@ async def test_a_timer_that_is_stopped_does_not_call() -> None:
 
 
 @pytest.mark.anyio
+@pytest.mark.every_loop
 async def test_a_timer_may_be_stopped_after_its_call_and_from_it() -> None:
     called = anyio.Event()
 
@@ -292,6 +303,7 @@ async def test_a_timer_may_be_stopped_after_its_call_and_from_it() -> None:
 
 
 @pytest.mark.anyio
+@pytest.mark.every_loop
 async def test_a_timer_has_no_context_that_it_would_keep_alive() -> None:
     called, seen = anyio.Event(), list[str]()
 

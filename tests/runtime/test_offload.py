@@ -31,7 +31,7 @@ from aioencrypt.runtime.offload import (
 from tests.support.cancelling import Way, each_way, settle
 from tests.support.streaming import KEY, UNSIGNED, assert_idle, threads_at_work
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.every_loop]
 
 
 class Turns:

@@ -28,7 +28,7 @@ from tests.support.cancelling import Way, assert_fine, each_way, settle
 from tests.support.streaming import assert_idle, on_asyncio_and_uvloop, tasks_left, threads_at_work
 from tests.support.watching import watched
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.every_loop]
 
 Hop = Callable[[Callable[[], object]], Awaitable[object]]
 in_pool: Hop = partial(run_work, cost=LONG)

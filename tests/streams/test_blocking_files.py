@@ -19,6 +19,7 @@ from tests.support.streaming import KEY, assert_idle, plaintext_of, sealed
 
 pytestmark = [
     pytest.mark.anyio,
+    pytest.mark.every_loop,
     pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such files"),
 ]
 

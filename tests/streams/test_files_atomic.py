@@ -268,6 +268,7 @@ async def check_cancelled_everywhere(path: Path, *, by_task: bool) -> None:
     assert kept >= number - 5 > 3, "only the last awaits may leave the new file"
 
 
+@pytest.mark.every_loop
 async def test_cancelled_at_any_await_the_file_is_the_old_or_the_new_one(path: Path) -> None:
     await check_cancelled_everywhere(path, by_task=False)
 
@@ -277,6 +278,7 @@ async def test_cancelled_by_its_task_at_any_await_the_file_is_the_old_or_the_new
     await check_cancelled_everywhere(path, by_task=True)
 
 
+@pytest.mark.every_loop
 async def test_digests_do_not_go_on_when_a_cancelled_writer_is_left(path: Path) -> None:
     writer, runs, go_on = writer_of(path), threading.Event(), threading.Event()
     await writer.__aenter__()

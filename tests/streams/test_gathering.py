@@ -13,7 +13,7 @@ from aioencrypt.runtime.offload import loop_states
 from aioencrypt.streams import reading
 from tests.support.streaming import KEY, UNSIGNED, plaintext_of
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.every_loop]
 PLAINTEXT = plaintext_of(6 * 1024 * 1024 + 1)
 
 

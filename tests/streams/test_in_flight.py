@@ -20,7 +20,7 @@ MIB = 1024 * 1024
 FRAME = 4 * MIB
 PLAINTEXT = plaintext_of(FRAME + MIB)
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.every_loop]
 suites = pytest.mark.parametrize("suite", [SIGNED, UNSIGNED], ids=["signed", "unsigned"])
 
 

@@ -162,23 +162,29 @@ class Way:
 
 _FUNCTIONS = {"task": _by_task, "timeout": _by_timeout, "scope": _by_scope, "deadline": _by_deadline}
 _BACKENDS: dict[str, tuple[Any, tuple[str, ...]]] = {
-    "asyncio": (("asyncio", {"debug": True}), ("task", "timeout", "scope", "deadline")),
-    "uvloop": (("asyncio", {"use_uvloop": True}), ("task", "timeout", "scope", "deadline")),
-    "trio": (("trio", {}), ("scope", "deadline")),
+    "asyncio": (
+        ("asyncio", {"debug": True}),
+        ("task", "task-twice", "timeout", "scope", "scope-twice", "deadline"),
+    ),
+    "uvloop": (("asyncio", {"use_uvloop": True}), ("task-twice",)),
+    "trio": (("trio", {}), ("scope", "deadline-twice")),
 }
 
 
 def _cases(backends: Sequence[str]) -> list[Any]:
     return [
-        pytest.param(backend, Way(name, _FUNCTIONS[name], twice), id=f"{loop}-{name}{'-twice' * twice}")
-        for loop, (backend, names) in _BACKENDS.items()
+        pytest.param(
+            backend,
+            Way(way, _FUNCTIONS[way.removesuffix("-twice")], way.endswith("-twice")),
+            id=f"{loop}-{way}",
+        )
+        for loop, (backend, ways) in _BACKENDS.items()
         if loop in backends
-        for name in names
-        for twice in (False, True)
+        for way in ways
     ]
 
 
-# In place of the fixture: each loop with the ways it has. The second is for what takes long.
+# In place of the fixture: each loop with its ways. The second is for what takes long.
 each_way = pytest.mark.parametrize(("anyio_backend", "way"), _cases(["asyncio", "uvloop", "trio"]))
 each_way_without_uvloop = pytest.mark.parametrize(("anyio_backend", "way"), _cases(["asyncio", "trio"]))
 

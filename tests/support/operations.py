@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
 from pathlib import Path
 from types import CodeType, ModuleType
 from typing import Any
 
+import anyio
 import attrs
 from aiobotocore.session import AioSession
 from aiohttp import StreamReader, web
@@ -60,6 +61,7 @@ from aioencrypt import (
     rewrap_header,
     rewrap_stream,
 )
+from aioencrypt.runtime.event_loops import on_trio
 from aioencrypt.testing import InMemoryDynamoDB, InMemoryKMS
 from tests.support.caching import reading, writing
 from tests.support.ecdh import ec_key
@@ -146,7 +148,10 @@ class World:
         return (await encrypt(plaintext, provider, **options)).ciphertext
 
     def reach(self) -> dict[str, Any]:
-        """Return the arguments with which providers make their clients here."""
+        """Return the arguments with which providers make their clients here, or get them on trio."""
+        if on_trio():
+            kms = self.kms.clients(REGION, "eu-west-1")
+            return {"connection": AWSConnection(kms=kms, dynamodb=self.dynamodb.clients(REGION))}
         return {"connection": AWSConnection(region=REGION, session=self.session)}
 
 
@@ -321,9 +326,8 @@ async def _unsigned(world: World) -> None:
 
 @prepared(_unsigned)
 async def rewrap_a_header(world: World) -> None:
-    header = await rewrap_header(
-        in_chunks(world.message, 100), KEY, new_provider=NEW_KEY, accept_iv_reuse=True
-    )
+    async with aclosing(in_chunks(world.message, 100)) as source:
+        header = await rewrap_header(source, KEY, new_provider=NEW_KEY, accept_iv_reuse=True)
     message = header.serialized + world.message[header.old_length :]
     assert (await decrypt(message, NEW_KEY)).plaintext == PLAINTEXT
 
@@ -663,7 +667,7 @@ async def asgi_response(world: World) -> None:
     sent: list[bytes] = []
 
     async def receive() -> Mapping[str, Any]:
-        await asyncio.sleep(3600)
+        await anyio.sleep(3600)
         return {"type": "http.disconnect"}
 
     async def send(message: Mapping[str, Any]) -> None:
