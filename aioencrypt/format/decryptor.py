@@ -32,7 +32,7 @@ from aioencrypt.errors import (
 )
 from aioencrypt.format import frames
 from aioencrypt.format.body import BATCH_COST, BodyCipher, batch_frames, count_regular
-from aioencrypt.format.header import ContentType, MessageHeader, ReceivedHeader, parse_header
+from aioencrypt.format.header import ReceivedHeader, parse_header
 from aioencrypt.format.signing import RunningDigest
 from aioencrypt.format.suites import IV_LENGTH, TAG_LENGTH
 from aioencrypt.format.wire import ByteQueue, immutable
@@ -47,6 +47,8 @@ from aioencrypt.format.work import (
     VerifyWork,
 )
 from aioencrypt.runtime.secrets import SecretBytes
+
+_NEED_DATA, _END = NeedData(), EndOfMessage()
 
 
 class State(enum.IntEnum):
@@ -99,6 +101,8 @@ class MessageDecryptor:
             self._queue, max_length=max_header_length, max_encrypted_data_keys=max_encrypted_data_keys
         )
         self._received: ReceivedHeader | None = None
+        # 0 for a non-framed body.
+        self._frame_length = 0
         self._cipher: BodyCipher | None = None
         self._verification_key: bytes | None = None
         self._running: RunningDigest | None = None
@@ -172,7 +176,7 @@ class MessageDecryptor:
             case State.LOCKED:
                 raise ValueError("next_event() before unlock()")
             case State.BODY:
-                work = self._next_frames() if self._framed else self._next_non_framed()
+                work = self._next_frames() if self._frame_length else self._next_non_framed()
             case State.FOOTER:
                 work = self._next_footer()
             case State.FAILED:
@@ -187,7 +191,7 @@ class MessageDecryptor:
     def _need_data(self) -> NeedData:
         if self._input_ended:
             raise TruncatedMessageError(f"the input ended in the {self.state.name.lower()} of the message")
-        return NeedData()
+        return _NEED_DATA
 
     def _missing(self, wanted: int) -> bool:
         """Tell whether the queue is shorter than `length`; if so, wait for that much before parsing."""
@@ -207,6 +211,7 @@ class MessageDecryptor:
 
     def _accept(self, received: ReceivedHeader) -> None:
         self._received = received
+        self._frame_length = received.header.frame_length
         self._move(State.LOCKED)
 
     def _begin_body(
@@ -217,14 +222,18 @@ class MessageDecryptor:
         self._sequence = sequence
         self._move(State.BODY)
 
-    def _check_frame_length(self, length: int, what: str) -> None:
-        """Reject a frame that is too long by its header, before its content is buffered."""
+    def _check_limits(self, length: int, what: str) -> None:
+        """Reject a frame above a limit by its header, before its content is buffered."""
         if self._max_frame_length is not None and length > self._max_frame_length:
             raise LimitError("max_frame_length", limit=self._max_frame_length, actual=length, what=what)
-
-    @property
-    def _framed(self) -> bool:
-        return self._header.content_type is ContentType.FRAMED
+        total = self._plaintext_length + length
+        if self._max_plaintext_length is not None and total > self._max_plaintext_length:
+            raise LimitError(
+                "max_plaintext_length",
+                limit=self._max_plaintext_length,
+                actual=total,
+                what="the length of the plaintext, so far,",
+            )
 
     @property
     def received(self) -> ReceivedHeader:
@@ -232,10 +241,6 @@ class MessageDecryptor:
         if self._received is None:
             raise ValueError("the header is not parsed yet")
         return self._received
-
-    @property
-    def _header(self) -> MessageHeader:
-        return self.received.header
 
     @property
     def cipher(self) -> BodyCipher:
@@ -256,7 +261,7 @@ class MessageDecryptor:
         data_key = SecretBytes(data_key)
         if self.state is not State.LOCKED or self._received is None:
             raise ValueError(f"unlock() in state {self.state.name}")
-        header = self._header
+        header = self._received.header
         algorithm = header.algorithm_suite.signature
         try:
             if algorithm and verification_key is None:
@@ -275,26 +280,14 @@ class MessageDecryptor:
         undigested, self._undigested = self._undigested, ()
         return undigested
 
-    def _add_length(self, length: int) -> None:
-        total = self._plaintext_length + length
-        if self._max_plaintext_length is not None and total > self._max_plaintext_length:
-            raise LimitError(
-                "max_plaintext_length",
-                limit=self._max_plaintext_length,
-                actual=total,
-                what="the length of the plaintext, so far,",
-            )
-        self._plaintext_length = total
-
     def _next_frames(self) -> OpenWork | VerifyWork | None:
-        if len(self._queue) < self._wanted:
+        available = len(self._queue)
+        if available < self._wanted or self._missing(frames.SEQUENCE_LENGTH):
             return None
-        if self._missing(frames.SEQUENCE_LENGTH):
-            return None
-        length = self._header.frame_length
+        length = self._frame_length
         stride = length + frames.FRAME_OVERHEAD
         allowed = self._max_frame_length is None or length <= self._max_frame_length
-        if allowed and (complete := len(self._queue) // stride):
+        if allowed and (complete := available // stride):
             batch = batch_frames(length, complete, self._batch_cost)
             count = min(batch, self._frames_allowed(length))
             pieces = self._queue.peek_pieces(count * stride)
@@ -307,8 +300,7 @@ class MessageDecryptor:
             raise MalformedMessageError(
                 f"frame {int.from_bytes(start, 'big')} stands where frame {self._sequence} belongs"
             )
-        self._check_frame_length(length, f"the length of frame {self._sequence}")
-        self._check_plaintext_limit(length)
+        self._check_limits(length, f"the length of frame {self._sequence}")
         return None if self._missing(stride) else self._open_regular(1, stride)
 
     def _frames_allowed(self, length: int) -> int:
@@ -318,20 +310,14 @@ class MessageDecryptor:
             return most
         return min(most, (self._max_plaintext_length - self._plaintext_length) // length)
 
-    def _check_plaintext_limit(self, length: int) -> None:
-        """Reject a frame that exceeds the plaintext limit, before its content is buffered."""
-        self._add_length(length)
-        self._plaintext_length -= length
-
     def _open_regular(self, count: int, stride: int) -> OpenWork:
-        length = self._header.frame_length
-        self._add_length(count * length)
+        length = count * self._frame_length
+        self._plaintext_length += length
         pieces = self._queue.take_pieces(count * stride)
         open_into = partial(self.cipher.open_regular, self._sequence, pieces)
         self._sequence += count
         self._wanted = 0
-        undigested = self._take_undigested()
-        return OpenWork(pieces, count * length, count, False, open_into, self._running, undigested)
+        return OpenWork(pieces, length, count, False, open_into, self._running, self._take_undigested())
 
     def _next_final(self) -> OpenWork | VerifyWork | None:
         if self._missing(frames.FINAL_HEADER_LENGTH):
@@ -341,12 +327,11 @@ class MessageDecryptor:
         length = int.from_bytes(header[-4:], "big")
         if sequence != self._sequence:
             raise MalformedMessageError(f"final frame {sequence} stands where frame {self._sequence} belongs")
-        if length > self._header.frame_length:
+        if length > self._frame_length:
             raise MalformedMessageError(
-                f"the final frame has {length} bytes, more than the frame length {self._header.frame_length}"
+                f"the final frame has {length} bytes, more than the frame length {self._frame_length}"
             )
-        self._check_frame_length(length, f"the length of final frame {sequence}")
-        self._check_plaintext_limit(length)
+        self._check_limits(length, f"the length of final frame {sequence}")
         if self._missing(frames.FINAL_OVERHEAD + length):
             return None
         nonce = header[8 : 8 + IV_LENGTH]
@@ -360,15 +345,14 @@ class MessageDecryptor:
         length = int.from_bytes(header[IV_LENGTH:], "big")
         if length > frames.MAX_NON_FRAMED_LENGTH:
             raise MalformedMessageError(f"the non-framed body has {length} bytes, more than AES-GCM allows")
-        self._check_frame_length(length, "the length of the non-framed body")
-        self._check_plaintext_limit(length)
+        self._check_limits(length, "the length of the non-framed body")
         if self._missing(frames.NON_FRAMED_HEADER_LENGTH + length + TAG_LENGTH):
             return None
         open_body = partial(self.cipher.open_non_framed, header[:IV_LENGTH])
         return self._open_last(frames.NON_FRAMED_HEADER_LENGTH, length, open_body)
 
     def _open_last(self, header_length: int, length: int, open_into: partial[None]) -> OpenWork:
-        self._add_length(length)
+        self._plaintext_length += length
         header = self._queue.take_pieces(header_length)
         sealed = self._queue.take_pieces(length + TAG_LENGTH)
         self._move(State.FOOTER if self._running else State.END)
@@ -383,7 +367,7 @@ class MessageDecryptor:
         )
 
     def _next_footer(self) -> OpenWork | VerifyWork | None:
-        algorithm = self._header.algorithm_suite.signature
+        algorithm = self.received.header.algorithm_suite.signature
         if algorithm is None or self._running is None or self._verification_key is None:
             raise ValueError("an unsigned message has no footer")
         if len(self._queue) < self._wanted or self._missing(2):
@@ -402,13 +386,13 @@ class MessageDecryptor:
 
     def _next_end(self) -> Event:
         if self.state is State.DONE:
-            return EndOfMessage()
+            return _END
         if len(self._queue):
             raise TrailingDataError(f"at least {len(self._queue)} bytes follow the end of the message")
         if self._unsettled or not self._input_ended:
-            return NeedData()
+            return _NEED_DATA
         self._move(State.DONE)
-        return EndOfMessage()
+        return _END
 
     def settle(self, work: OpenWork | VerifyWork, result: bytes) -> None:
         """Return the result of the oldest work to the machine, which decides what to release.

@@ -15,7 +15,7 @@ from cryptography.exceptions import InvalidTag
 from aioencrypt.errors import LimitError, MalformedMessageError, TagError
 from aioencrypt.format.context import parse_context, read_only, serialize_context
 from aioencrypt.format.derivation import MessageKey, derive_message_key
-from aioencrypt.format.suites import IV_LENGTH, TAG_LENGTH, AlgorithmSuite
+from aioencrypt.format.suites import IV_LENGTH, SUITES, TAG_LENGTH, AlgorithmSuite
 from aioencrypt.format.wire import ByteQueue, Cursor, Short
 
 MAX_FRAME_LENGTH = 0xFFFFFFFF
@@ -62,6 +62,9 @@ class ContentType(enum.IntEnum):
 
     NON_FRAMED = 1
     FRAMED = 2
+
+
+_CONTENT_TYPES = {member.value: member for member in ContentType}
 
 
 @attrs.frozen
@@ -267,10 +270,9 @@ def _look_alike(cursor: Cursor) -> str | None:
 
 def _parse_suite(cursor: Cursor, version: int) -> AlgorithmSuite:
     suite_id = cursor.number(2)
-    try:
-        suite = AlgorithmSuite(suite_id)
-    except ValueError:
-        raise MalformedMessageError(f"algorithm suite {suite_id:#06x} is unknown") from None
+    suite = SUITES.get(suite_id)
+    if suite is None:
+        raise MalformedMessageError(f"algorithm suite {suite_id:#06x} is unknown")
     if suite.version != version:
         raise MalformedMessageError(
             f"algorithm suite {suite_id:#06x} does not belong to version {version} messages"
@@ -295,7 +297,10 @@ def _parse_encrypted_data_key(cursor: Cursor) -> EncryptedDataKey:
 
 
 def _parse_end(cursor: Cursor, suite: AlgorithmSuite) -> tuple[ContentType, int, bytes, bytes, bytes]:
-    content_type = _parse_content_type(cursor)
+    value = cursor.number(1)
+    content_type = _CONTENT_TYPES.get(value)
+    if content_type is None:
+        raise MalformedMessageError(f"content type {value} is unknown")
     if suite.version == 1:
         _parse_reserved(cursor)
     frame_length = cursor.number(4)
@@ -306,14 +311,6 @@ def _parse_end(cursor: Cursor, suite: AlgorithmSuite) -> tuple[ContentType, int,
     commitment = cursor.take(suite.suite_data_length)
     iv = cursor.take(IV_LENGTH) if suite.version == 1 else _HEADER_IV
     return content_type, frame_length, commitment, iv, cursor.take(TAG_LENGTH)
-
-
-def _parse_content_type(cursor: Cursor) -> ContentType:
-    value = cursor.number(1)
-    try:
-        return ContentType(value)
-    except ValueError:
-        raise MalformedMessageError(f"content type {value} is unknown") from None
 
 
 def _parse_reserved(cursor: Cursor) -> None:

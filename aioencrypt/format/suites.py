@@ -109,6 +109,10 @@ class AlgorithmSuite(enum.Enum):
         return 2 + self.signature.signature_length if self.signature else 0
 
 
+SUITES = {suite.value: suite for suite in AlgorithmSuite}
+"""The suites by their ids."""
+
+
 class CommitmentPolicy(enum.Enum):
     """Which suites may encrypt and decrypt, with regard to key commitment.
 

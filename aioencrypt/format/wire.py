@@ -105,7 +105,9 @@ class ByteQueue:
         self._length -= length
         taken = []
         while length:
-            front = self.front()
+            if not self._pieces:
+                self._freeze()
+            front = self._pieces[0]
             if len(front) > length:
                 taken.append(front[:length])
                 self._pieces[0] = front[length:]
@@ -191,7 +193,12 @@ class Cursor:
 
     def sized(self) -> bytes:
         """Take a field that is preceded by its length in 2 bytes."""
-        return self.take(int.from_bytes(self.take(2), "big"))
+        start = self._position + 2
+        end = start + int.from_bytes(self._data[self._position : start], "big")
+        if end > self._available:
+            return self.take(int.from_bytes(self.take(2), "big"))
+        self._position = end
+        return self._data[start:end]
 
     def ahead(self, length: int) -> bytes:
         """Return up to `length` bytes after the last commit, as far as they have arrived."""

@@ -58,7 +58,7 @@ class Driver:
         self._open_work = open_work
         self._gathers = gathers
         self._in_memory = in_memory
-        self._digests = DigestQueue()
+        self._digests: DigestQueue | None = None
         # What was read with the header and the machine did not get yet.
         self._rest = memoryview(b"")
 
@@ -66,14 +66,18 @@ class Driver:
         """Read until the machine has parsed the header, and return the pieces that were read."""
         # Views, because the header has the encryption context, and the repr of a view shows nothing.
         received = []
-        while not isinstance(self.machine.next_event(), HeaderParsed):
-            if not self._rest:
+        while True:
+            if self._rest:
+                await checkpoint()
+            else:
                 self._rest = memoryview(await self._read())
                 received.append(self._rest)
             self.machine.receive(self._rest[:_HEADER_STEP])
             self._rest = self._rest[_HEADER_STEP:]
-            if self._rest:
-                await checkpoint()
+            if isinstance(self.machine.next_event(), HeaderParsed):
+                break
+        if self.machine.received.header.algorithm_suite.signed:
+            self._digests = DigestQueue()
         return received
 
     async def read(self) -> bytes:
@@ -91,14 +95,10 @@ class Driver:
 
     async def _do(self, work: OpenWork | VerifyWork) -> None:
         crypt = work.crypt
-        if isinstance(work, VerifyWork):
-            await self._digests.join()
-        else:
+        if isinstance(work, OpenWork):
             crypt = partial(self._open_work, work)
-            if work.running:
-                if not self._in_memory:
-                    await self._digests.reserve(work.input_length)
-                await self._digests.add(work.digest, work.input_length)
+        if self._digests:
+            await self._digest(work, self._digests)
         try:
             result = await run_work(crypt, work.cost, self._offload)
         except EncryptionError as error:
@@ -107,6 +107,14 @@ class Driver:
         self.machine.settle(work, result)
         if isinstance(work, OpenWork):
             self.frames += work.count
+
+    async def _digest(self, work: OpenWork | VerifyWork, digests: DigestQueue) -> None:
+        if isinstance(work, VerifyWork):
+            await digests.join()
+            return
+        if not self._in_memory:
+            await digests.reserve(work.input_length)
+        await digests.add(work.digest, work.input_length)
 
     async def _receive(self) -> None:
         taken, self._rest = self._rest or await self._read(), memoryview(b"")
@@ -121,7 +129,8 @@ class Driver:
         """Drop what is not done."""
         self._rest = memoryview(b"")
         self.machine.close()
-        await self._digests.aclose()
+        if self._digests:
+            await self._digests.aclose()
 
 
 async def read_header_at(machine: MessageDecryptor, ranges: Ranges) -> None:

@@ -18,9 +18,12 @@ from aioencrypt import (
     EncryptionMaterials,
     EncryptionMaterialsRequest,
     Offload,
+    Release,
+    SignaturePolicy,
     decrypt_stream,
     open_seekable,
 )
+from aioencrypt.streams.decrypt import decrypt_whole
 from tests.support.streaming import (
     KEY,
     SIGNED,
@@ -123,8 +126,10 @@ async def test_plaintext_that_fails_authentication_is_wiped(damage: str, length:
         "cut off": message[:-1],
         "too long": message + b"x",
     }[damage]
+    options = client_for(SIGNED).decrypt_options(KEY, None, SignaturePolicy.ALLOW, None, Release.STREAM)
     with pytest.raises(EncryptionError) as caught:
-        await client_for(SIGNED).decrypt(bad, KEY)
+        # Not `decrypt`, which clears the frames that hold the buffer.
+        await decrypt_whole(bad, options)
     stores = [store for store in stores_of(caught.value) if len(store) == len(bad)]
     assert stores
     assert all(store == bytes(len(bad)) for store in stores)
