@@ -39,7 +39,9 @@ async def main() -> None:
         logical_name="branch-keys of my service",
         connection=AWSConnection(kms=kms.clients("us-east-1"), dynamodb=dynamodb.clients("us-east-1")),
     )
-    async with HierarchicalMasterKey(store, branch_key_id_supplier=branch_key_of_tenant, ttl=600) as provider:
+    async with HierarchicalMasterKey(
+        store, branch_key_id_supplier=branch_key_of_tenant, max_age=600
+    ) as provider:
         # Once, when the service and its tenants are set up.
         await store.create_key_store()
         for tenant in ("baker", "miller"):
@@ -60,7 +62,7 @@ async def main() -> None:
         print(f"the baker reads {plaintext!r}")
 
         # A key of one tenant does not open messages of another.
-        baker = HierarchicalMasterKey(store, branch_key_id=BRANCH_KEYS["baker"], ttl=600)
+        baker = HierarchicalMasterKey(store, branch_key_id=BRANCH_KEYS["baker"], max_age=600)
         try:
             await decrypt(messages[0], baker)
         except ProviderError as error:

@@ -65,7 +65,7 @@ async def test_headers_forge_nothing(provider_id: str, info: bytes, caplog: pyte
     message, header = await encrypt(b"text", stranger, encryption_context={f"key{FORGED}": FORGED})
     kms = InMemoryKMS()
     discovery = KMSDiscoveryMasterKeyProvider(discovery_filter=None, connection=kms.connection("us-east-1"))
-    branches = HierarchicalMasterKey(MemoryKeyStore(), branch_key_id="name", ttl=60)
+    branches = HierarchicalMasterKey(MemoryKeyStore(), branch_key_id="name", max_age=60)
     with pytest.raises(Exception) as caught:  # noqa: PT011 (several)
         await decrypt(message, MultiMasterKeyProvider(None, discovery, branches, NO_KEY))
     assert kms.call_count() == 0

@@ -410,7 +410,7 @@ async def branch_key_of_wrong_context(world: World) -> object:
 async def branch_key_of_another_context(world: World) -> object:
     store = await store_of(world)
     name = await store.create_key("name", CONTEXT)
-    key = HierarchicalMasterKey(store, branch_key_id=name, ttl=60)
+    key = HierarchicalMasterKey(store, branch_key_id=name, max_age=60)
     _, encrypted = await key.generate_data_key(asked(UNSIGNED))
     other = DataKeyRequest(
         algorithm_suite=UNSIGNED, encryption_context={"tenant": VALUE + "!"}, encrypted_data_keys=[encrypted]

@@ -162,7 +162,7 @@ class _OpenClients:
                 )
             self._keys.add(key)
             try:
-                await self._making.get(key, partial(self._make, *key), ttl=0.0)
+                await self._making.get(key, partial(self._make, *key), max_age=0.0)
             except ProviderClosedError as error:
                 raise ProviderClosedError("the provider was closed while it created a client") from error
         return self._clients[key]

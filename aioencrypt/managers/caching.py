@@ -12,7 +12,7 @@ from contextlib import suppress
 from heapq import merge
 from types import TracebackType
 from typing import Any, Generic, NoReturn, Self, TypeVar
-from uuid import uuid4
+from uuid import UUID
 
 import attrs
 from anyio.lowlevel import checkpoint
@@ -29,7 +29,7 @@ from aioencrypt.materials import (
     EncryptionMaterialsRequest,
 )
 from aioencrypt.providers.base import MasterKeyProvider, checkpoint_every
-from aioencrypt.runtime.arguments import check_age, check_int, check_type
+from aioencrypt.runtime.arguments import check_age, check_int, check_partition, check_type
 from aioencrypt.runtime.cache import AsyncCache, CacheStatistics
 from aioencrypt.runtime.secrets import hides_arguments
 
@@ -95,13 +95,13 @@ class CachingCMM(OuterManager):
         max_messages: int = _MAX_MESSAGES,
         max_bytes: int = _MAX_BYTES,
         capacity: int = _CAPACITY,
-        partition: str | None = None,
+        partition: str | UUID | None = None,
         cache: AsyncCache[Any] | None = None,
         refresh_ahead: float = 0.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         super().__init__(provider)
-        check_age("max_age", max_age, refresh_ahead)
+        check_age(max_age, refresh_ahead)
         self._max_age = max_age
         self._refresh_ahead = refresh_ahead
         self._max_messages = check_int("max_messages", max_messages, 1, _MAX_MESSAGES)
@@ -112,7 +112,7 @@ class CachingCMM(OuterManager):
             raise ValueError(
                 "capacity and clock belong to the cache: give them to AsyncCache, or leave cache out"
             )
-        self._partition = _checked_partition(partition)
+        self._partition = check_partition(partition)
         self._cache: AsyncCache[Any] = check_type("cache", cache, AsyncCache)
         self._entered = 0
 
@@ -223,7 +223,7 @@ class CachingCMM(OuterManager):
         entry, cached = await self._cache.get(
             key,
             fetch,
-            ttl=self._max_age,
+            max_age=self._max_age,
             refresh_ahead=self._refresh_ahead,
             usable=usable,
             owner=self,
@@ -262,14 +262,3 @@ async def _sorted(data_keys: Sequence[EncryptedDataKey]) -> AsyncIterator[bytes]
 def _for_one_message(suite: AlgorithmSuite) -> bool:
     # Without key derivation, two messages would use the same key with the same IVs.
     return suite.kdf_hash is None
-
-
-def _checked_partition(partition: str | None) -> str:
-    if partition is None:
-        return str(uuid4())
-    check_type("partition", partition, str)
-    # NUL separates the parts of an identifier.
-    if not partition or "\0" in partition:
-        raise ValueError("partition must be a name without NUL characters; leave it out to share nothing")
-    partition.encode()
-    return partition

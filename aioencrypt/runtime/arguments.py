@@ -9,6 +9,7 @@ from __future__ import annotations
 import enum
 import math
 from typing import TypeVar
+from uuid import UUID, uuid4
 
 T = TypeVar("T")
 E = TypeVar("E", bound=enum.Enum)
@@ -50,14 +51,29 @@ def check_seconds(name: str, value: float) -> float:
     return value
 
 
-def check_age(name: str, age: float, refresh_ahead: float) -> None:
+def check_age(max_age: float, refresh_ahead: float) -> None:
     """Check the maximum age of a cached value and how long before its end it is refreshed, in seconds."""
-    if not 0 < check_seconds(name, age) < math.inf:
-        raise ValueError(f"{name} is {age}; it must be more than 0 seconds, and finite")
-    if not 0 <= check_seconds("refresh_ahead", refresh_ahead) < age:
+    if not 0 < check_seconds("max_age", max_age) < math.inf:
+        raise ValueError(f"max_age is {max_age}; it must be more than 0 seconds, and finite")
+    if not 0 <= check_seconds("refresh_ahead", refresh_ahead) < max_age:
         raise ValueError(
-            f"refresh_ahead is {refresh_ahead}; it must be at least 0 and less than {name}={age}"
+            f"refresh_ahead is {refresh_ahead}; it must be at least 0 and less than max_age={max_age}"
         )
+
+
+def check_cache_name(name: str, value: str) -> str:
+    """Return the text if it can be a field of a cache identifier; raises `TypeError` and `ValueError`."""
+    # NUL separates the fields of an identifier.
+    if not check_type(name, value, str) or "\0" in value:
+        raise ValueError(f"{name} must be a name without NUL characters")
+    value.encode()
+    return value
+
+
+def check_partition(partition: str | UUID | None) -> str:
+    """Return the name of a cache partition: for None a new one, which nobody shares."""
+    partition = uuid4() if partition is None else partition
+    return check_cache_name("partition", str(partition) if isinstance(partition, UUID) else partition)
 
 
 def check_choice(name: str, value: object, kind: type[E]) -> E:

@@ -82,7 +82,7 @@ class _Flight(Generic[V]):
 
     loop: _Loop[V]
     key: Hashable
-    ttl: float
+    max_age: float
     usable: Callable[[V], bool] | None
     owner: object
     landed: bool = False
@@ -163,7 +163,7 @@ class AsyncCache(Generic[V]):
         key: Hashable,
         fetch: Callable[[], Awaitable[V]],
         *,
-        ttl: float,
+        max_age: float,
         refresh_ahead: float = 0.0,
         usable: Callable[[V], bool] | None = None,
         owner: object = None,
@@ -171,7 +171,7 @@ class AsyncCache(Generic[V]):
     ) -> tuple[V, bool]:
         """Return the value for a key, and whether this call got it without a fetch of its own.
 
-        A value lives for `ttl` seconds. Calls of one `owner` that miss share one `fetch`. The fetch
+        A value lives for `max_age` seconds. Calls of one `owner` that miss share one `fetch`. The fetch
         continues when the calls are cancelled, and its error is raised to each of them and not kept. In the
         last `refresh_ahead` seconds of its life a value is returned at once and fetched again in the
         background. After a failed refresh, half of the remaining time passes before the next.
@@ -187,7 +187,7 @@ class AsyncCache(Generic[V]):
                 with self._lock:
                     if waiter is not None and waiter.closed:
                         raise ProviderClosedError(_CLOSED)
-                    entry, flight, mine = self._look_up(key, ttl, refresh_ahead, usable, owner)
+                    entry, flight, mine = self._look_up(key, max_age, refresh_ahead, usable, owner)
                     if entry is None and waiter is None:
                         waiter = _Waiter(owner)
                         self._waiters.add(waiter)
@@ -284,21 +284,21 @@ class AsyncCache(Generic[V]):
     def _look_up(
         self,
         key: Hashable,
-        ttl: float,
+        max_age: float,
         refresh_ahead: float,
         usable: Callable[[V], bool] | None,
         owner: object,
     ) -> tuple[_Entry[V] | None, _Flight[V] | None, bool]:
         """Return a usable entry, the fetch for a missing or old one, and whether the caller must start it."""
         loop = self._here()
-        entry, fresh = self._find(key, ttl, refresh_ahead, usable)
+        entry, fresh = self._find(key, max_age, refresh_ahead, usable)
         self._hits += entry is not None
         if entry is not None and fresh:
             return entry, None, False
         flight = loop.joinable.get((key, owner))
         mine = flight is None or flight.task.ended.is_set()
         if flight is None or mine:
-            flight = _Flight(loop, key, ttl, None if entry else usable, owner)
+            flight = _Flight(loop, key, max_age, None if entry else usable, owner)
             loop.joinable[key, owner] = flight
             loop.running.add(flight)
         self._misses += mine and entry is None
@@ -306,7 +306,7 @@ class AsyncCache(Generic[V]):
         return entry, flight, mine
 
     def _find(
-        self, key: Hashable, ttl: float, refresh_ahead: float, usable: Callable[[V], bool] | None
+        self, key: Hashable, max_age: float, refresh_ahead: float, usable: Callable[[V], bool] | None
     ) -> tuple[_Entry[V] | None, bool]:
         """Return an entry that may be used, and whether it needs no refresh yet."""
         now = self._clock()
@@ -315,7 +315,7 @@ class AsyncCache(Generic[V]):
         if entry is None:
             return None, False
         # The caller may accept less age than the caller that fetched the entry.
-        expires = min(entry.expires, entry.created + ttl)
+        expires = min(entry.expires, entry.created + max_age)
         if now >= expires or (usable is not None and not usable(entry.value)):
             return None, False
         self._entries.move_to_end(key)
@@ -350,7 +350,7 @@ class AsyncCache(Generic[V]):
 
     def _keep(self, flight: _Flight[V], value: V) -> None:
         now = self._clock()
-        expires = now + flight.ttl
+        expires = now + flight.max_age
         self._entries[flight.key] = _Entry(value, now, expires, flight.owner)
         self._entries.move_to_end(flight.key)
         heappush(self._expiries, (expires, next(self._number), flight.key))

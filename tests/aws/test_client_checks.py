@@ -125,7 +125,7 @@ async def test_a_table_client_whose_methods_are_not_asynchronous(kms: InMemoryKM
         connection=AWSConnection(kms=kms.clients(US), dynamodb={US: client}),
     )
     with pytest.raises(ProviderError) as caught:
-        await encrypt(b"", HierarchicalMasterKey(store, branch_key_id="a", ttl=1))
+        await encrypt(b"", HierarchicalMasterKey(store, branch_key_id="a", max_age=1))
     [attempt] = caught.value.attempts
     assert str(attempt.error) == f"Synchronous, asked for GetItem, returned dict, {NOT_AWAITED}"
 

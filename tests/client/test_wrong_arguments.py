@@ -60,7 +60,7 @@ SECRET: Any = b"attack at dawn, key of 32 bytes!"
         lambda: RequiredEncryptionContextCMM(KEY, [SECRET]),
         lambda: MultiMasterKeyProvider(SECRET),
         lambda: MultiMasterKeyProvider(KEY, SECRET),
-        lambda: HierarchicalMasterKey(SECRET, branch_key_id="a", ttl=1),
+        lambda: HierarchicalMasterKey(SECRET, branch_key_id="a", max_age=1),
         lambda: rewrap_stream(b"", SECRET, new_provider=KEY),
         lambda: rewrap_stream(b"", KEY, new_provider=SECRET),
         lambda: rewrap_stream(b"", KEY, new_provider=KEY, keep=SECRET),

@@ -165,7 +165,7 @@ async def branch_key_named_by_the_context(tmp_path: Path) -> None:
     async def supplier(context: Mapping[str, str]) -> str:
         return context[CONTEXT_KEY]
 
-    key = HierarchicalMasterKey(store, branch_key_id_supplier=supplier, ttl=60)
+    key = HierarchicalMasterKey(store, branch_key_id_supplier=supplier, max_age=60)
     message, _ = await encrypt(PLAINTEXT.encode(), key, encryption_context=CONTEXT)
     await decrypt(message, key)
     with pytest.raises(ProviderError):

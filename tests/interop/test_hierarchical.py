@@ -89,7 +89,7 @@ class Services:
         """Return our key with empty caches; None picks the branch key by tenant."""
         supplier = by_tenant if branch_key_id is None else None
         return HierarchicalMasterKey(
-            self.our_store(), branch_key_id=branch_key_id, branch_key_id_supplier=supplier, ttl=TTL
+            self.our_store(), branch_key_id=branch_key_id, branch_key_id_supplier=supplier, max_age=TTL
         )
 
     def theirs(self, branch_key_id: str | None) -> Any:

@@ -46,7 +46,7 @@ def _raw_aes() -> tuple[MasterKey, EncryptedDataKey]:
 
 
 def _hierarchical() -> tuple[MasterKey, EncryptedDataKey]:
-    key = HierarchicalMasterKey(_Store(), branch_key_id="id", ttl=60)
+    key = HierarchicalMasterKey(_Store(), branch_key_id="id", max_age=60)
     return key, EncryptedDataKey("aws-kms-hierarchy", b"id", bytes(28) + VERSION.bytes + bytes(48))
 
 

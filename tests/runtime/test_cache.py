@@ -44,9 +44,9 @@ def keys_of(cache: AsyncCache[str], *keys: str) -> list[str]:
 @pytest.mark.spec(f"{CMC}#overview", f"{CMC}#put-cache-entry")
 async def test_what_was_fetched_is_there_the_next_time() -> None:
     cache, service = cache_of(), Service()
-    assert await cache.get("key", service, ttl=TTL) == ("value 1", False)
-    assert await cache.get("key", service, ttl=TTL) == ("value 1", True)
-    assert await cache.get("other", service, ttl=TTL) == ("value 2", False)
+    assert await cache.get("key", service, max_age=TTL) == ("value 1", False)
+    assert await cache.get("key", service, max_age=TTL) == ("value 1", True)
+    assert await cache.get("other", service, max_age=TTL) == ("value 2", False)
     assert cache.statistics == CacheStatistics(hits=1, misses=2, refreshes=0, evictions=0, size=2)
 
 
@@ -57,54 +57,54 @@ async def test_what_was_fetched_is_there_the_next_time() -> None:
 async def test_a_value_is_used_until_it_expires(age: float, expected: str) -> None:
     clock, service = Clock(), Service()
     cache = cache_of(clock)
-    await cache.get("key", service, ttl=TTL)
+    await cache.get("key", service, max_age=TTL)
     clock.now += age
-    assert await cache.get("key", service, ttl=TTL) == (expected, expected == "value 1")
+    assert await cache.get("key", service, max_age=TTL) == (expected, expected == "value 1")
 
 
 async def test_the_age_of_a_value_starts_when_it_arrives_and_is_not_renewed_by_use() -> None:
     clock, service = Clock(), Service(held=True)
     cache = cache_of(clock)
     async with anyio.create_task_group() as group:
-        group.start_soon(partial(cache.get, "key", service, ttl=TTL))
+        group.start_soon(partial(cache.get, "key", service, max_age=TTL))
         await service.waiting.wait()
         clock.now += 1000
         service.release()
     for _ in range(2):
         clock.now += 29.9
-        assert await cache.get("key", service, ttl=TTL) == ("value 1", True)
+        assert await cache.get("key", service, max_age=TTL) == ("value 1", True)
     clock.now += 0.2
     service.held = False
-    assert await cache.get("key", service, ttl=TTL) == ("value 2", False)
+    assert await cache.get("key", service, max_age=TTL) == ("value 2", False)
 
 
 @pytest.mark.spec(f"{CMC}#put-cache-entry")
 async def test_a_caller_may_want_younger_values_than_the_one_that_fetched() -> None:
     clock, service = Clock(), Service()
     cache = cache_of(clock)
-    await cache.get("key", service, ttl=TTL)
+    await cache.get("key", service, max_age=TTL)
     clock.now += 10
-    assert await cache.get("key", service, ttl=10.1) == ("value 1", True)
-    assert await cache.get("key", service, ttl=10) == ("value 2", False)
+    assert await cache.get("key", service, max_age=10.1) == ("value 1", True)
+    assert await cache.get("key", service, max_age=10) == ("value 2", False)
     # which took the place of the old one
-    assert await cache.get("key", service, ttl=TTL) == ("value 2", True)
+    assert await cache.get("key", service, max_age=TTL) == ("value 2", True)
     assert cache.statistics.size == 1
 
 
 async def test_a_longer_ttl_does_not_revive_a_value() -> None:
     clock, service = Clock(), Service()
     cache = cache_of(clock)
-    await cache.get("key", service, ttl=TTL)
+    await cache.get("key", service, max_age=TTL)
     clock.now += TTL
-    assert await cache.get("key", service, ttl=10 * TTL) == ("value 2", False)
+    assert await cache.get("key", service, max_age=10 * TTL) == ("value 2", False)
 
 
 async def test_a_value_may_live_for_ever() -> None:
     clock, service = Clock(), Service()
     cache = cache_of(clock)
-    await cache.get("key", service, ttl=float("inf"))
+    await cache.get("key", service, max_age=float("inf"))
     clock.now += 1e12
-    assert await cache.get("key", service, ttl=float("inf")) == ("value 1", True)
+    assert await cache.get("key", service, max_age=float("inf")) == ("value 1", True)
 
 
 @pytest.mark.spec(f"{LOCAL}#pruning", f"{LOCAL}#entry-pruning-tail-size", f"{LOCAL}#initialization")
@@ -112,11 +112,11 @@ async def test_any_use_drops_all_that_has_expired() -> None:
     clock, service = Clock(), Service()
     cache = cache_of(clock)
     for number in range(5):
-        await cache.get(f"short {number}", service, ttl=TTL)
-    await cache.get("long", service, ttl=2 * TTL)
+        await cache.get(f"short {number}", service, max_age=TTL)
+    await cache.get("long", service, max_age=2 * TTL)
     clock.now += TTL
     assert cache.statistics.size == 6
-    await cache.get("long", service, ttl=2 * TTL)
+    await cache.get("long", service, max_age=2 * TTL)
     assert cache.statistics.size == 1
 
 
@@ -127,11 +127,11 @@ async def test_any_use_drops_all_that_has_expired() -> None:
 async def test_the_least_recently_used_makes_room() -> None:
     cache, service = cache_of(capacity=3), Service()
     for key in ("a", "b", "c", "a"):
-        await cache.get(key, service, ttl=TTL)
-    await cache.get("d", service, ttl=TTL)
+        await cache.get(key, service, max_age=TTL)
+    await cache.get("d", service, max_age=TTL)
     assert keys_of(cache, "a", "b", "c", "d") == ["a", "c", "d"]
-    await cache.get("c", service, ttl=TTL)
-    await cache.get("e", service, ttl=TTL)
+    await cache.get("c", service, max_age=TTL)
+    await cache.get("e", service, max_age=TTL)
     assert keys_of(cache, "a", "b", "c", "d", "e") == ["c", "d", "e"]
     assert cache.statistics == CacheStatistics(hits=2, misses=5, evictions=2, size=3)
 
@@ -139,29 +139,29 @@ async def test_the_least_recently_used_makes_room() -> None:
 async def test_a_value_that_is_fetched_anew_counts_as_used() -> None:
     clock, service = Clock(), Service()
     cache = cache_of(clock, capacity=2)
-    await cache.get("a", service, ttl=TTL)
-    await cache.get("b", service, ttl=TTL)
+    await cache.get("a", service, max_age=TTL)
+    await cache.get("b", service, max_age=TTL)
     clock.now += 2
-    assert await cache.get("a", service, ttl=1) == ("value 3", False)
-    await cache.get("c", service, ttl=TTL)
+    assert await cache.get("a", service, max_age=1) == ("value 3", False)
+    await cache.get("c", service, max_age=TTL)
     assert keys_of(cache, "b", "c") == ["c"]
 
 
 @pytest.mark.spec(f"{LOCAL}#entry-capacity")
 async def test_a_cache_without_capacity_keeps_nothing_but_saves_calls_at_the_same_time() -> None:
     cache, service = cache_of(capacity=0), Service()
-    results = await at_once(10, partial(cache.get, "key", service, ttl=TTL))
+    results = await at_once(10, partial(cache.get, "key", service, max_age=TTL))
     assert sorted(map(str, results)) == ["('value 1', False)"] + ["('value 1', True)"] * 9
-    assert await cache.get("key", service, ttl=TTL) == ("value 2", False)
+    assert await cache.get("key", service, max_age=TTL) == ("value 2", False)
     assert cache.statistics.size == 0
 
 
 async def test_memory_stays_flat_when_keys_come_and_go() -> None:
     cache, service = cache_of(capacity=10), Service()
     for number in range(2000):
-        await cache.get(number, service, ttl=TTL)
+        await cache.get(number, service, max_age=TTL)
     for _ in range(2000):
-        await cache.get("same", service, ttl=TTL)
+        await cache.get("same", service, max_age=TTL)
         cache.drop("same")
     assert cache.statistics.size <= 10
     assert len(cache._expiries) < 100
@@ -180,7 +180,7 @@ def test_a_capacity_is_a_number() -> None:
 
 async def test_a_cache_neither_shows_nor_copies_what_it_holds() -> None:
     cache = cache_of()
-    await cache.get("key", Service(), ttl=TTL)
+    await cache.get("key", Service(), max_age=TTL)
     assert repr(cache) == "AsyncCache(capacity=1000, size=1)"
     for function in (pickle.dumps, copy.copy, copy.deepcopy):
         with pytest.raises(TypeError, match="a cache cannot be pickled or copied: each process has its own"):
@@ -193,7 +193,7 @@ async def test_a_cache_neither_shows_nor_copies_what_it_holds() -> None:
 @pytest.mark.every_loop
 async def test_a_thousand_callers_wait_for_one_fetch() -> None:
     cache, service = cache_of(), Service()
-    results = await at_once(1000, partial(cache.get, "key", service, ttl=TTL))
+    results = await at_once(1000, partial(cache.get, "key", service, max_age=TTL))
     assert service.calls == 1
     assert results.count(("value 1", True)) == 999
     assert results.count(("value 1", False)) == 1
@@ -204,9 +204,9 @@ async def test_a_thousand_callers_wait_for_one_fetch() -> None:
 async def test_keys_do_not_wait_for_each_other() -> None:
     cache, service, quick = cache_of(), Service(held=True), Service()
     async with anyio.create_task_group() as group:
-        group.start_soon(partial(cache.get, "slow", service, ttl=TTL))
+        group.start_soon(partial(cache.get, "slow", service, max_age=TTL))
         await service.waiting.wait()
-        assert await cache.get("quick", quick, ttl=TTL) == ("value 1", False)
+        assert await cache.get("quick", quick, max_age=TTL) == ("value 1", False)
         service.release()
 
 
@@ -219,14 +219,14 @@ async def test_cancelling_the_first_caller_fails_nobody_else(way: Way) -> None:
         async with anyio.create_task_group() as group:
 
             async def wait() -> None:
-                others.append(await cache.get("key", service, ttl=TTL))
+                others.append(await cache.get("key", service, max_age=TTL))
 
             for _ in range(10):
                 group.start_soon(wait)
             await settle()
             service.release()
 
-    await way.during(service.waiting, partial(cache.get, "key", service, ttl=TTL), join)
+    await way.during(service.waiting, partial(cache.get, "key", service, max_age=TTL), join)
     assert others == [("value 1", True)] * 10
     assert service.calls == 1
     assert_idle()
@@ -238,12 +238,12 @@ async def test_cancelling_a_caller_that_joined_fails_nobody_else(way: Way) -> No
     first: list[Any] = []
 
     async def fetch() -> None:
-        first.append(await cache.get("key", service, ttl=TTL))
+        first.append(await cache.get("key", service, max_age=TTL))
 
     async with anyio.create_task_group() as group:
         group.start_soon(fetch)
         await service.waiting.wait()
-        await way.when(service.waiting, partial(cache.get, "key", service, ttl=TTL))
+        await way.when(service.waiting, partial(cache.get, "key", service, max_age=TTL))
         service.release()
     assert first == [("value 1", False)]
     assert service.calls == 1
@@ -252,11 +252,11 @@ async def test_cancelling_a_caller_that_joined_fails_nobody_else(way: Way) -> No
 @each_way
 async def test_a_fetch_goes_on_when_everybody_has_left(way: Way) -> None:
     cache, service = cache_of(), Service(held=True)
-    await way.when(service.waiting, partial(cache.get, "key", service, ttl=TTL))
+    await way.when(service.waiting, partial(cache.get, "key", service, max_age=TTL))
     assert service.ended == 0
     service.release()
     await turn_until(lambda: service.ended)
-    assert await cache.get("key", service, ttl=TTL) == ("value 1", True)
+    assert await cache.get("key", service, max_age=TTL) == ("value 1", True)
     assert_idle()
 
 
@@ -275,7 +275,7 @@ async def test_a_fetch_runs_in_a_copy_of_the_context_of_the_first_caller() -> No
 
     async def call(name: str) -> None:
         REQUEST.set(name)
-        await cache.get("key", fetch, ttl=TTL)
+        await cache.get("key", fetch, max_age=TTL)
         assert REQUEST.get() == name
 
     async with anyio.create_task_group() as group:
@@ -299,7 +299,7 @@ def refused() -> ProviderError:
 async def test_an_error_goes_to_all_who_wait_each_its_own() -> None:
     error = refused()
     cache, service = cache_of(), Service(error=error)
-    errors = await at_once(100, partial(cache.get, "key", service, ttl=TTL))
+    errors = await at_once(100, partial(cache.get, "key", service, max_age=TTL))
     assert service.calls == 1
     assert len({id(raised) for raised in errors}) == 100
     for raised in errors:
@@ -321,7 +321,7 @@ async def test_an_error_that_cannot_be_copied_goes_to_all_who_wait() -> None:
 
     error = OddError(1, 2)
     cache, service = cache_of(), Service(error=error)
-    assert await at_once(100, partial(cache.get, "key", service, ttl=TTL)) == [error] * 100
+    assert await at_once(100, partial(cache.get, "key", service, max_age=TTL)) == [error] * 100
     assert len(traceback.extract_tb(error.__traceback__)) < 10
 
 
@@ -330,9 +330,9 @@ async def test_an_error_is_not_kept() -> None:
     cache, service = cache_of(), Service(error=refused())
     for _ in range(2):
         with pytest.raises(ProviderError, match="could not"):
-            await cache.get("key", service, ttl=TTL)
+            await cache.get("key", service, max_age=TTL)
     service.error = None
-    assert await cache.get("key", service, ttl=TTL) == ("value 3", False)
+    assert await cache.get("key", service, max_age=TTL) == ("value 3", False)
     assert cache.statistics == CacheStatistics(misses=3, size=1)
 
 
@@ -341,7 +341,7 @@ async def test_an_error_is_not_kept() -> None:
 async def test_what_ends_a_program_reaches_the_caller_as_it_is(kind: type[BaseException]) -> None:
     cache, service = cache_of(), Service(error=kind("end"))
     with pytest.raises(kind, match="end"):
-        await cache.get("key", service, ttl=TTL)
+        await cache.get("key", service, max_age=TTL)
     assert_idle()
 
 
@@ -353,7 +353,7 @@ async def test_a_fetch_that_is_cancelled_by_others_is_an_error() -> None:
         raise asyncio.CancelledError
 
     with pytest.raises(ProviderError, match="the fetch was cancelled, and not by its caller"):
-        await cache.get("key", fetch, ttl=TTL)
+        await cache.get("key", fetch, max_age=TTL)
     assert cache.statistics == CacheStatistics(misses=1)
     assert_idle()
 
@@ -363,7 +363,7 @@ async def test_a_fetch_that_is_cancelled_by_others_is_an_error() -> None:
 async def test_a_fetch_whose_task_somebody_cancels_is_an_error_and_is_not_in_the_way(steps: int) -> None:
     cache, service = cache_of(), Service(held=True)
     before = asyncio.all_tasks()
-    waiting = asyncio.ensure_future(at_once(1, partial(cache.get, "key", service, ttl=TTL)))
+    waiting = asyncio.ensure_future(at_once(1, partial(cache.get, "key", service, max_age=TTL)))
 
     def new() -> set[asyncio.Task[Any]]:
         return {task for task in asyncio.all_tasks() - before if "BackgroundTask" in repr(task)}
@@ -377,5 +377,5 @@ async def test_a_fetch_whose_task_somebody_cancels_is_an_error_and_is_not_in_the
     [error] = await waiting
     assert (type(error), str(error)) == (ProviderError, "the fetch was cancelled, and not by its caller")
     service.held = False
-    assert (await cache.get("key", service, ttl=TTL))[1] is False
+    assert (await cache.get("key", service, max_age=TTL))[1] is False
     assert_idle()

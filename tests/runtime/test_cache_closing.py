@@ -29,13 +29,13 @@ async def test_a_key_that_is_dropped_is_fetched_again() -> None:
     cache, service = cache_of(), Service()
     cache.drop("key")
     for key in ("key", "other"):
-        await cache.get(key, service, ttl=TTL)
+        await cache.get(key, service, max_age=TTL)
     cache.drop("key")
-    assert await cache.get("other", service, ttl=TTL) == ("value 2", True)
-    assert await cache.get("key", service, ttl=TTL) == ("value 3", False)
+    assert await cache.get("other", service, max_age=TTL) == ("value 2", True)
+    assert await cache.get("key", service, max_age=TTL) == ("value 3", False)
     cache.clear()
     assert cache.statistics.size == 0
-    assert await cache.get("other", service, ttl=TTL) == ("value 4", False)
+    assert await cache.get("other", service, max_age=TTL) == ("value 4", False)
 
 
 @pytest.mark.parametrize("forget", [lambda cache: cache.drop("key"), lambda cache: cache.clear()])
@@ -44,7 +44,7 @@ async def test_a_fetch_that_began_before_the_key_was_dropped_is_not_kept(forget:
     results: list[Any] = []
 
     async def get() -> None:
-        results.append(await cache.get("key", service, ttl=TTL))
+        results.append(await cache.get("key", service, max_age=TTL))
 
     async with anyio.create_task_group() as group:
         group.start_soon(get)
@@ -55,17 +55,17 @@ async def test_a_fetch_that_began_before_the_key_was_dropped_is_not_kept(forget:
         cache.drop("something else")
         service.release()
     assert sorted(results) == [("value 1", False), ("value 2", False)]
-    assert await cache.get("key", service, ttl=TTL) == ("value 2", True)
+    assert await cache.get("key", service, max_age=TTL) == ("value 2", True)
 
 
 async def test_closing_ends_the_fetches_and_forgets_the_keys() -> None:
     cache, service = cache_of(), Service()
-    await cache.get("kept", service, ttl=TTL)
+    await cache.get("kept", service, max_age=TTL)
     service.held = True
     results: list[Any] = []
 
     async def get() -> None:
-        results.extend(await at_once(5, partial(cache.get, "key", service, ttl=TTL)))
+        results.extend(await at_once(5, partial(cache.get, "key", service, max_age=TTL)))
 
     async with anyio.create_task_group() as group:
         group.start_soon(get)
@@ -79,7 +79,7 @@ async def test_closing_ends_the_fetches_and_forgets_the_keys() -> None:
     assert cache.statistics.size == 0
     assert_idle()
     service.held = False
-    assert await cache.get("key", service, ttl=TTL) == ("value 3", False)
+    assert await cache.get("key", service, max_age=TTL) == ("value 3", False)
 
 
 @pytest.mark.parametrize("answers", [True, False], ids=["a value", "an error"])
@@ -96,7 +96,7 @@ async def test_what_a_fetch_makes_of_being_closed_does_not_count(answers: bool) 
         return "late"
 
     async def get() -> None:
-        [error] = await at_once(1, partial(cache.get, "key", fetch, ttl=TTL))
+        [error] = await at_once(1, partial(cache.get, "key", fetch, max_age=TTL))
         assert (type(error), str(error)) == (ProviderClosedError, "closed while a key was being fetched")
 
     async with anyio.create_task_group() as group:
@@ -109,7 +109,7 @@ async def test_what_a_fetch_makes_of_being_closed_does_not_count(answers: bool) 
 async def test_leaving_the_cache_closes_it() -> None:
     service = Service()
     async with cache_of() as cache:
-        await cache.get("key", service, ttl=TTL)
+        await cache.get("key", service, max_age=TTL)
         assert cache.statistics.size == 1
     assert cache.statistics.size == 0
 
@@ -137,7 +137,7 @@ async def test_closing_waits_for_the_fetches_when_it_is_cancelled(way: Way) -> N
 
     async def get() -> None:
         with pytest.raises(ProviderClosedError):
-            await cache.get("key", fetch, ttl=TTL)
+            await cache.get("key", fetch, max_age=TTL)
 
     async def let_go() -> None:
         await checkpoint()

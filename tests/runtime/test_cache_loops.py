@@ -54,7 +54,7 @@ async def comes(event: anyio.Event) -> None:
 @pytest.mark.every_loop
 async def test_a_value_is_dropped_when_it_expires_although_nobody_uses_the_cache() -> None:
     cache, gone = AsyncCache[Value](), anyio.Event()
-    await cache.get("key", giving(gone.set), ttl=SOON)
+    await cache.get("key", giving(gone.set), max_age=SOON)
     assert cache.statistics.size == 1
     await comes(gone)
     assert cache.statistics.size == 0
@@ -66,13 +66,13 @@ async def test_each_value_is_dropped_at_its_own_time() -> None:
     cache, last = AsyncCache[Value](), anyio.Event()
     order: list[str] = []
 
-    async def add(name: str, ttl: float) -> None:
+    async def add(name: str, max_age: float) -> None:
         def gone() -> None:
             order.append(name)
             if len(order) == 3:
                 last.set()
 
-        await cache.get(name, giving(gone), ttl=ttl)
+        await cache.get(name, giving(gone), max_age=max_age)
 
     await add("stays", TTL)
     await add("long", 4 * SOON)
@@ -87,8 +87,8 @@ async def test_each_value_is_dropped_at_its_own_time() -> None:
 @pytest.mark.every_loop
 async def test_whoever_has_a_value_keeps_it() -> None:
     cache, gone = AsyncCache[Value](capacity=1), list[str]()
-    value, _ = await cache.get("key", giving(lambda: gone.append("key")), ttl=TTL)
-    await cache.get("other", giving(lambda: None), ttl=TTL)
+    value, _ = await cache.get("key", giving(lambda: gone.append("key")), max_age=TTL)
+    await cache.get("other", giving(lambda: None), max_age=TTL)
     cache.clear()
     await cache.aclose()
     assert gone == []
@@ -104,13 +104,13 @@ async def test_whoever_has_a_value_keeps_it() -> None:
         pytest.param(lambda cache: cache.drop("key"), id="drop"),
         pytest.param(lambda cache: cache.clear(), id="clear"),
         pytest.param(lambda cache: cache.aclose(), id="aclose"),
-        pytest.param(lambda cache: cache.get("new", giving(lambda: None), ttl=TTL), id="evicted"),
-        pytest.param(lambda cache: cache.get("key", giving(lambda: None), ttl=0), id="replaced"),
+        pytest.param(lambda cache: cache.get("new", giving(lambda: None), max_age=TTL), id="evicted"),
+        pytest.param(lambda cache: cache.get("key", giving(lambda: None), max_age=0), id="replaced"),
     ],
 )
 async def test_a_value_that_is_no_longer_kept_is_gone_at_once(drop: Callable[[Any], Any]) -> None:
     cache, gone = AsyncCache[Value](capacity=1), list[str]()
-    await cache.get("key", giving(lambda: gone.append("key")), ttl=TTL)
+    await cache.get("key", giving(lambda: gone.append("key")), max_age=TTL)
     dropped = drop(cache)
     if dropped is not None:
         await dropped
@@ -122,7 +122,7 @@ async def test_a_value_that_is_no_longer_kept_is_gone_at_once(drop: Callable[[An
 @pytest.mark.every_loop
 async def test_a_cache_that_nobody_has_drops_its_values_at_once() -> None:
     cache, gone = AsyncCache[Value](), list[str]()
-    await cache.get("key", giving(lambda: gone.append("key")), ttl=TTL)
+    await cache.get("key", giving(lambda: gone.append("key")), max_age=TTL)
     del cache
     gc.collect()
     assert gone == ["key"]
@@ -140,7 +140,7 @@ async def test_a_timer_that_comes_early_is_set_again() -> None:
         return clock.now
 
     cache = AsyncCache[Value](clock=look)
-    await cache.get("key", giving(gone.set), ttl=SOON)
+    await cache.get("key", giving(gone.set), max_age=SOON)
     seen = len(looks)
     with anyio.fail_after(20):
         while len(looks) < seen + 6:
@@ -154,7 +154,7 @@ async def test_a_timer_that_comes_early_is_set_again() -> None:
 @pytest.mark.anyio
 async def test_a_timer_is_no_task() -> None:
     cache = AsyncCache[str]()
-    await cache.get("key", Service(), ttl=TTL)
+    await cache.get("key", Service(), max_age=TTL)
     assert tasks_left() == []
 
 
@@ -176,10 +176,10 @@ def test_one_cache_serves_loops_one_after_another(
 
     async def main() -> None:
         loops.append(weakref.ref(running_loop()))
-        answered = (await cache.get("key", fetch, ttl=TTL))[1]
+        answered = (await cache.get("key", fetch, max_age=TTL))[1]
         assert answered is (len(loops) > 1)
         # and with a fetch in each
-        await cache.get(len(loops), fetch, ttl=TTL)
+        await cache.get(len(loops), fetch, max_age=TTL)
 
     for _ in range(4):
         anyio.run(main, backend=backend, backend_options=options)
@@ -206,7 +206,7 @@ def test_a_fetch_ends_with_its_loop_and_holds_up_no_other(
         return ""
 
     async def get() -> None:
-        await cache.get("key", never, ttl=TTL)
+        await cache.get("key", never, max_age=TTL)
 
     async def first() -> None:
         async with anyio.create_task_group() as group:
@@ -219,7 +219,7 @@ def test_a_fetch_ends_with_its_loop_and_holds_up_no_other(
         assert ended == []
 
     async def second() -> None:
-        assert await cache.get("key", Service(), ttl=TTL) == ("value 1", False)
+        assert await cache.get("key", Service(), max_age=TTL) == ("value 1", False)
 
     anyio.run(first, backend=backend, backend_options=options)
     assert ended == ["first"]
@@ -235,12 +235,12 @@ def test_values_of_a_loop_that_has_ended_are_dropped_by_the_next(
     cache, gone = AsyncCache[Any](), threading.Event()
 
     async def first() -> None:
-        await cache.get("key", giving(gone.set), ttl=SOON)
-        await cache.get("other", Service(), ttl=TTL)
+        await cache.get("key", giving(gone.set), max_age=SOON)
+        await cache.get("other", Service(), max_age=TTL)
 
     async def second() -> None:
         # Enough of a use: this one is in the cache.
-        assert (await cache.get("other", Service(), ttl=TTL))[1]
+        assert (await cache.get("other", Service(), max_age=TTL))[1]
         with anyio.fail_after(20):
             while not gone.is_set():
                 await anyio.sleep(SOON / 4)
@@ -295,7 +295,7 @@ def test_loops_in_several_threads_share_values_and_count_uses_exactly(
 
     async def one(key: str) -> None:
         for _ in range(rounds):
-            value, _ = await cache.get(key, fetch, ttl=TTL, usable=take)
+            value, _ = await cache.get(key, fetch, max_age=TTL, usable=take)
             results.append(value)
             await checkpoint()
 
@@ -322,13 +322,13 @@ def test_a_fetch_belongs_to_a_loop_and_its_value_to_all(backend: str, options: d
             fetching.wait(20)  # both do, or nobody gets on
             return f"value of {index}"
 
-        results[index] = await cache.get("key", fetch, ttl=TTL)
+        results[index] = await cache.get("key", fetch, max_age=TTL)
         if index == 0:
-            await cache.get("later", fetch_later, ttl=TTL)
+            await cache.get("later", fetch_later, max_age=TTL)
             stored.set()
         else:
             assert stored.wait(20)
-            results[index] = await cache.get("later", fetch_later, ttl=TTL)
+            results[index] = await cache.get("later", fetch_later, max_age=TTL)
 
     async def fetch_later() -> str:
         return "later"
@@ -356,7 +356,7 @@ def test_closing_in_one_loop_leaves_the_fetches_of_others_to_those_who_wait(
             assert closed.wait(20)
             return "value"
 
-        assert await cache.get("key", fetch, ttl=TTL) == ("value", False)
+        assert await cache.get("key", fetch, max_age=TTL) == ("value", False)
         assert cache.statistics.size == 0
 
     in_loops(2, backend, options, main)

@@ -31,7 +31,7 @@ class Case:
         self.cache: AsyncCache[str] = AsyncCache(clock=self.clock)
 
     async def get(self, **options: Any) -> tuple[str, bool]:
-        return await self.cache.get("key", self.service, ttl=TTL, refresh_ahead=AHEAD, **options)
+        return await self.cache.get("key", self.service, max_age=TTL, refresh_ahead=AHEAD, **options)
 
 
 async def aged(age: float) -> Case:
@@ -94,7 +94,7 @@ async def test_who_comes_after_expiry_waits_for_the_refresh_that_is_under_way() 
 
 async def test_expiry_under_load_makes_one_call_and_holds_nobody_up_who_has_a_key() -> None:
     case, other = await aged(40), Service()
-    assert await case.cache.get("other", other, ttl=TTL) == ("value 1", False)
+    assert await case.cache.get("other", other, max_age=TTL) == ("value 1", False)
     case.clock.now += 20
     case.service.held = True
     late: list[Any] = []
@@ -105,7 +105,7 @@ async def test_expiry_under_load_makes_one_call_and_holds_nobody_up_who_has_a_ke
     async with anyio.create_task_group() as group:
         group.start_soon(wait)
         await case.service.waiting.wait()
-        assert await case.cache.get("other", other, ttl=TTL) == ("value 1", True)
+        assert await case.cache.get("other", other, max_age=TTL) == ("value 1", True)
         assert late == []
         case.service.release()
     assert late.count(("value 2", True)) == 999
@@ -127,7 +127,7 @@ async def test_a_refresh_runs_in_a_copy_of_the_context_of_the_call_that_starts_i
         return "new"
 
     request.set("second")
-    await case.cache.get("key", fetch, ttl=TTL, refresh_ahead=AHEAD)
+    await case.cache.get("key", fetch, max_age=TTL, refresh_ahead=AHEAD)
     request.set("third")
     await turn_until(lambda: seen)
     assert seen == ["second"]
@@ -272,7 +272,7 @@ async def test_owners_share_values_but_not_fetches() -> None:
     results: list[Any] = []
 
     async def get(owner: str, service: Service) -> None:
-        results.append((owner, await case.cache.get("key", service, ttl=TTL, owner=owner)))
+        results.append((owner, await case.cache.get("key", service, max_age=TTL, owner=owner)))
 
     async with anyio.create_task_group() as group:
         group.start_soon(get, "a", case.service)
@@ -297,7 +297,7 @@ async def test_owners_do_not_share_errors() -> None:
     failures: list[Any] = []
 
     async def fails() -> None:
-        failures.extend(await at_once(1, partial(case.cache.get, "key", broken, ttl=TTL, owner="b")))
+        failures.extend(await at_once(1, partial(case.cache.get, "key", broken, max_age=TTL, owner="b")))
 
     async with anyio.create_task_group() as group:
         group.start_soon(fails)
@@ -311,13 +311,13 @@ async def test_owners_do_not_share_errors() -> None:
 async def test_closing_for_an_owner_leaves_the_others_alone() -> None:
     case, other = Case(), Service()
     cache = case.cache
-    await cache.get("of a", case.service, ttl=TTL, owner="a")
-    await cache.get("of b", other, ttl=TTL, owner="b")
+    await cache.get("of a", case.service, max_age=TTL, owner="a")
+    await cache.get("of b", other, max_age=TTL, owner="b")
     case.service.held = other.held = True
     results: dict[str, Any] = {}
 
     async def get(owner: str, service: Service) -> None:
-        [results[owner]] = await at_once(1, partial(cache.get, "key", service, ttl=TTL, owner=owner))
+        [results[owner]] = await at_once(1, partial(cache.get, "key", service, max_age=TTL, owner=owner))
 
     async with anyio.create_task_group() as group:
         group.start_soon(get, "a", case.service)
@@ -329,6 +329,6 @@ async def test_closing_for_an_owner_leaves_the_others_alone() -> None:
         other.release()
     assert type(results["a"]) is ProviderClosedError
     assert results["b"] == ("value 2", False)
-    assert await cache.get("of b", other, ttl=TTL, owner="a") == ("value 1", True)
+    assert await cache.get("of b", other, max_age=TTL, owner="a") == ("value 1", True)
     assert cache.statistics.size == 2
     assert_idle()

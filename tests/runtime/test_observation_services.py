@@ -283,7 +283,7 @@ async def test_what_a_cache_answered(notes: Notes) -> None:
     cache: AsyncCache[str] = AsyncCache(clock=clock)
 
     async def get() -> tuple[str, bool]:
-        return await cache.get("key", service, ttl=100, refresh_ahead=10, observed_as="things")
+        return await cache.get("key", service, max_age=100, refresh_ahead=10, observed_as="things")
 
     assert await get() == ("value 1", False)
     assert await get() == ("value 1", True)
@@ -313,7 +313,7 @@ async def test_who_waits_for_the_fetch_of_another_hits(notes: Notes) -> None:
     cache: AsyncCache[str] = AsyncCache()
     async with anyio.create_task_group() as group:
         for _ in range(5):
-            group.start_soon(lambda: cache.get("key", service, ttl=100, observed_as="things"))
+            group.start_soon(lambda: cache.get("key", service, max_age=100, observed_as="things"))
         await service.waiting.wait()
         assert notes.answers == [("miss", "things")]
         service.release()
@@ -324,14 +324,14 @@ async def test_who_waits_for_the_fetch_of_another_hits(notes: Notes) -> None:
 async def test_a_fetch_that_fails_is_a_miss(notes: Notes) -> None:
     cache: AsyncCache[str] = AsyncCache()
     with pytest.raises(ProviderError):
-        await cache.get("key", Service(error=ProviderError("no")), ttl=100, observed_as="things")
+        await cache.get("key", Service(error=ProviderError("no")), max_age=100, observed_as="things")
     assert notes.answers == [("miss", "things")]
 
 
 async def test_a_cache_of_what_has_no_name_tells_nothing(notes: Notes) -> None:
     cache: AsyncCache[str] = AsyncCache()
     for _ in range(2):
-        await cache.get("key", Service(), ttl=100)
+        await cache.get("key", Service(), max_age=100)
     assert notes.answers == []
     await cache.aclose()
 
@@ -348,7 +348,7 @@ async def test_observers_may_ask_the_cache() -> None:
     stop = observe(asking)
     try:
         for _ in range(3):
-            await cache.get("key", Service(), ttl=100, observed_as="things")
+            await cache.get("key", Service(), max_age=100, observed_as="things")
     finally:
         stop()
     assert asking.answers == [("miss", "0 1"), ("hit", "1 1"), ("hit", "2 1")]

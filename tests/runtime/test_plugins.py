@@ -94,16 +94,16 @@ async def rewrapping(provider: Any) -> object:
 
 
 async def encrypting_by_store(key: Any) -> object:
-    return await encrypting(HierarchicalMasterKey(key, branch_key_id="id", ttl=60))
+    return await encrypting(HierarchicalMasterKey(key, branch_key_id="id", max_age=60))
 
 
 async def decrypting_by_store(store: Any) -> object:
     good = MemoryKeyStore()
     good.add("id")
     made, _ = await encrypt(
-        b"", HierarchicalMasterKey(good, branch_key_id="id", ttl=60), algorithm_suite=UNSIGNED
+        b"", HierarchicalMasterKey(good, branch_key_id="id", max_age=60), algorithm_suite=UNSIGNED
     )
-    return await decrypt(made, HierarchicalMasterKey(store, branch_key_id="id", ttl=60))
+    return await decrypt(made, HierarchicalMasterKey(store, branch_key_id="id", max_age=60))
 
 
 async def as_second(key: Any) -> object:
@@ -471,7 +471,7 @@ async def test_suppliers_of_branch_key_ids(fault: str) -> None:
         return b"id"
 
     supplier: Any = (lambda context: "id") if fault == "sync" else later
-    key = HierarchicalMasterKey(a_store(), branch_key_id_supplier=supplier, ttl=60)
+    key = HierarchicalMasterKey(a_store(), branch_key_id_supplier=supplier, max_age=60)
     with pytest.raises(ProviderError, match=r"^branch_key_id_supplier (raised|returned) ") as caught:
         await encrypting(key)
     assert "secret" not in str(caught.value)

@@ -112,7 +112,7 @@ async def _value() -> str:
 
 
 async def _get(cache: AsyncCache[Any], key: str, **options: Any) -> tuple[str, bool]:
-    return await cache.get(key, _value, ttl=60, **options)
+    return await cache.get(key, _value, max_age=60, **options)
 
 
 def test_a_cache_that_another_thread_was_changing_is_empty_in_the_child_and_works() -> None:

@@ -56,12 +56,12 @@ class MemoryKeyStore:
             await self.before(line)
 
 
-def key_with(*branch_key_ids: str, ttl: float = 600) -> tuple[HierarchicalMasterKey, MemoryKeyStore]:
+def key_with(*branch_key_ids: str, max_age: float = 600) -> tuple[HierarchicalMasterKey, MemoryKeyStore]:
     """Return a key under the first of these branch keys, and its store."""
     store = MemoryKeyStore()
     for branch_key_id in branch_key_ids:
         store.add(branch_key_id)
-    return HierarchicalMasterKey(store, branch_key_id=branch_key_ids[0], ttl=ttl), store
+    return HierarchicalMasterKey(store, branch_key_id=branch_key_ids[0], max_age=max_age), store
 
 
 def wrapping_key(branch_key: bytes, salt: bytes = SALT) -> AESGCM:

@@ -489,7 +489,7 @@ async def hierarchical_key(world: World) -> None:
     [store] = world.things
     async with store:
         name = await store.create_key()
-    await _use(HierarchicalMasterKey(store, branch_key_id=name, ttl=60))
+    await _use(HierarchicalMasterKey(store, branch_key_id=name, max_age=60))
 
 
 # Managers
@@ -531,7 +531,7 @@ async def cache(world: World) -> None:
 
     async with aioencrypt.AsyncCache[str]() as cache:
         for _ in range(2):
-            assert (await cache.get("key", fetch, ttl=60))[0] == "value"
+            assert (await cache.get("key", fetch, max_age=60))[0] == "value"
     await cache.aclose()
 
 

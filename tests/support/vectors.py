@@ -243,7 +243,7 @@ def _hierarchical(key: Mapping[str, Any]) -> MasterKey:
     store = MemoryKeyStore()
     branch_key = base64.b64decode(key["branch_key_b64"])
     store.add(key["branch_key_id"], key["branch_key_version"], branch_key)
-    return HierarchicalMasterKey(store, branch_key_id=key["branch_key_id"], ttl=60)
+    return HierarchicalMasterKey(store, branch_key_id=key["branch_key_id"], max_age=60)
 
 
 _MASTER_KEYS = {

@@ -57,7 +57,7 @@ async def test_a_branch_key_store_over_both_services_in_memory(
 ) -> None:
     await aioencrypt_key_store.create_key_store()
     branch_key_id = await aioencrypt_key_store.create_key()
-    key = HierarchicalMasterKey(aioencrypt_key_store, branch_key_id=branch_key_id, ttl=60)
+    key = HierarchicalMasterKey(aioencrypt_key_store, branch_key_id=branch_key_id, max_age=60)
     async with key:
         message, _ = await encrypt(b"attack at dawn", key)
         assert (await decrypt(message, key)).plaintext == b"attack at dawn"

@@ -45,8 +45,8 @@ def stores(kms: InMemoryKMS, dynamodb: InMemoryDynamoDB, client: AiobotocoreDyna
         "keys", kms_configuration=KMSDiscovery(), logical_name="keys", connection=connection
     )
     reader: BranchKeyReader = made
-    HierarchicalMasterKey(reader, branch_key_id="one", ttl=60)
-    HierarchicalMasterKey(made, branch_key_id="one", ttl=60)
+    HierarchicalMasterKey(reader, branch_key_id="one", max_age=60)
+    HierarchicalMasterKey(made, branch_key_id="one", max_age=60)
     for given in (dynamodb.client("us-east-1"), client):
         usable: DynamoDBClient = given
         BranchKeyStore(

@@ -59,11 +59,11 @@ async def caches(cache: AsyncCache[bytes]) -> None:
     async def fetch_text() -> str:
         return ""
 
-    assert_type(await cache.get("key", fetch, ttl=60), tuple[bytes, bool])
-    await cache.get(("any", "key"), fetch, ttl=60, refresh_ahead=5, usable=lambda value: len(value) > 0)
-    await cache.get([], fetch, ttl=60)  # type: ignore[arg-type]
+    assert_type(await cache.get("key", fetch, max_age=60), tuple[bytes, bool])
+    await cache.get(("any", "key"), fetch, max_age=60, refresh_ahead=5, usable=lambda value: len(value) > 0)
+    await cache.get([], fetch, max_age=60)  # type: ignore[arg-type]
     await cache.get("key", fetch)  # type: ignore[call-arg]
-    await cache.get("key", fetch_text, ttl=60)  # type: ignore[arg-type]
+    await cache.get("key", fetch_text, max_age=60)  # type: ignore[arg-type]
     cache.drop("key")
     cache.clear()
     await cache.aclose()

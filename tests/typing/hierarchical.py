@@ -47,21 +47,21 @@ def supply_at_once(context: Mapping[str, str]) -> str:
 async def keys(store: BranchKeyStore, shared: AsyncCache[Any]) -> None:
     readers: list[BranchKeyReader] = [store, OwnStore()]
     for reader in readers:
-        key = HierarchicalMasterKey(reader, branch_key_id="tenant", ttl=60)
+        key = HierarchicalMasterKey(reader, branch_key_id="tenant", max_age=60)
         async with key as entered:
             assert_type(entered, HierarchicalMasterKey)
             await entered.warm_up()
-    HierarchicalMasterKey(store, branch_key_id_supplier=supply, ttl=0.5, refresh_ahead=0.1)
-    HierarchicalMasterKey(store, branch_key_id="a", ttl=60, cache=shared, partition="a service")
-    HierarchicalMasterKey(store, branch_key_id="a", ttl=60, cache=AsyncCache(), partition=UUID(int=1))
-    as_provider: Provider = HierarchicalMasterKey(OwnStore(), branch_key_id="a", ttl=60)
-    as_key: MasterKey = HierarchicalMasterKey(OwnStore(), branch_key_id="a", ttl=60)
+    HierarchicalMasterKey(store, branch_key_id_supplier=supply, max_age=0.5, refresh_ahead=0.1)
+    HierarchicalMasterKey(store, branch_key_id="a", max_age=60, cache=shared, partition="a service")
+    HierarchicalMasterKey(store, branch_key_id="a", max_age=60, cache=AsyncCache(), partition=UUID(int=1))
+    as_provider: Provider = HierarchicalMasterKey(OwnStore(), branch_key_id="a", max_age=60)
+    as_key: MasterKey = HierarchicalMasterKey(OwnStore(), branch_key_id="a", max_age=60)
     assert_type(as_key.key_id, str)
     del as_provider
     HierarchicalMasterKey(store, branch_key_id="a")  # type: ignore[call-arg]
-    HierarchicalMasterKey(store, "a", ttl=60)  # type: ignore[call-arg]
-    HierarchicalMasterKey(store, branch_key_id=b"a", ttl=60)  # type: ignore[arg-type]
-    HierarchicalMasterKey(store, branch_key_id="a", ttl="60")  # type: ignore[arg-type]
-    HierarchicalMasterKey(store, branch_key_id_supplier=supply_at_once, ttl=60)  # type: ignore[arg-type]
-    HierarchicalMasterKey(store, branch_key_id="a", ttl=60, partition=b"")  # type: ignore[arg-type]
-    HierarchicalMasterKey(HalfAStore(), branch_key_id="a", ttl=60)  # type: ignore[arg-type]
+    HierarchicalMasterKey(store, "a", max_age=60)  # type: ignore[call-arg]
+    HierarchicalMasterKey(store, branch_key_id=b"a", max_age=60)  # type: ignore[arg-type]
+    HierarchicalMasterKey(store, branch_key_id="a", max_age="60")  # type: ignore[arg-type]
+    HierarchicalMasterKey(store, branch_key_id_supplier=supply_at_once, max_age=60)  # type: ignore[arg-type]
+    HierarchicalMasterKey(store, branch_key_id="a", max_age=60, partition=b"")  # type: ignore[arg-type]
+    HierarchicalMasterKey(HalfAStore(), branch_key_id="a", max_age=60)  # type: ignore[arg-type]

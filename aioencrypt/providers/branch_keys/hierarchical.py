@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
 from typing import Any, NoReturn, Protocol, Self, runtime_checkable
-from uuid import UUID, uuid4
+from uuid import UUID
 
 import attrs
 from cryptography.exceptions import InvalidTag
@@ -26,7 +26,13 @@ from aioencrypt.materials import DataKey, DataKeyRequest
 from aioencrypt.providers.base import DecryptedDataKey, MasterKey, checkpoint_every, no_data_key
 from aioencrypt.providers.branch_keys.items import KEY_LENGTH, BranchKeyMaterials
 from aioencrypt.providers.raw.names import not_copied, random_data_key
-from aioencrypt.runtime.arguments import check_age, check_seconds, check_type, describe_type
+from aioencrypt.runtime.arguments import (
+    check_age,
+    check_cache_name,
+    check_partition,
+    check_type,
+    describe_type,
+)
 from aioencrypt.runtime.cache import AsyncCache
 from aioencrypt.runtime.plugins import await_answer, call_async, check_answer, method_name
 from aioencrypt.runtime.secrets import hides_locals, secret_bytes
@@ -38,7 +44,6 @@ _VERSION_START = _SALT_LENGTH + IV_LENGTH
 _VERSION_LENGTH = 16
 _KEY_START = _VERSION_START + _VERSION_LENGTH
 _MAX_LENGTH = 0xFFFF
-_REFRESH_AHEAD = 10.0
 # A cache identifier starts with a resource id and a scope id, as the specification of the keyring says.
 _HIERARCHY, _FOR_ENCRYPT, _FOR_DECRYPT = b"\x02", b"\x01", b"\x02"
 
@@ -114,13 +119,12 @@ class HierarchicalMasterKey(MasterKey):
     a message and returns the branch key id. If it raises or returns another type, this master key fails
     with `ProviderError`.
 
-    A branch key is used for `ttl` seconds, then asked for anew: so long goes on what a withdrawn
-    permission forbids. In the last `refresh_ahead` seconds, by default a tenth of `ttl` and at most
-    10 seconds, that happens in the background, and nobody waits.
+    A branch key is cached for `max_age` seconds. A revoked permission keeps working until then. In its last
+    `refresh_ahead` seconds a branch key is fetched again in the background.
 
-    `cache` may serve several keys. They share branch keys where `partition` and the logical names of
-    their stores are equal; without a `partition` they share none. Each keeps to its own `ttl`. The
-    cache of a key that is given none holds 1,000 branch keys, until the last `async with` is left.
+    Several keys may share a `cache`. They share branch keys if their `partition` and the logical names of
+    their stores are equal; without `partition`, they share none. Each keeps to its own `max_age`. Without
+    `cache`, the key creates one for 1,000 branch keys, and empties it when the last `async with` is left.
     `async with` enters the key store.
     """
 
@@ -130,10 +134,10 @@ class HierarchicalMasterKey(MasterKey):
         *,
         branch_key_id: str | None = None,
         branch_key_id_supplier: Callable[[Mapping[str, str]], Awaitable[str]] | None = None,
-        ttl: float,
+        max_age: float,
         cache: AsyncCache[Any] | None = None,
         partition: str | UUID | None = None,
-        refresh_ahead: float | None = None,
+        refresh_ahead: float = 0.0,
     ) -> None:
         if isinstance(key_store, type) or not isinstance(key_store, BranchKeyReader):
             raise TypeError(
@@ -146,20 +150,19 @@ class HierarchicalMasterKey(MasterKey):
         elif not callable(branch_key_id_supplier):
             kind = describe_type(branch_key_id_supplier)
             raise TypeError(f"branch_key_id_supplier must be an async function, not {kind}")
-        if refresh_ahead is None:
-            refresh_ahead = min(_REFRESH_AHEAD, check_seconds("ttl", ttl) / 10)
-        check_age("ttl", ttl, refresh_ahead)
+        check_age(max_age, refresh_ahead)
         self._key_store = key_store
         self._branch_key_id = branch_key_id
         self._supplier = branch_key_id_supplier
-        self._ttl = ttl
+        self._max_age = max_age
         self._refresh_ahead = refresh_ahead
         self._own_cache = cache is None
         self._cache: AsyncCache[Any] = check_type(
             "cache", AsyncCache() if cache is None else cache, AsyncCache
         )
-        self._partition = uuid4() if partition is None else partition
-        self._shared_by = _shared_by(self._partition, key_store.logical_name)
+        self._partition = check_partition(partition)
+        logical_name = check_cache_name("the logical name of the key store", key_store.logical_name)
+        self._shared_by = f"{self._partition}\0{logical_name}".encode()
         self._entries = 0
 
     def __repr__(self) -> str:
@@ -256,7 +259,7 @@ class HierarchicalMasterKey(MasterKey):
             return HierarchicalMasterKey(
                 self._key_store,
                 branch_key_id=branch_key_id,
-                ttl=self._ttl,
+                max_age=self._max_age,
                 cache=self._cache,
                 partition=self._partition,
                 refresh_ahead=self._refresh_ahead,
@@ -292,7 +295,7 @@ class HierarchicalMasterKey(MasterKey):
         branch_key, _ = await self._cache.get(
             identifier,
             fetch,
-            ttl=self._ttl,
+            max_age=self._max_age,
             refresh_ahead=self._refresh_ahead,
             # Not the key store itself, which may be a user's and have no hash.
             owner=id(self._key_store),
@@ -318,17 +321,6 @@ def _checked(
     if len(key) != KEY_LENGTH:
         raise ProviderError(f"{name}: the branch key has {len(key)} bytes; it must have {KEY_LENGTH}")
     return _BranchKey(branch_key_id.encode(), parsed.bytes, key)
-
-
-def _shared_by(partition: str | UUID, logical_name: str) -> bytes:
-    """Return the part of a cache identifier that keys have in common when they share branch keys."""
-    for name, value in (("partition", partition), ("the logical name of the key store", logical_name)):
-        if not isinstance(value, UUID) and not check_type(name, value, str):
-            raise ValueError(f"{name} is empty")
-        if "\0" in str(value):
-            raise ValueError(f"{name} has a null character, which separates the fields of an identifier")
-    start = partition.bytes if isinstance(partition, UUID) else partition.encode()
-    return start + b"\0" + logical_name.encode()
 
 
 def _check_branch_key_id(branch_key_id: object) -> None:

@@ -189,7 +189,7 @@ class KMSECDHMasterKey(EntersConnection, MasterKey):
     async def _own_key(self) -> _OwnKey:
         if self._own is None:
             # Single flight: concurrent callers share one call.
-            self._own, _ = await self._fetches.get("public key", self._fetch, ttl=0.0)
+            self._own, _ = await self._fetches.get("public key", self._fetch, max_age=0.0)
         return self._own
 
     async def _fetch(self) -> _OwnKey:

@@ -128,7 +128,7 @@ async def test_each_message_is_read_with_the_version_that_wrote_it() -> None:
     entries = {}
     for _ in range(3):
         version = store.add("tenant")
-        key = HierarchicalMasterKey(store, branch_key_id="tenant", ttl=60)
+        key = HierarchicalMasterKey(store, branch_key_id="tenant", max_age=60)
         entries[version] = await key.encrypt_data_key(DATA_KEY, asking())
         assert entries[version].ciphertext[28:44] == UUID(version).bytes
     assert store.log == ["active tenant"] * 3
@@ -259,7 +259,7 @@ async def test_branch_key_id_and_version_are_authenticated() -> None:
     assert_fails_authentication(await refused(key, encrypted))
     store.add("tenant-e", version, branch_key)
     encrypted = attrs.evolve(entry(store, version=version), provider_info=b"tenant-e")
-    another = HierarchicalMasterKey(store, branch_key_id="tenant-e", ttl=60)
+    another = HierarchicalMasterKey(store, branch_key_id="tenant-e", max_age=60)
     assert_fails_authentication(await refused(another, encrypted))
 
 
@@ -396,7 +396,7 @@ async def test_wrong_answers_of_a_store(answer: Any, text: str) -> None:
             return wrong
 
     with pytest.raises(ProviderError) as caught:
-        await encrypt(b"x", HierarchicalMasterKey(Store(), branch_key_id="tenant-é", ttl=60))
+        await encrypt(b"x", HierarchicalMasterKey(Store(), branch_key_id="tenant-é", max_age=60))
     [attempt] = caught.value.attempts
     assert str(attempt.error) == text
     assert type(attempt.error) is ProviderError
@@ -410,7 +410,7 @@ async def test_a_store_that_answers_with_another_version() -> None:
     store = Store()
     old = store.add("tenant-é")
     store.add("tenant-é")
-    key = HierarchicalMasterKey(store, branch_key_id="tenant-é", ttl=60)
+    key = HierarchicalMasterKey(store, branch_key_id="tenant-é", max_age=60)
     assert (await key.decrypt_data_key(asking(entry(store)))).data_key == DATA_KEY
     error = await refused(key, entry(store, version=old))
     assert str(error) == "Store.branch_key_version answered for another branch key, or another version of it"
@@ -425,7 +425,7 @@ RAW = RawAESMasterKey("tests", "hierarchical", wrapping_key=bytes(32))
 @pytest.mark.spec(f"{PAGE}#interface")
 async def test_beside_other_keys_in_one_message() -> None:
     key, store = key_with("tenant-é")
-    other = HierarchicalMasterKey(store, branch_key_id="other", ttl=60)
+    other = HierarchicalMasterKey(store, branch_key_id="other", max_age=60)
     store.add("other")
     for provider in (MultiMasterKeyProvider(key, RAW, other), MultiMasterKeyProvider(RAW, other, key)):
         result = await encrypt(b"attack at dawn", provider, encryption_context=CONTEXT)
@@ -504,28 +504,36 @@ async def supplier(context: Mapping[str, str]) -> str:
             "branch_key_id_supplier must be an async function, not str",
         ),
         (
-            {"branch_key_id": "a", "ttl": 0},
+            {"branch_key_id": "a", "max_age": 0},
             ValueError,
-            "ttl is 0; it must be more than 0 seconds, and finite",
-        ),
-        ({"branch_key_id": "a", "ttl": -1.5}, ValueError, "ttl is -1.5; it must be more than 0 seconds"),
-        (
-            {"branch_key_id": "a", "ttl": float("inf")},
-            ValueError,
-            "ttl is inf; it must be more than 0 seconds",
+            "max_age is 0; it must be more than 0 seconds, and finite",
         ),
         (
-            {"branch_key_id": "a", "ttl": float("nan")},
+            {"branch_key_id": "a", "max_age": -1.5},
             ValueError,
-            "ttl is nan; it must be more than 0 seconds",
+            "max_age is -1.5; it must be more than 0",
         ),
-        ({"branch_key_id": "a", "ttl": "60"}, TypeError, "ttl must be a number of seconds, not str"),
-        ({"branch_key_id": "a", "ttl": True}, TypeError, "ttl must be a number of seconds, not bool"),
-        ({"branch_key_id": "a", "ttl": None}, TypeError, "ttl must be a number of seconds, not NoneType"),
+        (
+            {"branch_key_id": "a", "max_age": float("inf")},
+            ValueError,
+            "max_age is inf; it must be more than 0 seconds",
+        ),
+        (
+            {"branch_key_id": "a", "max_age": float("nan")},
+            ValueError,
+            "max_age is nan; it must be more than 0 seconds",
+        ),
+        ({"branch_key_id": "a", "max_age": "60"}, TypeError, "max_age must be a number of seconds, not"),
+        ({"branch_key_id": "a", "max_age": True}, TypeError, "max_age must be a number of seconds, not"),
+        (
+            {"branch_key_id": "a", "max_age": None},
+            TypeError,
+            "max_age must be a number of seconds, not",
+        ),
         (
             {"branch_key_id": "a", "refresh_ahead": 60},
             ValueError,
-            "refresh_ahead is 60; it must be at least 0 and less than ttl=60",
+            "refresh_ahead is 60; it must be at least 0 and less than max_age=60",
         ),
         ({"branch_key_id": "a", "refresh_ahead": -1}, ValueError, "refresh_ahead is -1; it must be at least"),
         ({"branch_key_id": "a", "refresh_ahead": float("nan")}, ValueError, "refresh_ahead is nan; it must"),
@@ -536,23 +544,23 @@ async def supplier(context: Mapping[str, str]) -> str:
         ),
         ({"branch_key_id": "a", "cache": {}}, TypeError, "cache must be an AsyncCache, not dict"),
         ({"branch_key_id": "a", "partition": b"x"}, TypeError, "partition must be a str, not bytes"),
-        ({"branch_key_id": "a", "partition": "a\0b"}, ValueError, "partition has a null character"),
-        ({"branch_key_id": "a", "partition": ""}, ValueError, "partition is empty"),
+        ({"branch_key_id": "a", "partition": "a\0b"}, ValueError, "partition must be a name without NUL"),
+        ({"branch_key_id": "a", "partition": ""}, ValueError, "partition must be a name"),
     ],
 )
 def test_arguments_that_do_not_fit(options: dict[str, Any], error: type[Exception], text: str) -> None:
     with pytest.raises(error) as caught:
-        HierarchicalMasterKey(MemoryKeyStore(), **{"ttl": 60, **options})
+        HierarchicalMasterKey(MemoryKeyStore(), **{"max_age": 60, **options})
     assert str(caught.value).startswith(text)
     assert type(caught.value) is error
 
 
 @pytest.mark.spec(f"{PAGE}#initialization")
 def test_store_and_ttl_must_be_given() -> None:
-    with pytest.raises(TypeError, match="ttl"):
+    with pytest.raises(TypeError, match="max_age"):
         HierarchicalMasterKey(MemoryKeyStore(), branch_key_id="a")  # type: ignore[call-arg]
     with pytest.raises(TypeError, match="key_store"):
-        HierarchicalMasterKey(branch_key_id="a", ttl=60)  # type: ignore[call-arg]
+        HierarchicalMasterKey(branch_key_id="a", max_age=60)  # type: ignore[call-arg]
 
 
 class NamedStore(MemoryKeyStore):
@@ -573,15 +581,15 @@ def test_what_is_no_key_store(store: Any, kind: str) -> None:
     with pytest.raises(
         TypeError, match=rf"^key_store must be a BranchKeyStore, or have its methods, not {kind}$"
     ):
-        HierarchicalMasterKey(store, branch_key_id="a", ttl=60)
+        HierarchicalMasterKey(store, branch_key_id="a", max_age=60)
 
 
 @pytest.mark.parametrize("name", [None, b"store", 7])
 def test_a_store_whose_logical_name_is_no_text(name: Any) -> None:
     with pytest.raises(TypeError, match=r"^the logical name of the key store must be a str, not "):
-        HierarchicalMasterKey(MemoryKeyStore(name), branch_key_id="a", ttl=60)
+        HierarchicalMasterKey(MemoryKeyStore(name), branch_key_id="a", max_age=60)
 
 
 def test_a_store_whose_logical_name_has_a_null_character() -> None:
-    with pytest.raises(ValueError, match="logical name of the key store has a null character"):
-        HierarchicalMasterKey(MemoryKeyStore("a\0b"), branch_key_id="a", ttl=60)
+    with pytest.raises(ValueError, match="logical name of the key store must be a name without NUL"):
+        HierarchicalMasterKey(MemoryKeyStore("a\0b"), branch_key_id="a", max_age=60)

@@ -45,7 +45,7 @@ async def world() -> World:
 
 
 def key_of(world: World, **options: Any) -> HierarchicalMasterKey:
-    options = {"key_store": world.store(), "branch_key_id": "mine", "ttl": 60, **options}
+    options = {"key_store": world.store(), "branch_key_id": "mine", "max_age": 60, **options}
     return HierarchicalMasterKey(options.pop("key_store"), **options)
 
 
@@ -252,7 +252,7 @@ class OwnStore:
 
 async def test_a_store_without_a_hash_shares_its_fetches_too() -> None:
     store = OwnStore()
-    key = HierarchicalMasterKey(store, branch_key_id="mine", ttl=60)
+    key = HierarchicalMasterKey(store, branch_key_id="mine", max_age=60)
     async with anyio.create_task_group() as group:
         for _ in range(10):
             group.start_soon(key.warm_up)

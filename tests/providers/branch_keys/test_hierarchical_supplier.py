@@ -54,7 +54,7 @@ def store_of(*tenants: str) -> MemoryKeyStore:
 
 
 def key_for(supplier: Supplier, store: MemoryKeyStore | None = None) -> HierarchicalMasterKey:
-    return HierarchicalMasterKey(store or store_of("a", "b"), branch_key_id_supplier=supplier, ttl=60)
+    return HierarchicalMasterKey(store or store_of("a", "b"), branch_key_id_supplier=supplier, max_age=60)
 
 
 def entry(store: MemoryKeyStore, branch_key_id: str, context: Mapping[str, str]) -> EncryptedDataKey:
@@ -137,7 +137,7 @@ async def test_each_branch_key_has_the_times_of_the_key() -> None:
     cache: AsyncCache[Any] = AsyncCache(clock=lambda: now)
     store = store_of("a")
     key = HierarchicalMasterKey(
-        store, branch_key_id_supplier=ByTenant(), ttl=60, refresh_ahead=20, cache=cache
+        store, branch_key_id_supplier=ByTenant(), max_age=60, refresh_ahead=20, cache=cache
     )
     calls = {0.0: 1, 39.0: 1, 40.0: 2, 79.0: 2, 139.0: 3}
     for now, expected in calls.items():
