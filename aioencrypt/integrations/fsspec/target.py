@@ -11,7 +11,8 @@ from abc import abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import IO, Any, TypeVar
+from io import BufferedWriter, FileIO
+from typing import Any, TypeVar
 
 import anyio
 from fsspec.implementations.cached import CachingFileSystem
@@ -21,9 +22,11 @@ from fsspec.implementations.local import LocalFileSystem
 from aioencrypt.errors import MessageError, StreamError
 from aioencrypt.integrations.fsspec.arguments import checked, is_asynchronous, refuse, taken
 from aioencrypt.integrations.fsspec.types import BufferedFile
+from aioencrypt.runtime.event_loops import drop_with_loop
 from aioencrypt.runtime.offload import in_file_thread
 from aioencrypt.streams.blocking_files import is_special
 from aioencrypt.streams.files import EncryptWriter, FileOutput, MessageSink
+from aioencrypt.streams.lifecycle import OwnedFile
 
 T = TypeVar("T")
 
@@ -350,6 +353,22 @@ class TransactionSink(TargetSink):
             await in_file_thread(file.discard)
 
 
+class _NamedFile(FileIO):
+    """A temporary file that has a name until it is closed."""
+
+    def __init__(self) -> None:
+        self._process = os.getpid()
+        descriptor, path = tempfile.mkstemp(prefix="aioencrypt-")
+        super().__init__(descriptor, "wb")
+        self.name = path
+
+    def close(self) -> None:
+        removes = not self.closed and self._process == os.getpid()
+        super().close()
+        if removes:
+            os.unlink(self.name)
+
+
 class UploadSink(TargetSink):
     """A message that is kept, in memory or else in a temporary file, and uploaded in one call."""
 
@@ -359,22 +378,23 @@ class UploadSink(TargetSink):
         self._given = given
         self._parts: list[bytes] = []
         self._length = 0
-        self._file: IO[bytes] | None = None
+        self._file = OwnedFile(lambda: BufferedWriter(_NamedFile()))
         self._name = ""
+        drop_with_loop(self._file)
 
     def write(self, data: bytes, /) -> None:
         self._parts.append(data)
         self._length += len(data)
         if self._length > _IN_MEMORY:
-            if self._file is None:
-                descriptor, self._name = tempfile.mkstemp(prefix="aioencrypt-")
-                self._file = open(descriptor, "wb")
-            self._file.writelines(self._parts)
+            with self._file.use() as file:
+                self._name = file.name
+                file.writelines(self._parts)
             self._parts.clear()
 
     def commit(self) -> None:
-        if self._file is not None:
-            self._file.close()
+        if self._name:
+            with self._file.use() as file:
+                file.flush()
 
     async def settle(self) -> None:
         if self._target.is_cache:
@@ -401,14 +421,7 @@ class UploadSink(TargetSink):
 
     async def release(self) -> None:
         self._parts.clear()
-        if self._file is not None:
-            await in_file_thread(self._remove)
-
-    def _remove(self) -> None:
-        file, self._file = self._file, None
-        if file is not None:
-            file.close()
-            os.unlink(self._name)
+        await self._file.aclose()
 
 
 class TargetWriter:

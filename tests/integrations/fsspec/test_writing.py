@@ -20,6 +20,7 @@ from fsspec.implementations.local import LocalFileSystem
 from fsspec.spec import AbstractBufferedFile
 
 from aioencrypt import AWSConnection, KMSMasterKeyProvider, ProviderError
+from aioencrypt.integrations.fsspec.target import TargetFileSystem
 from aioencrypt.testing import InMemoryKMS
 from tests.support.encrypted_fs import PROVIDER, AsyncMemoryFileSystem, memory, over
 from tests.support.streaming import plaintext_of
@@ -316,6 +317,25 @@ def test_a_large_message_waits_in_a_temporary_file_where_it_cannot(
     with pytest.raises(Oops):
         by_with(fs, "/report.bin")
     assert os.listdir(tmp_path) == []
+
+
+def test_a_loop_that_is_closed_removes_the_temporary_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    target = TargetFileSystem(AsyncMemoryFileSystem(asynchronous=True))
+
+    async def begin() -> Any:
+        sink: Any = await target.sink("/report.bin", streaming=False, given={})
+        sink.write(bytes(9_000_000))
+        return sink
+
+    loop = asyncio.new_event_loop()
+    sink = loop.run_until_complete(begin())
+    assert len(os.listdir(tmp_path)) == 1
+    loop.close()
+    assert os.listdir(tmp_path) == []
+    del sink
 
 
 def test_a_file_is_not_put_over_a_folder(tmp_path: Path) -> None:
