@@ -1,4 +1,4 @@
-"""Decrypting: one message in from any source, plaintext out.
+"""Decrypt a message from any source, whole or as a stream.
 
 Specification: client-apis/decrypt.md, client-apis/streaming.md.
 """
@@ -37,13 +37,13 @@ from aioencrypt.streams.reading import ByteStream
 from aioencrypt.streams.sources import Reader, open_source
 from aioencrypt.streams.spool import Spool
 
-# Bytes of plaintext that are overwritten in the loop, when a message turns out bad: 100 microseconds.
+# Bytes of plaintext of a bad message that are wiped in the event loop: 100 microseconds.
 _WIPED_AT_ONCE = 1024 * 1024
 
 
 @attrs.frozen(kw_only=True)
 class DecryptOptions:
-    """Everything that a client knows about a message it is to read."""
+    """The options of a client for decrypting a message."""
 
     cmm: CryptographicMaterialsManager
     commitment_policy: CommitmentPolicy
@@ -82,7 +82,8 @@ class DecryptOptions:
                 ),
             )
         except (ProviderError, TagError) as error:
-            # Nothing but the tag can tell that a pair was never there, so its failure must say so.
+            # Only the tag can tell that the message was written without a given pair, so the error must
+            # mention it.
             if absent:
                 raise _with_absent(error, absent) from error
             raise
@@ -90,7 +91,7 @@ class DecryptOptions:
         return materials
 
     def _check_policies(self, header: MessageHeader) -> None:
-        """Refuse what needs no key to be refused, before any key service is called."""
+        """Check the policies that need no key, before any call to a key service."""
         suite = header.algorithm_suite
         check_decrypt_policy(self.commitment_policy, suite)
         if self.signature_policy is SignaturePolicy.FORBID and suite.signed:
@@ -122,7 +123,7 @@ def _with_absent(error: ProviderError | TagError, absent: list[str]) -> Encrypti
 
 
 async def decrypt_whole(message: bytes, options: DecryptOptions) -> tuple[bytes, MessageHeader, Provenance]:
-    """Decrypt a message that is there as a whole; nothing leaves before all of it is verified."""
+    """Decrypt a whole message in memory; return nothing before all of it is verified."""
     watch = watch_message("decrypt", "whole")
     if watch is None:
         return await _decrypt_whole(message, options, None)
@@ -170,18 +171,18 @@ async def _decrypt_whole(
 
 
 def _open_in_place(output: Output, work: OpenWork) -> bytes:
-    """Write plaintext where it stays, and give the machine nothing to release."""
+    """Decrypt into the output buffer, and give the machine nothing to release."""
     work.open_into(output.reserve(work.output_length))
     return b""
 
 
 class DecryptStream(ByteStream):
-    """A message being read: read its plaintext, or iterate over its chunks.
+    """A stream of the plaintext of a message: read it, or iterate over its chunks.
 
-    Entering `async with` reads the header, fetches the data key and verifies the header: every error
-    of header, policy or key comes from there, and `header` is known after it. Leaving it before the
-    end was verified raises `UnverifiedStreamError`: until then the plaintext may be cut short, and
-    with a signed message it may come from somebody else.
+    Entering `async with` reads the header, decrypts the data key and verifies the header. Errors of header,
+    policy or key are raised there, and `header` is available afterwards. Leaving before the end is verified
+    raises `UnverifiedStreamError`: until then, the plaintext may be cut short, and the plaintext of a signed
+    message may be forged by anyone who can decrypt it.
     """
 
     _observed_as = "decrypt"
@@ -199,21 +200,21 @@ class DecryptStream(ByteStream):
 
     @property
     def header(self) -> MessageHeader:
-        """The header, verified; raises `StreamNotEnteredError` before `async with`."""
+        """The verified header; raises `StreamNotEnteredError` before `async with`."""
         if self._header is None:
             raise self._not_entered()
         return self._header
 
     @property
     def provenance(self) -> Provenance:
-        """Which key opened the data key; raises `StreamNotEnteredError` before `async with`."""
+        """The master key that decrypted the data key; raises `StreamNotEnteredError` before `async with`."""
         if self._header is None or self._provenance is None:
             raise self._not_entered()
         return self._provenance
 
     @property
     def verified(self) -> bool:
-        """Whether final frame, signature and end of input are verified: all plaintext can be trusted."""
+        """Whether the final frame, the signature and the end of input are verified."""
         return self._verified
 
     async def _open(self) -> None:

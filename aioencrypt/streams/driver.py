@@ -24,20 +24,22 @@ from aioencrypt.runtime.offload import run_work
 from aioencrypt.streams.ranges import Ranges, RangeSource, SeekableSource, open_range_source
 from aioencrypt.streams.sources import Source, open_source
 
-# Bytes of a header that are parsed in one turn of the loop: a header made of nothing but tiny data
-# keys takes a millisecond for each of these.
+# Header bytes parsed per event loop iteration: if all of them are tiny data keys, that takes a millisecond.
 _HEADER_STEP = 4096
-# A header with twenty data keys of KMS fits; longer ones take a second read of more.
+# A header with twenty KMS data keys fits; longer headers need a second, larger read.
 _START_LENGTH = 8 * 1024
 _LONG_START_LENGTH = 256 * 1024
 
 
 class Driver:
-    """Feeds a reading machine and does its work.
+    """Feeds a reading machine from a source and does its work.
 
-    Call `read_header`, unlock the machine, then call `read` up to the end. `open_work` opens frames and
-    returns what the machine is to release for them. `gathers` tells whether to read one more piece before
-    work on so many bytes begins. A message that is `in_memory` takes nothing of the budget for digests.
+    One task uses a driver: it calls `read_header`, unlocks the machine, then calls `read` until the end.
+    Only digests run concurrently, in worker threads, and `read` joins them before the machine verifies the
+    signature.
+
+    `open_work` decrypts frames and returns what the machine may release for them. `gathers` tells whether to
+    read another piece before working on so many bytes. An `in_memory` message needs no digest budget.
     """
 
     def __init__(
@@ -51,7 +53,7 @@ class Driver:
         in_memory: bool = False,
     ) -> None:
         self.machine: MessageDecryptor = machine
-        # The number of frames that were opened.
+        # The number of decrypted frames.
         self.frames: int = 0
         self._read = read
         self._offload = offload
@@ -59,11 +61,11 @@ class Driver:
         self._gathers = gathers
         self._in_memory = in_memory
         self._digests: DigestQueue | None = None
-        # What was read with the header and the machine did not get yet.
+        # Pieces that were read with the header and not given to the machine yet.
         self._rest = memoryview(b"")
 
     async def read_header(self) -> list[memoryview]:
-        """Read until the machine has parsed the header, and return the pieces that were read."""
+        """Read until the machine has parsed the header; return the pieces that were read."""
         # Views, because the header has the encryption context, and the repr of a view shows nothing.
         received = []
         while True:
@@ -81,7 +83,7 @@ class Driver:
         return received
 
     async def read(self) -> bytes:
-        """Return the next plaintext that may be released, and ``b""`` when all of the message is verified."""
+        """Return the next released plaintext, and ``b""`` once the whole message is verified."""
         while True:
             match self.machine.next_event():
                 case Plaintext(data):
@@ -126,7 +128,7 @@ class Driver:
             gathered += len(taken)
 
     async def aclose(self) -> None:
-        """Drop what is not done."""
+        """Drop pending work."""
         self._rest = memoryview(b"")
         self.machine.close()
         if self._digests:
@@ -134,15 +136,15 @@ class Driver:
 
 
 async def read_header_at(machine: MessageDecryptor, ranges: Ranges) -> None:
-    """Read the header from the start of ranges, mostly in one read."""
+    """Read the header from a range source, usually with one read."""
     lengths = iter([_START_LENGTH])
     await Driver(machine, lambda: ranges.read_on(next(lengths, _LONG_START_LENGTH))).read_header()
 
 
 async def read_header_of(machine: MessageDecryptor, source: Source | SeekableSource) -> int | None:
-    """Read the header from any source, let it go, and return the length of the source where it has one.
+    """Read the header from any source and close our reader; also return the length of the source, if known.
 
-    Raises `TypeError` for what is no source.
+    Raises `TypeError` for other types.
     """
     if isinstance(source, RangeSource | bytes | bytearray | memoryview | str | os.PathLike):
         ranges = Ranges(open_range_source(source), 1)

@@ -1,4 +1,4 @@
-"""Encrypting: plaintext from any source in, one message out.
+"""Encrypt plaintext from any source, whole or as a stream.
 
 Specification: client-apis/encrypt.md, client-apis/streaming.md.
 """
@@ -28,7 +28,7 @@ from aioencrypt.streams.sources import Reader
 
 @attrs.frozen(kw_only=True)
 class EncryptOptions:
-    """Everything that a client knows about a message it is to write."""
+    """The options of a client for encrypting a message."""
 
     cmm: CryptographicMaterialsManager
     commitment_policy: CommitmentPolicy
@@ -41,7 +41,7 @@ class EncryptOptions:
     offload: Offload
 
     async def begin(self) -> Sealer:
-        """Fetch materials and make the header."""
+        """Fetch materials and build the header."""
         known = self.plaintext_length
         request = EncryptionMaterialsRequest(
             commitment_policy=self.commitment_policy,
@@ -87,7 +87,7 @@ class EncryptOptions:
 
 
 class Sealer:
-    """Drives the machine: seals plaintext where `offload` says, digests beside it, signs at the end."""
+    """Drives the writing machine: encrypts where `offload` says, digests in threads, and signs at the end."""
 
     def __init__(self, machine: MessageEncryptor, offload: Offload, provenance: Provenance) -> None:
         self.machine = machine
@@ -97,7 +97,7 @@ class Sealer:
         self._digests = DigestQueue() if machine.header.algorithm_suite.signed else None
 
     async def seal(self, plaintext: bytes | memoryview = b"", last: bool = False) -> bytes:
-        """Return the frames that are complete with this plaintext; it may be none."""
+        """Return the encrypted frames that this plaintext completes; may be empty."""
         work = self.machine.seal(plaintext, last)
         sealed = b""
         if work.output_length:
@@ -114,14 +114,14 @@ class Sealer:
         self._frames += work.regular_count + (work.final_length is not None)
 
     async def seal_whole(self, plaintext: bytes) -> bytes:
-        """Return the whole message of a plaintext that is there, written in place."""
+        """Return the whole message for a plaintext in memory, encrypted in place."""
         output = Output(self.machine.length_for(len(plaintext)))
         try:
             await self._seal_all(memoryview(plaintext), output)
             return output.finish()
         finally:
             try:
-                await self.aclose()  # no digest has a view any more
+                await self.aclose()  # no digest holds a view any more
             finally:
                 output.release()
 
@@ -157,7 +157,7 @@ class Sealer:
             await self._digests.aclose()
 
     def tally(self, plaintext_length: int, ciphertext_length: int) -> Tally:
-        """Return what observers are told."""
+        """Return the tally for observers."""
         return Tally.of(
             self.machine.header,
             self.provenance,
@@ -168,7 +168,7 @@ class Sealer:
 
 
 async def encrypt_whole(plaintext: bytes, options: EncryptOptions) -> tuple[bytes, MessageHeader, Provenance]:
-    """Encrypt a plaintext that is there as a whole."""
+    """Encrypt a whole plaintext in memory."""
     watch = watch_message("encrypt", "whole")
     if watch is None:
         return await _encrypt_whole(plaintext, options, None)
@@ -190,11 +190,11 @@ async def _encrypt_whole(
 
 
 class EncryptStream(ByteStream):
-    """A message being written: read it, or iterate over its chunks.
+    """A stream of the message that a source is encrypted to: read it, or iterate over its chunks.
 
-    Entering `async with` fetches the materials; then `header` and `ciphertext_length` are known.
-    Leaving it before the last byte was handed out raises `UnverifiedStreamError`, because what was
-    handed out so far is no message.
+    Entering `async with` fetches the materials; after that, `header` and `ciphertext_length` are known.
+    Leaving before the last byte was read raises `UnverifiedStreamError`, because the bytes read so far are
+    not a complete message.
     """
 
     _observed_as = "encrypt"
@@ -220,12 +220,12 @@ class EncryptStream(ByteStream):
 
     @property
     def provenance(self) -> Provenance:
-        """Which keys made the data key; raises `StreamNotEnteredError` before `async with`."""
+        """The master keys of the data key; raises `StreamNotEnteredError` before `async with`."""
         return self._open_sealer.provenance
 
     @property
     def ciphertext_length(self) -> int | None:
-        """The exact length of the message in bytes, None where the plaintext length is not known."""
+        """The exact length of the message in bytes; None if the plaintext length is not known."""
         return self._open_sealer.machine.ciphertext_length
 
     async def _open(self) -> None:
@@ -249,7 +249,7 @@ class EncryptStream(ByteStream):
         return footer
 
     async def _receive(self, machine: MessageEncryptor) -> bool:
-        """Give the machine plaintext for a batch; tells whether it was the last."""
+        """Give the machine plaintext for one batch; return whether it was the last."""
         gathered = 0
         while True:
             if not self._plaintext:
@@ -260,7 +260,7 @@ class EncryptStream(ByteStream):
             machine.receive(self._plaintext[:length])
             self._plaintext = self._plaintext[length:]
             gathered += length
-            # More than a batch would not be sealed in the loop.
+            # More than a batch would not be encrypted in the event loop.
             more = gathered + self._intake.last_length
             if self._plaintext or not self._intake.gathers(gathered) or machine.batch_length(more) < more:
                 return False

@@ -1,4 +1,4 @@
-"""Files: `open` for reading, and writing that leaves either the whole message or nothing."""
+"""Encrypted files: the reader and the writer of `open`. A written file appears complete or not at all."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _READ_LENGTH = 1024 * 1024
 
 
 class FileReader:
-    """A reader of the file at a path. The first read opens the file; `aclose` closes it."""
+    """A reader of the file at a path. The first read opens it; `aclose` closes it."""
 
     def __init__(self, path: PathLike) -> None:
         self._file = OpenFile(path)
@@ -37,33 +37,33 @@ class FileReader:
 
 @runtime_checkable
 class MessageSink(Protocol):
-    """Where a message is written: there as a whole after `commit`, or not at all.
+    """A destination for a message, which appears complete on `commit`, or not at all.
 
-    All of it blocks, and is called in threads, one call at a time: `create` first, once, and `drop`
+    All methods may block: they run in threads, one at a time. `create` is called first and once, and `drop`
     last, also after `commit`.
     """
 
     def create(self) -> None:
-        """Begin."""
+        """Start writing."""
         ...
 
     def write(self, data: bytes, /) -> None:
-        """Write all of it."""
+        """Write all of `data`."""
         ...
 
     def commit(self) -> None:
-        """Put the message in its place."""
+        """Make the message appear at its destination."""
         ...
 
     def drop(self) -> None:
-        """Let go of everything, and of the message unless it is in its place."""
+        """Close everything, and discard the message unless it was committed."""
         ...
 
 
 class FileOutput:
-    """Where a message is written: a path, or a `MessageSink`.
+    """The output of a writer: a path or a `MessageSink`.
 
-    A regular file is replaced as a whole. FIFOs and devices receive the message while it is made.
+    A regular file is replaced atomically. FIFOs and devices receive the message as it is written.
     """
 
     def __init__(self, target: PathLike | MessageSink) -> None:
@@ -77,7 +77,7 @@ class FileOutput:
         return target if isinstance(target, FileOutput) else cls(target)
 
     async def create(self) -> None:
-        """Open what is written to."""
+        """Open the output."""
         path = self._path
         if path is not None and await in_file_thread(lambda: is_special(path)):
             self._special = OpenFile(path, writing=True)
@@ -96,28 +96,28 @@ class FileOutput:
             await in_file_thread(lambda: self._sink.write(data))
 
     async def finish(self) -> None:
-        """Write everything to the disk, where this is a regular file. `commit` then only renames it."""
+        """Sync a regular file to disk, so that `commit` only has to rename it."""
         if isinstance(self._sink, ReplacedFile) and not self._special:
             await in_file_thread(self._sink.finish)
 
     async def commit(self) -> None:
-        """Put the message in its place."""
+        """Make the message appear at its destination."""
         if self._special:
             self._special.drop()
         else:
             await in_file_thread(self._sink.commit)
 
     async def aclose(self) -> None:
-        """Let go of everything, and of the message unless it is in its place."""
+        """Close everything, and discard the message unless it was committed."""
         await in_file_thread((self._special or self._sink).drop)
 
 
 class EncryptWriter(Lifecycle):
-    """A file that is written encrypted.
+    """Write an encrypted file.
 
-    The message is written to a temporary file in the same folder; leaving `async with` without an
-    exception writes the end, syncs, and renames it to its place. On an exception, or `abort`, the
-    file that was there before stays as it is. A `MessageSink` does all that in its own way.
+    The writer uses a temporary file in the same folder. When `async with` ends without an exception, the
+    writer completes the message, syncs it and renames the file. After an exception or `abort`, an existing
+    file is unchanged. With a `MessageSink`, the sink is responsible for all of this.
     """
 
     _observed_to_last_call = True
@@ -186,9 +186,9 @@ class EncryptWriter(Lifecycle):
             )
 
     async def write(self, data: bytes | bytearray | memoryview) -> int:
-        """Encrypt and write bytes; returns how many, which is all of them.
+        """Encrypt and write all bytes; return how many.
 
-        Raises `TypeError` for `str`, `PlaintextLengthError` for more than `plaintext_length`.
+        Raises `TypeError` for `str`, and `PlaintextLengthError` for more bytes than `plaintext_length`.
         """
         if isinstance(data, str):
             raise TypeError("write() takes bytes, not str: encode the text")
@@ -209,9 +209,9 @@ class EncryptWriter(Lifecycle):
             self._given += len(data)
 
     async def aclose(self) -> None:
-        """Write the end and put the file in its place; after an error, drop it and raise that.
+        """Complete the message and rename the file; if an error occurred before, drop the file and raise it.
 
-        Does nothing before `async with`, after `abort`, and the second time.
+        Does nothing before `async with`, after `abort`, and on later calls.
         """
         if self._sealer is None or self._life is Life.CLOSED:
             return
@@ -228,7 +228,7 @@ class EncryptWriter(Lifecycle):
         await self._close()
 
     async def abort(self) -> None:
-        """Drop what was written; the file that was there before stays."""
+        """Discard what was written; an existing file is unchanged."""
         self._check_not_busy()
         if self._sealer is not None:
             await self._close()

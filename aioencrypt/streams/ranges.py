@@ -1,4 +1,4 @@
-"""What can read a range of its bytes: the protocol, and bytes and files as sources of ranges."""
+"""Range sources: the protocol for reading any range of bytes, implemented by bytes and files."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from aioencrypt.streams.sources import as_bytes
 
 @runtime_checkable
 class RangeSource(Protocol):
-    """Bytes of which any range can be read, as often as one likes, by several tasks at once.
+    """A source that can read any range of its bytes, repeatedly and from several tasks at once.
 
-    Whoever takes a range source calls `size` first, once, and `aclose` last, once.
+    Users of a range source call `size` first and once, and `aclose` last and once.
     """
 
     async def size(self) -> int:
@@ -30,15 +30,15 @@ class RangeSource(Protocol):
         ...
 
     async def read_range(self, start: int, end: int, /) -> bytes:
-        """Return the bytes from `start` up to `end`, all of them; `end` is never above the size.
+        """Return all bytes from `start` up to `end`; `end` never exceeds the size.
 
-        Any other number of bytes is taken for an error. Where the bytes have changed since `size`,
-        raise, or let the tags of the message find out.
+        Any other number of bytes is an error. If the content has changed since `size`, raise an exception;
+        otherwise the tags of the message fail to verify.
         """
         ...
 
     async def aclose(self) -> None:
-        """Let go of what this source itself opened."""
+        """Close what this source opened."""
         ...
 
 
@@ -47,7 +47,7 @@ SeekableSource = RangeSource | bytes | bytearray | memoryview | PathLike
 
 
 def open_range_source(source: object) -> RangeSource:
-    """Return a source of ranges; raises `TypeError` with advice for what is none. Nothing is read yet."""
+    """Return a range source; raises `TypeError` with advice for other types. Does not read yet."""
     if isinstance(source, bytes | bytearray | memoryview):
         return BytesRangeSource(source)
     if isinstance(source, str | os.PathLike):
@@ -77,7 +77,7 @@ class BytesRangeSource:
 
 
 class FileRangeSource(OwnedFile):
-    """Ranges of a file, which is opened when its size is asked for. Reads run in threads."""
+    """Ranges of a file. `size` opens the file; reads run in threads."""
 
     def __init__(self, path: PathLike) -> None:
         super().__init__(lambda: _open_regular(path))
@@ -112,14 +112,14 @@ class FileRangeSource(OwnedFile):
 
 
 def _open_regular(path: PathLike) -> IO[bytes]:
-    if is_special(path):  # it has no ranges, and opening it may block for ever
+    if is_special(path):  # it has no ranges, and opening it may block forever
         raise OSError(errno.EINVAL, "not a regular file: read it with open()", str(path))
     return open(path, "rb", buffering=0)
 
 
 @contextmanager
 def _no_end() -> Iterator[None]:
-    """Let no exception through that whoever iterates over our stream would take for its end."""
+    """Convert exceptions that a consumer of our stream would take for its end."""
     try:
         yield
     except (StopAsyncIteration, anyio.EndOfStream) as error:
@@ -127,33 +127,33 @@ def _no_end() -> Iterator[None]:
 
 
 class Ranges:
-    """A source of ranges whose answers are as long as was asked for.
+    """A range source whose results are checked for their length.
 
-    `slots` are for whoever reads several ranges at once. Made in the event loop that uses it.
+    `slots` limits concurrent reads. Create it in the event loop that uses it.
     """
 
     def __init__(self, source: RangeSource, concurrency: int) -> None:
         self._source = source
         self.slots: anyio.Semaphore = anyio.Semaphore(concurrency, fast_acquire=True)
-        # The beginning is not read again: a small message may be in it as a whole.
+        # Kept, because it may hold the whole of a small message.
         self._start = bytearray()
         self.size: int = 0
         self.fetched: int = 0
 
     async def open(self) -> None:
-        """Ask for the size."""
+        """Open the source and get its size."""
         with _no_end():
             self.size = await self._source.size()
 
     async def read_on(self, length: int) -> bytes:
-        """Return up to so many bytes behind what this method returned before, and keep them."""
+        """Return up to `length` bytes after those that this method returned before, and keep them."""
         start = len(self._start)
         data = await self.read(start, min(start + length, self.size))
         self._start += data
         return data
 
     async def read(self, start: int, end: int) -> bytes:
-        """Return a range; raises `MessageError` where the source gives fewer or more bytes."""
+        """Return a range; raises `MessageError` if the source returns fewer or more bytes."""
         if end <= len(self._start) or start >= end:
             return bytes(self._start[start:end])
         with _no_end():
@@ -171,6 +171,6 @@ class Ranges:
         return data
 
     async def aclose(self) -> None:
-        """Let the source go."""
+        """Close the source."""
         self._start.clear()
         await self._source.aclose()

@@ -1,4 +1,4 @@
-"""What all streams that are read from start to end share: the ways to read, and the reads of the source."""
+"""The reading side of every sequential stream: read methods, iteration, and reads of the source."""
 
 from __future__ import annotations
 
@@ -18,27 +18,26 @@ from aioencrypt.runtime.observation import MessageOperation, Tally, current, wat
 from aioencrypt.streams.lifecycle import Closable, Lifecycle
 from aioencrypt.streams.sources import Reader
 
-# A caller who takes single bytes from a buffer, and a source that never waits, let the loop go on every so
-# many reads.
+# Yield to the event loop after this many reads that were served from a buffer or a source that never waits.
 _READS_PER_TURN = 128
 _SOURCE_READS_PER_TURN = 32
-# A source that has given this many pieces of this size in a row without waiting is ahead of us: pieces are
-# gathered into larger batches, up to so many bytes. If it waits after all, they are late by that one wait.
+# A source that returns this many pieces of at most this size without waiting is ahead of us: we gather its
+# pieces into larger batches, up to so many bytes. If it waits after all, a batch is delayed by that one wait.
 _READS_AHEAD = 8
 _WORTH_GATHERING = 16 * 1024
-# A read that took longer had to wait: one that does not takes a few microseconds.
+# A read that took longer must have waited; otherwise it takes a few microseconds.
 _WAITED_SECONDS = 50e-6
 _GATHERED = 512 * 1024
 
 
 class Intake:
-    """The reads of a source: the loop goes on between them, and a source that is ahead of us is noticed."""
+    """Reads a source, yields to the event loop in between, and notices a source that is ahead of us."""
 
     def __init__(self, reader: Reader) -> None:
         self._reader = reader
         self._reads = 0
         self._ahead = 0
-        # The bytes of the last piece, and of all of them.
+        # The length of the last piece, and of all pieces.
         self.last_length: int = 0
         self.taken: int = 0
 
@@ -51,7 +50,7 @@ class Intake:
         try:
             data = await self._reader.read()
         except (StopAsyncIteration, EndOfStream) as error:
-            # Whoever reads our stream would take these for its end, as PEP 479 says of generators.
+            # A consumer would take these for the end of our stream (compare PEP 479).
             raise RuntimeError(f"the source raised {type(error).__name__}") from error
         waited = perf_counter() - start > _WAITED_SECONDS
         self._ahead = 0 if waited or len(data) < _WORTH_GATHERING else self._ahead + 1
@@ -60,16 +59,15 @@ class Intake:
         return data
 
     def gathers(self, gathered: int) -> bool:
-        """Tell whether to read one more piece before these bytes are worked on: never if that may wait."""
+        """Tell whether to read another piece before working on so many bytes; False if that may wait."""
         return self._ahead >= _READS_AHEAD and gathered + self.last_length <= _GATHERED
 
 
 class ByteStream(Lifecycle):
-    """An asynchronous reader of bytes, as `asyncio.StreamReader` is one, and an iterable of chunks.
+    """An asynchronous reader like `asyncio.StreamReader`, and an async iterable of chunks.
 
-    Used once, in `async with`, by one task at a time. Every error is final: the next call raises it
-    again. That includes a cancelled read, because a source that was cut off may look as if it had
-    ended.
+    Use it once, inside `async with`, from one task at a time. Every error is final: the next call raises it
+    again. That includes a cancelled read, because an interrupted source may look as if it had ended.
     """
 
     _observed_as: ClassVar[MessageOperation | None] = None
@@ -88,11 +86,11 @@ class ByteStream(Lifecycle):
 
     @abstractmethod
     async def _open(self) -> None:
-        """Do what `async with` does on entry."""
+        """Open the stream when `async with` is entered."""
 
     @abstractmethod
     async def _next_chunk(self) -> bytes:
-        """Return the next bytes, never empty before the end."""
+        """Return the next bytes; empty only at the end."""
 
     @property
     def _complete(self) -> bool:
@@ -100,7 +98,7 @@ class ByteStream(Lifecycle):
 
     @property
     def _incomplete_reason(self) -> str:
-        """What to say to a caller who leaves before the stream is complete."""
+        """Return the error text for leaving before the stream is complete."""
         return (
             "the stream was left before its last byte was handed out, so what was written is no message; "
             "read to the end, or call abandon() first"
@@ -135,16 +133,16 @@ class ByteStream(Lifecycle):
             raise UnverifiedStreamError(self._incomplete_reason) from self._failure
 
     def abandon(self) -> None:
-        """Declare that the rest is not wanted, so that leaving `async with` raises nothing."""
+        """Declare that the rest is not needed, so that leaving `async with` does not raise."""
         self._abandoned = True
 
     async def aclose(self) -> None:
-        """Let go of everything; the source stays open. Raises nothing for a stream left early."""
+        """Close the stream; the source stays open. Does not raise if the stream is incomplete."""
         self._check_not_busy()
         await self._close()
 
     async def _chunk(self) -> bytes:
-        """Return what is buffered, or the next chunk; empty at the end."""
+        """Return the buffered bytes, or the next chunk; empty at the end."""
         if self._buffer:
             chunk, self._buffer = bytes(self._buffer), memoryview(b"")
             return chunk
@@ -156,10 +154,10 @@ class ByteStream(Lifecycle):
         return chunk
 
     async def read(self, n: int = -1) -> bytes:
-        """Return up to `n` bytes, and ``b""`` at the end only; all the rest for a negative `n`.
+        """Return up to `n` bytes, or all remaining bytes if `n` is negative; ``b""`` only at the end.
 
-        As with `asyncio.StreamReader`, fewer bytes than asked for are no sign of the end. Raises
-        `MessageError` and `PolicyError` as they come up, and what the source raises.
+        As with `asyncio.StreamReader`, fewer than `n` bytes do not mean the end. Raises `MessageError`,
+        `PolicyError`, and the exceptions of the source.
         """
         async with self._exclusive():
             if n < 0:
@@ -167,9 +165,9 @@ class ByteStream(Lifecycle):
             return await self._read_some(n)
 
     async def _read_all(self) -> bytes:
-        # Grows as it goes: one join at the end would hold the loop up for 400 microseconds a megabyte.
+        # Grow step by step: one join at the end would block the event loop for 400 microseconds per megabyte.
         whole = BytesIO()
-        # No local names a chunk: the first one of a message has the encryption context.
+        # No local variable names a chunk: the first chunk of a message holds the encryption context.
         while whole.write(await self._chunk()):
             pass
         return whole.getvalue()
@@ -194,7 +192,7 @@ class ByteStream(Lifecycle):
     async def readexactly(self, n: int) -> bytes:
         """Return exactly `n` bytes.
 
-        Raises `IncompleteReadError` if the verified end comes first. The stream keeps the bytes before it.
+        Raises `IncompleteReadError` if the verified end comes first; the stream keeps the remaining bytes.
         """
         if n < 0:
             raise ValueError(f"n is {n}; it must be 0 or more")
@@ -214,7 +212,7 @@ class ByteStream(Lifecycle):
         raise IncompleteReadError(data, n)
 
     async def readline(self, limit: int = 65536) -> bytes:
-        r"""Return the bytes up to and with the next ``\n``, or the rest; ``b""`` at the end.
+        r"""Return the bytes up to and including the next ``\n``, or all remaining bytes; ``b""`` at the end.
 
         Raises `ValueError` for a line longer than `limit` bytes, of which nothing is lost.
         """
@@ -242,7 +240,7 @@ class ByteStream(Lifecycle):
         return self._given - len(self._buffer)
 
     def __aiter__(self) -> Self:
-        # A client that sends a request again would send an empty body, and get a success for it.
+        # An HTTP client that sends its request again would send an empty body and succeed.
         if self._iterated:
             raise StreamError("the stream was iterated to its end: make another one to send it again")
         return self
@@ -256,12 +254,12 @@ class ByteStream(Lifecycle):
         return chunk
 
     def as_anyio(self) -> ByteReceiveStream:
-        """Return this stream under anyio's contract, where the end is `anyio.EndOfStream`."""
+        """Return this stream as an anyio byte stream, which raises `anyio.EndOfStream` at the end."""
         return _AnyioStream(self)
 
 
 def _line_length(view: memoryview) -> int:
-    """Return the length of the first line, with its end; 0 where there is no end of a line."""
+    """Return the length of the first line including its end, or 0 if there is no line end."""
     start, step = 0, 256
     while start < len(view):
         found = bytes(view[start : start + step]).find(b"\n")
