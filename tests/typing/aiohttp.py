@@ -1,4 +1,4 @@
-"""The HTTP integrations as a type checker sees them.
+"""The integration with aiohttp as a type checker sees it.
 
 A line with `type: ignore` must be an error: mypy complains about each that is none.
 """
@@ -12,17 +12,9 @@ from pathlib import Path
 from typing import assert_type
 
 import aiohttp
-import httpx
 from aiohttp import BodyPartReader, web
-from fastapi import FastAPI
-from starlette.applications import Starlette
-from starlette.background import BackgroundTask
-from starlette.requests import Request
-from starlette.responses import Response
-from starlette.websockets import WebSocket
 
 import aioencrypt.integrations.aiohttp as on_aiohttp
-import aioencrypt.integrations.asgi as on_asgi
 from aioencrypt import (
     AlgorithmSuite,
     CachingCMM,
@@ -40,7 +32,7 @@ key = RawAESMasterKey("tests", "typing", wrapping_key=bytes(32))
 client = EncryptionClient()
 
 
-async def aiohttp_uploads(request: web.Request, part: BodyPartReader) -> None:
+async def uploads(request: web.Request, part: BodyPartReader) -> None:
     reader = on_aiohttp.UploadReader(request, max_length=None)
     on_aiohttp.UploadReader(part, max_length=10)
     assert_type(reader.length, int | None)
@@ -62,7 +54,7 @@ async def aiohttp_uploads(request: web.Request, part: BodyPartReader) -> None:
     on_aiohttp.UploadReader(b"abc", max_length=None)  # type: ignore[arg-type]
 
 
-async def aiohttp_downloads(request: web.Request, ranges: RangeSource) -> None:
+async def downloads(request: web.Request, ranges: RangeSource) -> None:
     response = await on_aiohttp.decrypted_response(
         request,
         ranges,
@@ -90,13 +82,13 @@ async def aiohttp_downloads(request: web.Request, ranges: RangeSource) -> None:
     await on_aiohttp.decrypted_response(request, b"", key, {"a": "b"})  # type: ignore[call-arg]
 
 
-async def aiohttp_providers(app: web.Application, request: web.Request) -> None:
+async def providers(app: web.Application, request: web.Request) -> None:
     async with on_aiohttp.open_provider(app, key):
         assert_type(on_aiohttp.get_provider(request), MasterKeyProvider)
     on_aiohttp.open_provider(app, b"key")  # type: ignore[arg-type]
 
 
-async def aiohttp_requests(session: aiohttp.ClientSession) -> None:
+async def requests(session: aiohttp.ClientSession) -> None:
     made = on_aiohttp.encrypted_payload(b"abc", key, plaintext_length=3, content_type="text/plain")
     as_base: AbstractAsyncContextManager[on_aiohttp.EncryptedPayload] = made
     async with as_base as payload:
@@ -104,46 +96,3 @@ async def aiohttp_requests(session: aiohttp.ClientSession) -> None:
         assert_type(payload.size, int | None)
         async with session.put("/", data=payload):
             pass
-
-
-async def asgi_uploads(request: Request, socket: WebSocket) -> None:
-    reader = on_asgi.UploadReader(request, max_length=10)
-    assert_type(reader.length, int | None)
-    assert_type(reader.stream(), AsyncGenerator[bytes, None])
-    assert_type(client.encrypt_stream(reader, key), EncryptStream)
-    assert_type(
-        on_asgi.encrypt_upload(request, key, max_length=None, encryption_client=client), EncryptStream
-    )
-    on_asgi.UploadReader(request)  # type: ignore[call-arg]
-    on_asgi.encrypt_upload(socket, key, max_length=None)  # type: ignore[arg-type]
-
-
-def asgi_downloads(ranges: RangeSource, request: Request, found: httpx.Response) -> Response:
-    on_asgi.DecryptedResponse(b"abc", key)
-    on_asgi.DecryptedResponse(request, key)
-    on_asgi.DecryptedResponse(found, key)
-    on_asgi.DecryptedResponse(on_asgi.UploadReader(request, max_length=None), key)
-    on_asgi.DecryptedResponse("path", key, limits=Limits(), background=BackgroundTask(print))
-    on_asgi.DecryptedResponse(5, key)  # type: ignore[arg-type]
-    return on_asgi.DecryptedResponse(
-        ranges,
-        key,
-        encryption_context={"a": "b"},
-        signature_policy=SignaturePolicy.REQUIRE,
-        accept_unverified_signature=True,
-        media_type="text/plain",
-        headers={"X": "Y"},
-        encryption_client=client,
-        release=Release.VERIFIED,
-        status_code=203,
-        filename="report",
-        etag="v7",
-        last_modified=5,
-    )
-
-
-async def asgi_providers(starlette: Starlette, fastapi: FastAPI, request: Request, socket: WebSocket) -> None:
-    async with on_asgi.open_provider(starlette, key), on_asgi.open_provider(fastapi, key):
-        assert_type(on_asgi.get_provider(request), MasterKeyProvider)
-        assert_type(on_asgi.get_provider(socket), MasterKeyProvider)
-    on_asgi.open_provider(starlette, b"key")  # type: ignore[arg-type]
