@@ -1,7 +1,7 @@
-"""Files whose reads and writes may block for ever: FIFOs, pipes, terminals and devices.
+"""Files whose reads and writes may block forever: FIFOs, pipes, terminals and devices.
 
-The event loop waits for them, so that cancellation works and no shared thread is held up. Ordinary files
-use the shared threads.
+The event loop waits for them, so cancellation works and no shared thread is blocked. Regular files use the
+shared threads.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ T = TypeVar("T")
 PathLike = str | os.PathLike[str]
 
 BINARY = getattr(os, "O_BINARY", 0)
-# No more fits into a pipe, and a copy of this size does not hold up the loop.
+# A pipe holds no more by default, and a copy of this size does not block the event loop.
 _PIECE = 64 * 1024
 _SECONDS_UNTIL_READY = 0.02
-# Only Linux tells by poll that a FIFO never had a writer. Elsewhere a thread waits for the writer.
+# Only on Linux does poll report a FIFO that never had a writer. Elsewhere a thread waits for the writer.
 _OPENS_AT_ONCE = sys.platform == "linux"
 
 
 def is_special(path: PathLike) -> bool:
-    """Tell whether a path names neither a regular file nor a folder. Blocking, for a moment."""
+    """Tell whether a path names neither a regular file nor a folder. Blocks briefly."""
     try:
         mode = os.stat(path).st_mode
     except (OSError, ValueError):
@@ -52,7 +52,7 @@ def _reads_may_block(status: os.stat_result) -> bool:
 
 @contextmanager
 def errors_name(path: PathLike) -> Iterator[None]:
-    """Let an `OSError` name the path that the caller gave."""
+    """Make an `OSError` name the caller's path."""
     try:
         yield
     except OSError as error:
@@ -62,7 +62,7 @@ def errors_name(path: PathLike) -> Iterator[None]:
 
 
 class OpenFile:
-    """A file that the first read, or `open`, opens by its path, for reading or for writing."""
+    """A file opened by path for reading or writing, by `open` or the first read."""
 
     def __init__(self, path: PathLike, *, writing: bool = False) -> None:
         self._path = path
@@ -161,7 +161,7 @@ def _write(data: memoryview, descriptor: int) -> int:
 
 
 class _Descriptor:
-    """A file descriptor that is closed once, and never while a thread uses it."""
+    """A file descriptor that is closed once, and not while a thread uses it."""
 
     def __init__(self, number: int) -> None:
         self.number = number
@@ -194,7 +194,7 @@ class _Descriptor:
 
 
 async def _ready(wait: Callable[[int], Awaitable[None]], descriptor: int) -> bool:
-    """Wait until a descriptor is ready. False if the event loop cannot wait for such a file."""
+    """Wait until a descriptor is ready; return False if the event loop cannot wait for this kind of file."""
     if sys.platform != "win32":
         with suppress(PermissionError):  # of epoll, for devices that are always ready
             await wait(descriptor)
@@ -203,7 +203,7 @@ async def _ready(wait: Callable[[int], Awaitable[None]], descriptor: int) -> boo
 
 
 async def read_file_object(file: Any, n: int) -> Any:
-    """Return what `read` of a caller's file object returns. Cancellation abandons a read that may block."""
+    """Call `read` of a caller's file object. Cancellation abandons a read that may block."""
     descriptor = _descriptor_of(file)
     if isinstance(file, io.BytesIO):
         return await in_file_thread(lambda: file.read(n))
@@ -217,7 +217,7 @@ async def read_file_object(file: Any, n: int) -> Any:
 
 
 def _descriptor_of(file: Any) -> int | None:
-    """Return the descriptor of a file object of `open`; None of others, whose reads may do anything."""
+    """Return the descriptor of a file object made by `open`; None for other objects."""
     raw = file.raw if type(file) is io.BufferedReader else file
     if type(raw) is not io.FileIO or raw.closed or sys.platform == "win32":
         return None

@@ -1,4 +1,4 @@
-"""The one way to replace a file: write beside it, and rename when everything is written."""
+"""Replace a file atomically: write a temporary file next to it, then rename. The only code that does this."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from weakref import finalize
 from aioencrypt.runtime.secrets import hides_arguments
 from aioencrypt.streams.blocking_files import BINARY, PathLike, errors_name
 
-# Windows has none of these. It renames no folder while a file in it is open, so the path stays right.
+# Windows has none of these, but does not rename a folder with an open file, so the path stays valid.
 _DIR_FD = {os.open, os.rename, os.unlink} <= os.supports_dir_fd
 # As the Linux kernel does.
 _MOST_LINKS = 40
 _ACL = "system.posix_acl_access"
-# The answers of file systems that cannot sync a folder, and of folders that may not be read.
+# Errors of file systems that cannot sync a folder, and of folders without read permission.
 _CANNOT_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.EACCES)
 _NO_ACL = (errno.ENODATA, errno.ENOTSUP) if hasattr(errno, "ENODATA") else (errno.ENOTSUP,)
 
 
 class ReplacedFile:
-    """A file that is written beside its place and takes it whole, or not at all. Blocking.
+    """A file that appears at its path complete, or not at all. Methods block.
 
-    The file is made in the folder to which the symbolic links of `path` lead, so the links stay. It gets the
-    mode, owner, group and access list of the file that it replaces. Every error names `path`.
+    Symbolic links are followed, and stay. The new file gets the mode, owner, group and access control list
+    of the file that it replaces. Every error names `path`.
 
-    Any thread may call `drop`. If another method is running, that method removes the file when it ends. The
-    garbage collector, and the exit of the program, remove a file that nobody dropped.
+    Any thread may call `drop`. If another method is running, that method removes the temporary file when it
+    ends. Garbage collection and program exit also remove it.
     """
 
     def __init__(self, path: PathLike) -> None:
@@ -43,7 +43,7 @@ class ReplacedFile:
         self._dropped = False
 
     def create(self) -> None:
-        """Make the temporary file. Raises what `open(path, "wb")` raises."""
+        """Create the temporary file; raises the errors of ``open(path, "wb")``."""
         with self._operation():
             replaced = _Replaced.of(self._path)
             self._file = _TemporaryFile(*_final_place(self._path), replaced)
@@ -56,18 +56,18 @@ class ReplacedFile:
             file.write(data)
 
     def finish(self) -> None:
-        """Write everything to the disk. Only the rename is left for `commit`."""
+        """Sync the file to disk, so that `commit` only has to rename it."""
         with self._operation() as file:
             file.finish()
 
     def commit(self) -> None:
-        """Finish the file and put it in its place."""
+        """Finish the file and rename it to its path."""
         with self._operation() as file:
             file.finish()
             file.rename()
 
     def drop(self) -> None:
-        """Remove the temporary file, unless it is in its place."""
+        """Remove the temporary file, unless it was committed."""
         self._dropped = True
         self._clean()
 
@@ -97,14 +97,14 @@ class ReplacedFile:
 
 
 class _Replaced(NamedTuple):
-    """What a new file keeps of the one that it replaces."""
+    """The metadata that a new file takes over from the file that it replaces."""
 
     status: os.stat_result
     acl: bytes | None
 
     @classmethod
     def of(cls, path: str) -> Self | None:
-        """Look at a file. Opens it for writing, to be refused where `open(path, "wb")` would be refused."""
+        """Read the metadata. Opens the file for writing, to fail wherever ``open(path, "wb")`` fails."""
         try:
             mode = os.stat(path).st_mode
             if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
@@ -122,14 +122,14 @@ class _Replaced(NamedTuple):
             os.close(descriptor)
 
     def give_owner(self, descriptor: int) -> None:
-        """Give a new file the owner and the group, or the group alone where only root may give files away."""
+        """Set owner and group of a new file, or only the group if changing the owner is not permitted."""
         for owner in (self.status.st_uid, -1):
             with suppress(OSError):  # `give_mode` looks at the outcome
                 os.fchown(descriptor, owner, self.status.st_gid)
                 return
 
     def give_mode(self, descriptor: int) -> None:
-        """Give a new file the mode, without the rights of a group or owner that it could not get."""
+        """Set the mode of a new file, without the bits of an owner or group that could not be set."""
         mode = stat.S_IMODE(self.status.st_mode)
         new = os.fstat(descriptor)
         if new.st_uid != self.status.st_uid:
@@ -148,7 +148,7 @@ class _Replaced(NamedTuple):
 
 
 class _TemporaryFile:
-    """A file that does not have its final name yet, in a folder that may be renamed meanwhile."""
+    """The temporary file, in a folder that may be renamed in the meantime."""
 
     def __init__(self, folder: str, name: str, replaced: _Replaced | None) -> None:
         self._final = name
@@ -214,7 +214,7 @@ class _TemporaryFile:
             self.remove()
 
     def _sync_folder(self) -> None:
-        """Make the new name survive a power cut: whoever rewraps may destroy the old key next."""
+        """Make the rename durable, because the caller may destroy the old key next."""
         if self._dir_fd is None:
             return
         with _ignored(*_CANNOT_SYNC):
@@ -230,7 +230,7 @@ class _TemporaryFile:
             os.close(descriptor)
 
     def remove(self) -> None:
-        """Close everything and remove the name. Does nothing the second time."""
+        """Close everything and remove the file. Later calls do nothing."""
         path, dir_fd = self._at(self._name), self._dir_fd
         named, self._named = self._named, False
         self._folder = ""
@@ -247,7 +247,7 @@ class _TemporaryFile:
 
 
 def _final_place(path: str) -> tuple[str, str]:
-    """Follow the symbolic links at the end of a path; returns folder and name of the file."""
+    """Follow the symbolic links at the end of a path; return the folder and name of the file."""
     for _ in range(_MOST_LINKS):
         folder, name = os.path.split(path)
         try:

@@ -1,11 +1,10 @@
-"""Reading a message at random: only the frames that are asked for are fetched and opened.
+"""Random access to a message: fetch and decrypt only the frames that are needed.
 
-`SeekableDecryptStream` reads from a `RangeSource`, whose contract stands in `streams/ranges.py`: `size()`
-first, then `read_range(start, end)` from several tasks at once, `aclose()` last. Opening takes the header
-and the final frame, each once; the final frame authenticates the length. After that every frame is
-fetched when it is wanted, and its tag verified before anything of it is handed out.
+`SeekableDecryptStream` reads from a `RangeSource` (see `streams/ranges.py`). Opening it reads the header
+and the final frame, which authenticates the length. After that, each frame is fetched on demand, and its
+tag is verified before any of its plaintext is returned.
 
-The signature of a message covers all of it, so nobody who reads a part can verify it.
+A signature covers the whole message, so partial reads cannot verify it.
 """
 
 from __future__ import annotations
@@ -58,28 +57,28 @@ from aioencrypt.streams.driver import read_header_at
 from aioencrypt.streams.lifecycle import Closable, Lifecycle
 from aioencrypt.streams.ranges import Ranges, RangeSource
 
-# What goes through one range read, apart from frames that are longer: enough for the rate of a disk or of
-# S3, where several of them run at once.
+# The length of one range read in bytes, unless a frame is longer: enough for the full rate of a disk, or of
+# S3 with several reads at once.
 _RANGE_LENGTH = 1024 * 1024
-# Frames that are looked up in one turn of the loop.
+# Frames looked up per event loop iteration.
 _RANGE_FRAMES = 1024
-# Plaintext that is copied in one go, and how fast that is into new pages: two of them fit into a turn of
-# the loop.
+# Bytes of plaintext copied in one step, and bytes copied per microsecond into new pages: two steps fit into
+# one event loop iteration.
 _COPIED_AT_ONCE = 256 * 1024
 _COPIED_IN_A_MICROSECOND = 3000
-# What a cached frame costs besides its content, so that tiny frames do not fill the memory.
+# The overhead of a cached frame in bytes, so that tiny frames do not exhaust the memory.
 _FRAME_BYTES = 128
-# A second read in a row fetches so much more than it was asked for, and each one after it twice as much.
+# The second of consecutive reads fetches this many bytes ahead, and each later one twice as many.
 _FIRST_AHEAD = 64 * 1024
 _MOST_AHEAD = 4 * 1024 * 1024
 _CHUNK_LENGTH = 256 * 1024
-# A caller who takes single bytes from the cache lets the loop go on every so many reads.
+# Yield to the event loop after this many reads from the cache.
 _READS_PER_TURN = 128
 
 
 @attrs.frozen(eq=False)
 class FrameRun:
-    """The plaintext of consecutive frames, from the index `first` up to `stop`: opened as one batch."""
+    """The plaintext of consecutive frames, `first` up to `stop`, which were decrypted in one batch."""
 
     first: int
     stop: int
@@ -87,7 +86,7 @@ class FrameRun:
 
 
 class FrameCache:
-    """The runs used last, up to `capacity` bytes; the very last one is kept however long it is."""
+    """An LRU cache of runs, up to `capacity` bytes. The most recent run is kept regardless of its length."""
 
     def __init__(self, capacity: int) -> None:
         self._capacity = capacity
@@ -99,14 +98,14 @@ class FrameCache:
         return index in self._by_frame
 
     def get(self, index: int) -> FrameRun | None:
-        """Return the run that has a frame."""
+        """Return the run with this frame, or None."""
         found = self._by_frame.get(index)
         if found:
             self._costs.move_to_end(found)
         return found
 
     def add(self, new: FrameRun) -> None:
-        """Keep a run, and drop those that were not used for the longest time."""
+        """Keep a run, and evict the least recently used ones."""
         self._costs[new] = len(new.plaintext) + (new.stop - new.first) * _FRAME_BYTES
         self._cost += self._costs[new]
         self._by_frame.update(dict.fromkeys(range(new.first, new.stop), new))
@@ -126,7 +125,7 @@ class FrameCache:
 
 
 class FrameReader:
-    """Reads the plaintext of an unlocked message by position; any number of tasks may read at once."""
+    """Reads the plaintext of an unlocked message at any position. Tasks may read concurrently."""
 
     def __init__(
         self,
@@ -150,18 +149,18 @@ class FrameReader:
         self.opened: int = 1
         # A non-framed body is one frame.
         self._frame_length = layout.frame_length or max(1, self.length)
-        # What is read ahead must still be there when it is asked for.
+        # The cache must hold what is read ahead until it is requested.
         frames_ahead = cache_length // 2 // (self._frame_length + _FRAME_BYTES)
         self.most_ahead: int = frames_ahead * self._frame_length
         self._step = min(_RANGE_FRAMES, max(1, _RANGE_LENGTH // (self._frame_length + FRAME_OVERHEAD)))
 
     def has(self, position: int) -> bool:
-        """Tell whether the frame at a position is there."""
+        """Tell whether the frame at a position is cached."""
         index = position // self._frame_length
         return index == self._final.first or index in self._cache
 
     async def read(self, start: int, end: int, ahead: int = 0) -> bytes:
-        """Return the plaintext from `start` up to `end`, and fetch the frames up to `ahead`, too."""
+        """Return the plaintext from `start` up to `end`; also fetch the frames up to `ahead`."""
         if start >= end:
             return b""
         first, stop = start // self._frame_length, -(-max(end, ahead) // self._frame_length)
@@ -174,7 +173,7 @@ class FrameReader:
             return output.finish()
 
     async def _fill(self, target: memoryview, start: int, steps: range, stop: int) -> None:
-        """Copy the plaintext from `start` on into `target`, several steps at once."""
+        """Copy the plaintext from `start` on into `target`, fetching several steps concurrently."""
         waiting, done = iter(steps), 0
         failures: list[BaseException] = []
 
@@ -201,7 +200,7 @@ class FrameReader:
             raise StreamError("a range read was cancelled, and not by its caller")
 
     async def _copy(self, parts: Iterator[memoryview], target: memoryview, done: int) -> None:
-        """Copy parts one behind the other from a place on, so much in one turn of the loop as is due."""
+        """Copy consecutive parts to an offset in `target`, a limited amount per event loop iteration."""
         length = _COPIED_AT_ONCE
         pieces = (part[at : at + length] for part in parts for at in range(0, len(part), length))
 
@@ -219,7 +218,7 @@ class FrameReader:
             pass
 
     async def _runs(self, first: int, stop: int) -> list[FrameRun]:
-        """Return runs in order that hold all frames from `first` up to `stop`; two may overlap."""
+        """Return runs, in order, that together hold the frames `first` up to `stop`; runs may overlap."""
         runs: list[FrameRun] = []
         index = first
         while index < stop:
@@ -237,7 +236,7 @@ class FrameReader:
         return self._final if index == self._final.first else self._cache.get(index)
 
     def _parts(self, runs: list[FrameRun], start: int, end: int) -> Iterator[memoryview]:
-        """Yield what runs in order have of the plaintext from `start` up to `end`."""
+        """Yield the plaintext from `start` up to `end` that consecutive runs hold."""
         for found in runs:
             position = found.first * self._frame_length
             part = memoryview(found.plaintext)[start - position : max(0, end - position)]
@@ -245,7 +244,7 @@ class FrameReader:
             yield part
 
     async def _fetch(self, first: int, stop: int) -> list[FrameRun]:
-        """Fetch and open regular frames; raises `MessageError`, and what the source raises."""
+        """Fetch and decrypt regular frames; raises `MessageError` and the exceptions of the source."""
         layout = self._layout
         runs = []
         # A slot is kept until the frames are opened: what waits for that takes memory, too.
@@ -274,10 +273,10 @@ async def open_frame_reader(
     concurrency: int,
     offload: Offload,
 ) -> FrameReader:
-    """Return the reader of an unlocked message, with the final frame opened: it says how long the message is.
+    """Decrypt the final frame of an unlocked message, which authenticates its length, and return a reader.
 
-    Raises `TruncatedMessageError` if the source ends before the message does, another `MessageError` if the
-    final frame is not where the length of the source puts it, and `LimitError`.
+    Raises `TruncatedMessageError` if the source ends before the message, another `MessageError` if the final
+    frame is not where the length of the source puts it, and `LimitError`.
     """
     layout, end = await _find_final_frame(ranges, machine, limits)
     end = end[: layout.final_overhead + layout.final_length]
@@ -297,7 +296,7 @@ async def open_frame_reader(
 async def _find_final_frame(
     ranges: Ranges, machine: MessageDecryptor, limits: Limits
 ) -> tuple[BodyLayout, bytes]:
-    """Return where everything stands, and the message from the start of the final frame on."""
+    """Return the layout of the body, and the message from the start of the final frame on."""
     for supposed in body_layouts(machine.received, ranges.size):
         _check_limits(supposed, limits)
         end = await ranges.read(supposed.frame_start(supposed.regular_count), ranges.size)
@@ -313,7 +312,7 @@ async def _find_final_frame(
 
 
 async def _is_cut_off(ranges: Ranges, received: ReceivedHeader) -> bool:
-    """Tell whether the source ends before the message: all that stands near its end is where it belongs."""
+    """Tell whether the source is only truncated: the frames near its end are where they belong."""
     header_length, frame_length = len(received.serialized), received.header.frame_length
     if not frame_length:
         length_at = header_length + NON_FRAMED_HEADER_LENGTH - 8
@@ -340,7 +339,7 @@ async def _is_cut_off(ranges: Ranges, received: ReceivedHeader) -> bool:
 async def _lacks_end(
     ranges: Ranges, received: ReceivedHeader, length_at: int, field_length: int, longest: int
 ) -> bool:
-    """Tell whether content, tag or signature behind a length field are incomplete."""
+    """Tell whether the content, tag or signature after a length field is incomplete."""
     start = length_at + field_length
     if ranges.size < start:
         return True
@@ -376,14 +375,13 @@ def _check_limits(layout: BodyLayout, limits: Limits) -> None:
 
 
 class SeekableDecryptStream(Lifecycle):
-    """The plaintext of a message, as a file that can be read anywhere.
+    """The plaintext of a message, as a file with random access.
 
-    Entering `async with` reads the header, fetches the data key, verifies the header and opens the
-    final frame: every error of header, policy or key comes from there, and `header` and `length` are
-    known after it. Leaving early is fine. An error is no end: the next read is a new attempt.
+    Entering `async with` reads the header, decrypts the data key, verifies the header and decrypts the
+    final frame. Errors of header, policy or key are raised there; afterwards, `header` and `length` are
+    known. You may leave at any time. Errors are not final: the next read tries again.
 
-    `read`, `seek` and `tell` are for one task. `read_at` knows no position, and any number of tasks
-    may call it at once.
+    Only one task may use `read`, `seek` and `tell`. Any number of tasks may call `read_at` concurrently.
     """
 
     def __init__(
@@ -461,14 +459,14 @@ class SeekableDecryptStream(Lifecycle):
         await self._close()
 
     async def aclose(self) -> None:
-        """Let go of everything. Reads of other tasks end as they would, and then the source is let go."""
+        """Close the stream. Running reads of other tasks finish first; then the source is closed."""
         await self._close()
 
     def __del__(self) -> None:
-        """Tell observers of the end: some who are given a file never close it."""
+        """Tell observers of the end, because some consumers of files never close them."""
         if self._watch and self._call_soon and not self._released:
             self._watch.tally = self._tally()
-            # Observers take locks, and whoever holds them now may be interrupted by this.
+            # Observers take locks, which the interrupted code may hold.
             self._call_soon(partial(self._watch.end, self._failed_by))
 
     @property
@@ -497,27 +495,28 @@ class SeekableDecryptStream(Lifecycle):
 
     @property
     def header(self) -> MessageHeader:
-        """The header, verified; raises `StreamNotEnteredError` before `async with`."""
+        """The verified header; raises `StreamNotEnteredError` before `async with`."""
         if self._header is None:
             raise self._not_entered()
         return self._header
 
     @property
     def provenance(self) -> Provenance:
-        """Which key opened the data key; raises `StreamNotEnteredError` before `async with`."""
+        """The master key that decrypted the data key; raises `StreamNotEnteredError` before `async with`."""
         if self._provenance is None:
             raise self._not_entered()
         return self._provenance
 
     @property
     def length(self) -> int:
-        """The length of the plaintext in bytes, verified; `StreamNotEnteredError` before `async with`."""
+        """The verified plaintext length in bytes; raises `StreamNotEnteredError` before `async with`."""
         return self._open_frames.length
 
     async def read_at(self, offset: int, n: int = -1) -> bytes:
-        """Return `n` bytes from a position on, fewer only at the end; all the rest for a negative `n`.
+        """Return `n` bytes at `offset`, fewer only at the end; all remaining bytes if `n` is negative.
 
-        Any number of tasks may call this at once. Raises `MessageError` and what the source raises.
+        Any number of tasks may call this concurrently. Raises `MessageError` and the exceptions of the
+        source.
         """
         if offset < 0:
             raise ValueError(f"offset is {offset}; it must be 0 or more")
@@ -541,10 +540,10 @@ class SeekableDecryptStream(Lifecycle):
         return self._frames
 
     async def read(self, n: int = -1) -> bytes:
-        """Return `n` bytes, fewer only at the end; all the rest for a negative `n`.
+        """Return `n` bytes, fewer only at the end; all remaining bytes if `n` is negative.
 
-        Reading on where the last read ended fetches ahead, more each time. After an error the position
-        is where it was. Raises `MessageError` and what the source raises.
+        Consecutive reads fetch ahead, more each time. An error does not move the position. Raises
+        `MessageError` and the exceptions of the source.
         """
         async with self._exclusive():
             return await self._read_on(self._open_frames, n)
@@ -559,14 +558,14 @@ class SeekableDecryptStream(Lifecycle):
         except MessageError:
             if ahead == end:
                 raise
-            # Perhaps only frames are damaged that nobody asked for yet.
+            # Perhaps only frames that were read ahead are damaged.
             self._ahead = 0
             data = await self._read(frames, start, end, end)
         self._position = self._expected = start + len(data)
         return data
 
     def _fetch_up_to(self, frames: FrameReader, start: int, end: int) -> int:
-        """Return up to where to fetch frames, so that reads in a row find theirs already there."""
+        """Return how far to fetch, so that consecutive reads find their frames in the cache."""
         if start != self._expected:
             self._ahead = 0
         elif start < end and not frames.has(end - 1):
@@ -591,9 +590,9 @@ class SeekableDecryptStream(Lifecycle):
         raise IncompleteReadError(data, n)
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Move the position, as `io.IOBase.seek` does, and return it; nothing is read.
+        """Move the position like `io.IOBase.seek` and return it; reads nothing.
 
-        It may be moved behind the end, where reads return ``b""``.
+        The position may be after the end, where reads return ``b""``.
         """
         self._check_idle()
         if whence not in (io.SEEK_SET, io.SEEK_CUR, io.SEEK_END):

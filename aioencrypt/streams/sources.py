@@ -1,7 +1,7 @@
-"""Anything readable as one kind of reader.
+"""Adapt every supported source to one reader interface.
 
-Most readers iterate *lines*, some hand out short reads, some say the end with an exception: what is
-known about each stands here, and nowhere else.
+Many readers iterate over lines, some return short reads, and some signal the end with an exception. This is
+the only module that knows these differences.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from aioencrypt.runtime.begun_sources import remember_begun, was_begun
 from aioencrypt.streams.blocking_files import read_file_object
 
 _READ_LENGTH = 256 * 1024
-# One hop for each read of a file: a larger one pays.
+# Each read of a file costs a hop to a thread, so reads are large.
 _FILE_READ_LENGTH = 1024 * 1024
 
 _GIVES_TEXT = "the source gives str: open the file in binary mode, or encode the text"
@@ -41,7 +41,7 @@ _FILE_ADVICE = (
 
 
 class AsyncReader(Protocol):
-    """An object with a coroutine method `read(n)`, as most have."""
+    """An object with a coroutine method `read(n)`."""
 
     def read(self, n: int, /) -> Awaitable[bytes]: ...
 
@@ -55,7 +55,7 @@ class _HasIterAny(Protocol):
 
 
 class _HasContent(Protocol):
-    # Requests of aiohttp cache `content` in a descriptor of their own, whose type pyright does not follow.
+    # aiohttp caches `content` of a request in a descriptor whose type pyright cannot infer.
     @property
     def content(self) -> object: ...
 
@@ -94,19 +94,19 @@ Source = (
 
 
 class Reader(Protocol):
-    """What streams read from."""
+    """The interface that streams read from."""
 
     def read(self) -> Coroutine[Any, Any, bytes]:
-        """Return the next bytes, and ``b""`` at the end. Not called again after the end."""
+        """Return the next bytes, and ``b""`` at the end. It is not called again after the end."""
         ...
 
     async def aclose(self) -> None:
-        """Let go of what the reader itself opened; the source stays open."""
+        """Close what the reader itself opened; the source stays open."""
         ...
 
 
 class _Reader:
-    """A function that reads, and the iterator that we made for it, if we did."""
+    """A read function, and the iterator that we created for it, if any."""
 
     def __init__(
         self,
@@ -120,8 +120,8 @@ class _Reader:
         return self._read()
 
     async def aclose(self) -> None:
-        # A generator that is dropped half-way would be finished by the loop, or hold its buffer, some
-        # time longer.
+        # The event loop would finish an abandoned generator some time later, and keep its buffer until
+        # then.
         if isinstance(self._iterator, AsyncGenerator):
             await self._iterator.aclose()
         elif isinstance(self._iterator, Generator):
@@ -129,7 +129,7 @@ class _Reader:
 
 
 class _CheckedReader:
-    """A reader that fails if its source has nothing left because it was read before."""
+    """A reader that fails if its source is empty because it was read before."""
 
     def __init__(self, reader: Reader, source: object) -> None:
         self._reader = reader
@@ -155,7 +155,7 @@ class _CheckedReader:
 
 
 async def _position(source: Any) -> int:
-    """Return how far a source was read, if it tells; 0 otherwise."""
+    """Return the position of a source, or 0 if it has none."""
     tell = getattr(source, "tell", None) or getattr(getattr(source, "file", None), "tell", None)
     try:
         position = tell() if callable(tell) else 0
@@ -167,16 +167,16 @@ async def _position(source: Any) -> int:
 
 
 def known_length(source: object) -> int | None:
-    """Return the length in bytes of a source that has one."""
+    """Return the length of a source in bytes, or None if it is not known."""
     if isinstance(source, bytes | bytearray | memoryview):
         return memoryview(source).nbytes
     return None
 
 
 def open_source(source: object) -> Reader:
-    """Return the reader of a source; raises `TypeError` with advice for what is none.
+    """Return the reader of a source; raises `TypeError` with advice for other types.
 
-    Nothing is read yet, and the source is never closed: whoever opened it does that.
+    Nothing is read yet. The source is never closed; that is up to its owner.
     """
     if isinstance(source, bytes | bytearray | memoryview):
         return _from_bytes(source)
@@ -196,10 +196,11 @@ def open_source(source: object) -> Reader:
 
 
 def open_plaintext(source: object) -> Reader:
-    """Return the reader of a source that is to be encrypted.
+    """Return the reader of a plaintext source.
 
-    Raises `ValueError` for a compressed body that aiohttp or httpx unpacks: neither notices when it is cut
-    off, and the message would hold a part of it. Decrypting needs no such check: a message has an end.
+    Raises `ValueError` for a compressed body that aiohttp or httpx decompresses: neither notices a
+    truncated body, so the message would hold only a part of it. Decrypting needs no such check, because
+    truncated messages are detected.
     """
     unpacks = callable(getattr(source, "aiter_bytes", None)) or _content_of(source) is not None
     headers: Any = getattr(source, "headers", None)
@@ -214,7 +215,7 @@ def open_plaintext(source: object) -> Reader:
 
 
 def _content_of(source: Any) -> Any:
-    """Return the aiohttp stream in a request, a response or an older StreamingBody, or None."""
+    """Return the aiohttp stream of a request, a response or an older StreamingBody, or None."""
     if inspect.getattr_static(source, "content", None) is None:
         return None
     if callable(getattr(source, "aiter_bytes", None)):
@@ -224,17 +225,17 @@ def _content_of(source: Any) -> Any:
 
 
 def _known_method(source: Any) -> Reader | None:
-    """Return a reader by a method that gives better pieces than `read` or iteration."""
-    # aiohttp StreamReader: whatever is buffered, instead of lines
+    """Return a reader that uses a method with better pieces than `read` or iteration, or None."""
+    # aiohttp StreamReader: all buffered bytes, instead of lines
     if pieces := _pieces(source, "iter_any"):
         return _from_iterator(pieces, ours=True)
-    # aiohttp BodyPartReader: iterating gives the whole part at once
+    # aiohttp BodyPartReader: iteration returns the whole part at once
     if callable(getattr(source, "read_chunk", None)):
         return _from_part(source)
     # httpx Response
     if pieces := _pieces(source, "aiter_bytes"):
         return _from_iterator(pieces, ours=True)
-    # aiobotocore StreamingBody: iterating gives pieces of 1 KiB
+    # aiobotocore StreamingBody: iteration returns pieces of 1 KiB
     if pieces := _pieces(source, "iter_chunks", _READ_LENGTH):
         return _from_iterator(pieces, ours=True)
     # Starlette Request
@@ -244,7 +245,7 @@ def _known_method(source: Any) -> Reader | None:
 
 
 def _pieces(source: Any, name: str, *arguments: int) -> AsyncIterable[Any] | None:
-    """Return what a method iterates over; None where that is not async, as with the bodies of boto3."""
+    """Return the async iterator of a method; None if it is not async, as with boto3's bodies."""
     method = getattr(source, name, None)
     pieces = method(*arguments) if callable(method) else None
     return pieces if isinstance(pieces, AsyncIterable) else None
@@ -259,7 +260,7 @@ def is_used_up(content: Any) -> bool:
 
 
 def _from_used_up(source: Any) -> Reader:
-    """Read what aiohttp keeps of a body that was read with `read()`."""
+    """Return the bytes that aiohttp caches of a body that was read with `read()`."""
     rest: list[bytes] = []
     started = False
 
@@ -290,9 +291,9 @@ def _from_read_or_iterator(source: Any) -> Reader:
 
 
 def as_bytes(chunk: Any) -> bytes:
-    """Return a chunk as immutable bytes; raises `TypeError` for what is not bytes-like.
+    """Return a chunk as immutable bytes; raises `TypeError` if it is not bytes-like.
 
-    What can change later is copied: the caller of a generator may reuse its buffer.
+    Mutable buffers are copied, because a generator may reuse them.
     """
     if isinstance(chunk, bytes):
         return chunk
@@ -344,7 +345,7 @@ def _from_iterator(iterable: AsyncIterable[Any], *, ours: bool) -> Reader:
                 chunk = as_bytes(await anext(iterator))
             except StopAsyncIteration:
                 return b""
-            # Starlette ends a body with an empty chunk, others have them in between: not the end.
+            # An empty chunk is not the end: Starlette ends a body with one, others yield them in between.
             if chunk:
                 return chunk
 

@@ -1,4 +1,4 @@
-"""Plaintext that waits until the whole message is verified."""
+"""Hold plaintext until the whole message is verified, in memory or encrypted on disk."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from aioencrypt.streams.lifecycle import OwnedFile
 SPOOL_LENGTH = 8 * 1024 * 1024
 """The number of bytes that wait in memory; what comes after them goes to the temporary file."""
 
-# After so many chunks, short ones are joined: the objects of two-byte frames cost 28 times their content.
+# Short chunks are joined beyond this number: a two-byte chunk costs 28 times its length in memory.
 _MANY_CHUNKS = 1024
 _SHORT_CHUNK = 4096
-# On disk, what comes after so many chunks is cut anew into groups of this length: no lengths to remember.
+# On disk, chunks beyond this number are regrouped to this length, so that no lengths have to be remembered.
 _GROUP_LENGTH = 256 * 1024
-# `AESGCM` takes at most 2**31 - 1 bytes, and a frame without a limit may have more.
+# `AESGCM` takes at most 2**31 - 1 bytes, and a frame may be longer if there is no limit.
 _PIECE_LENGTH = 64 * 1024 * 1024
 
 
 class Spool(OwnedFile):
-    """A queue of chunks: in memory first, then in a temporary file that has no name.
+    """A queue of chunks: in memory first, then in an unnamed temporary file.
 
-    What is on disk is encrypted under a key that exists in this object only, so that neither a crash
-    nor a copy of the disk shows plaintext.
+    The file is encrypted under a random key that only this object holds, so neither a crash nor a copy of the
+    disk reveals plaintext.
     """
 
     def __init__(self) -> None:
@@ -85,7 +85,7 @@ class Spool(OwnedFile):
         return len(sealed)
 
     async def read(self) -> bytes:
-        """Take the next chunk; empty at the end. Nothing is written any more."""
+        """Return the next chunk, empty at the end. Writing has ended."""
         if self._memory:
             return self._memory.popleft()
         if self._file is not None and (self._lengths or self._groups):
