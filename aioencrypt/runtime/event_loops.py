@@ -127,8 +127,8 @@ class _LoopEnd:
 def drop_with_loop(resource: Droppable) -> None:
     """Drop a resource when the running loop is closed, in the thread that closes the loop.
 
-    A loop that is closed while tasks wait cancels nothing. The caller, or anyio, may keep such a task for as
-    long as the program runs, and the task keeps its files open. Nothing here keeps the resource alive.
+    A loop that is closed while tasks wait does not cancel them. The caller or anyio may keep such a task,
+    and so its open files, until the program ends. This function does not keep the resource alive.
     """
     _dropped_with_loop.get().add(resource)
 

@@ -1,8 +1,8 @@
-"""How others watch what goes on here: messages, calls of services, answers of caches.
+"""Observers: report messages, calls to services and cache answers to tracing and metrics.
 
-Observers are called in the event loop and must not wait. They are told names, counts and types, and
-never a message, a key, an encryption context, or the text of an error, into which services and callers
-write what they like. What an observer raises is logged and changes nothing.
+Observers are called in the event loop and must not block. They receive names, counts and types, but never a
+message, a key, an encryption context or the text of an error, because services and users may put secrets into
+it. Exceptions of an observer are logged and change nothing.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ _logger = logging.getLogger("aioencrypt")
 
 @attrs.frozen
 class Message:
-    """A message that is written, read, or put under other keys, and how.
+    """An operation on a message, and its mode.
 
-    As a whole, as a stream, into a file, at random, or of a rewrap its header alone.
+    The mode is ``"header"`` if a rewrap reads the header alone.
     """
 
     operation: MessageOperation
@@ -44,13 +44,13 @@ class Message:
 
 
 def _escaped(name: str) -> str:
-    # Most names need no call of another file.
+    # Fast path: most names need no escaping.
     return name if len(name) <= 100 and name.isprintable() else escape_text(name)
 
 
 @attrs.frozen
 class ServiceCall:
-    """An operation of a service on `target`, a KMS key or the name of a table.
+    """A call of a service `operation` on `target`, a KMS key or a table name.
 
     `region` is None if the client chooses it. Texts are escaped, because the target may come from a message.
     """
@@ -66,9 +66,10 @@ class ServiceCall:
 
 @attrs.frozen(kw_only=True)
 class Tally:
-    """What was done of a message: lengths in bytes. `algorithm_suite` is None before its header is there.
+    """How much of a message was processed. Lengths are in bytes.
 
-    `cached` says that a cache gave its data key.
+    `algorithm_suite` is None before the header is known. `cached` tells whether the data key came from a
+    cache.
     """
 
     algorithm_suite: AlgorithmSuite | None = None
@@ -87,7 +88,7 @@ class Tally:
         ciphertext_length: int,
         frames: int,
     ) -> Tally:
-        """Return a tally; nothing else of the header and the provenance is kept."""
+        """Return a tally, which keeps nothing else of the header and the provenance."""
         return cls(
             algorithm_suite=header.algorithm_suite if header else None,
             cached=bool(provenance and provenance.cached),
@@ -99,10 +100,10 @@ class Tally:
 
 @attrs.frozen
 class MessageEnd:
-    """How a message ended, after how many seconds. `error` is the type of what was raised.
+    """The end of a message, after `seconds`. `error` is the type of the exception.
 
-    `abandoned` was left before its end, because its caller said so; `cancelled` stands for everything
-    that is raised from outside: the cancellation of a task, Ctrl-C, the closing of a generator.
+    ``"abandoned"`` means that the caller called `abandon`. ``"cancelled"`` covers everything raised from
+    outside: cancellation of a task, Ctrl-C, closing of a generator.
     """
 
     seconds: float
@@ -113,9 +114,9 @@ class MessageEnd:
 
 @attrs.frozen
 class ServiceEnd:
-    """How a call ended, after how many seconds, with all retries of the client.
+    """The end of a call, after `seconds`, including all retries of the client.
 
-    `error` is the type of what the client raised, `code` the code of what the service answered then.
+    `error` is the type of the client's exception, `code` the error code of the service.
     """
 
     seconds: float
@@ -126,9 +127,9 @@ class ServiceEnd:
 
 @attrs.frozen
 class CacheAnswer:
-    """How a cache answered; `refresh` is a hit that is fetched anew for those to come.
+    """An answer of a cache; ``"refresh"`` is a hit that also started a refresh in the background.
 
-    `content` says of what: ``"data keys"`` or ``"branch keys"``.
+    `content` is ``"data keys"`` or ``"branch keys"``.
     """
 
     answer: Answer
@@ -136,30 +137,30 @@ class CacheAnswer:
 
 
 class Observation(Protocol[E_contra]):
-    """What an observer keeps of one message or call."""
+    """What an observer returns for one message or call."""
 
     def current(self) -> AbstractContextManager[object]:
-        """Return what is entered while others are called for it, and left in the same call and context."""
+        """Return a context manager that is active while other code is awaited for the message or call."""
         ...
 
     def ended(self, end: E_contra, /) -> None:
-        """Take note of the end; called once."""
+        """Handle the end; called once."""
         ...
 
 
 class Observer(Protocol):
-    """Who watches."""
+    """The interface of an observer."""
 
     def message_began(self, message: Message, /) -> Observation[MessageEnd]:
-        """Take note of the beginning of a message."""
+        """Handle the start of a message."""
         ...
 
     def call_began(self, call: ServiceCall, /) -> Observation[ServiceEnd]:
-        """Take note of the beginning of a call."""
+        """Handle the start of a call."""
         ...
 
     def cache_answered(self, answer: CacheAnswer, /) -> None:
-        """Take note of an answer."""
+        """Handle an answer of a cache."""
         ...
 
 
@@ -168,14 +169,14 @@ _changing = ThreadLock()
 
 
 def observe(observer: Observer) -> Callable[[], None]:
-    """Tell an observer of everything that begins from now on, in all threads.
+    """Register an observer for everything that starts from now on, in all threads.
 
-    Returns a function that ends this. Raises `ValueError` if an equal observer is told already.
+    Returns a function that unregisters it. Raises `ValueError` if an equal observer is registered.
     """
     global _observers
     with _changing:
         if observer in _observers:
-            raise ValueError("an equal observer is told already; end that one first")
+            raise ValueError("an equal observer is registered already; unregister it first")
         _observers = (*_observers, observer)
 
     def stop() -> None:
@@ -195,7 +196,7 @@ def _safely(function: Callable[..., T], *arguments: object) -> T | None:
 
 
 class _Watch(Generic[E]):
-    """A message or a call, and what each observer keeps of it. It ends once."""
+    """A message or call under observation. It ends once."""
 
     def __init__(self, began: Sequence[Observation[E] | None]) -> None:
         self._start = perf_counter()
@@ -203,7 +204,7 @@ class _Watch(Generic[E]):
 
     @contextmanager
     def current(self) -> Iterator[None]:
-        """Make it the current one for what is awaited inside."""
+        """Make this the current message or call for everything awaited inside."""
         with ExitStack() as stack:
             for observation in self._observations:
                 _safely(_enter, observation, stack)
@@ -226,14 +227,14 @@ def _enter(observation: Observation[Any], stack: ExitStack) -> None:
 
 
 class MessageWatch(_Watch[MessageEnd]):
-    """A message that is watched. `tally` is what is known of it when it ends."""
+    """A message under observation. Set `tally` before it ends."""
 
     def __init__(self, message: Message) -> None:
         super().__init__([_safely(observer.message_began, message) for observer in _observers])
         self.tally: Tally = Tally()
 
     def end(self, error: type[BaseException] | None = None, *, abandoned: bool = False) -> None:
-        """End it: complete, unless something was raised or it was abandoned."""
+        """Report the end: complete, unless there was an error or the message was abandoned."""
         outcome: Outcome = "complete"
         if error is not None:
             outcome = "failed" if issubclass(error, Exception) else "cancelled"
@@ -243,7 +244,7 @@ class MessageWatch(_Watch[MessageEnd]):
 
     @contextmanager
     def observe_call(self) -> Iterator[None]:
-        """Watch what is done with the message in one call."""
+        """Observe a message that is processed in one call."""
         try:
             with self.current():
                 yield
@@ -254,7 +255,7 @@ class MessageWatch(_Watch[MessageEnd]):
 
 
 def watch_message(operation: MessageOperation, mode: Mode) -> MessageWatch | None:
-    """Begin to watch a message; None where nobody observes, which costs next to nothing."""
+    """Start to observe a message; return None if there are no observers, at almost no cost."""
     return MessageWatch(Message(operation, mode)) if _observers else None
 
 
@@ -262,19 +263,19 @@ _NOTHING = nullcontext()
 
 
 def current(watch: MessageWatch | None) -> AbstractContextManager[None]:
-    """Make a message the current one, if it is watched."""
+    """Make a message the current one, if it is observed."""
     return _NOTHING if watch is None else watch.current()
 
 
 class ServiceWatch(_Watch[ServiceEnd]):
-    """A call that is watched. `request_id` is that of the answer."""
+    """A call under observation. Set `request_id` from the answer."""
 
     def __init__(self, call: ServiceCall) -> None:
         super().__init__([_safely(observer.call_began, call) for observer in _observers])
         self.request_id: str | None = None
 
     def end(self, error: BaseException | None = None) -> None:
-        """End it: answered, unless something was raised."""
+        """Report the end: answered, unless there was an error."""
         code, request_id, raised = None, self.request_id, error
         if isinstance(error, ServiceError):
             code, request_id, raised = error.code, error.request_id, error.__cause__ or error
@@ -283,7 +284,7 @@ class ServiceWatch(_Watch[ServiceEnd]):
 
 @contextmanager
 def watching_call(call: ServiceCall) -> Iterator[ServiceWatch]:
-    """Watch a call of a service."""
+    """Observe a call of a service."""
     watch = ServiceWatch(call)
     try:
         with watch.current():
@@ -295,7 +296,7 @@ def watching_call(call: ServiceCall) -> Iterator[ServiceWatch]:
 
 
 def cache_answered(answer: Answer, content: str | None) -> None:
-    """Tell what a cache answered, unless what it holds has no name."""
+    """Report an answer of a cache, unless its content has no name."""
     if content is not None:
         for observer in _observers:
             _safely(observer.cache_answered, CacheAnswer(answer, content))

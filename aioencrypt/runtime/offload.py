@@ -1,4 +1,4 @@
-"""Where work runs: in the event loop, a little at a time, or in a worker thread. Nothing else decides that.
+"""Decide where work runs: in the event loop, a little at a time, or in a worker thread.
 
 Work in the loop goes through the lane: at most `LANE_MICROSECONDS` in one loop iteration, over all streams
 of the loop, first come, first served. A hop to a thread and back takes 100 to 200 microseconds, more than

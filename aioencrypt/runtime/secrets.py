@@ -1,4 +1,4 @@
-"""Keep secrets out of the locals of frames: error reporters send the `repr` of each of them away.
+"""Keep secrets out of the local variables of frames, which error reporters send elsewhere.
 
 Values that live in coroutines have a type with a redacted repr. Functions that handle raw secrets, and never
 wait, are marked with `hides_locals`; functions that callers give contexts and messages to, with
