@@ -118,6 +118,13 @@ def spec(session: nox.Session) -> None:
 
 
 @nox.session
+def mutants(session: nox.Session) -> None:
+    """Break one promise at a time and see whether a test notices: nox -s mutants -- [--again] [NAME ...]."""
+    install(session, "tests", "demo")
+    session.run("python", "-m", "tools.mutants", *session.posargs)
+
+
+@nox.session
 def lint(session: nox.Session) -> None:
     """Check style and format."""
     install(session, "lint", extras="")
