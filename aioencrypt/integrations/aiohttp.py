@@ -319,7 +319,8 @@ class EncryptedPayload(Payload):
     async def write_with_length(self, writer: AbstractStreamWriter, content_length: int | None) -> None:
         """Send the message; raises `ValueError` where the request promises another length."""
         if content_length is not None and content_length != self.size:
-            raise ValueError(f"Content-Length is {content_length}, and the message has {self.size} bytes")
+            length = "an unknown length" if self.size is None else f"{self.size} bytes"
+            raise ValueError(f"Content-Length is {content_length}, and the message has {length}")
         await self.write(writer)
 
     async def stop(self) -> None:

@@ -284,11 +284,6 @@ class Refusal:
     headers: Mapping[str, str] = attrs.Factory(dict)
 
 
-def is_encoded(fields: Mapping[str, str]) -> bool:
-    """Return whether a body is compressed, or encoded otherwise."""
-    return fields.get("content-encoding", "").strip().lower() not in ("", "identity")
-
-
 def _announced_length(fields: Mapping[str, str]) -> int | None:
     announced = fields.get("content-length", "").strip()
     plain = "transfer-encoding" not in fields and re.fullmatch("[0-9]{1,30}", announced)
@@ -308,14 +303,17 @@ class BodyMeter:
     ) -> None:
         self._max_length = check_limit("max_length", max_length)
         self.received: int = 0
-        encoded = is_encoded(fields)
-        self._refused = encoded and not accept_content_encoding
+        encoded = fields.get("content-encoding", "").strip().lower() not in ("", "identity")
+        self._refused = "Content-Encoding" if encoded and not accept_content_encoding else ""
+        # aiohttp does not undo other codings than chunked.
+        if fields.get("transfer-encoding", "chunked").strip().lower() != "chunked":
+            self._refused = "Transfer-Encoding other than chunked"
         self.length: int | None = None if encoded else _announced_length(fields)
 
     def start(self) -> Refusal | None:
         """Tell whether to refuse the body before anything of it is read."""
         if self._refused:
-            text = "a body with a Content-Encoding is not taken: send it without"
+            text = f"a body with a {self._refused} is not taken: send it without"
             return Refusal(415, text, {"Accept-Encoding": "identity"})
         return self._too_large(self.length or 0)
 

@@ -256,6 +256,17 @@ def test_a_body_of_another_length_than_announced_is_refused() -> None:
     assert meter.add(1) == wrong
 
 
+@pytest.mark.parametrize("accepted", [True, False])
+@pytest.mark.parametrize(
+    ("coding", "taken"), [("chunked", True), (" Chunked", True), ("gzip, chunked", False), ("gzip", False)]
+)
+def test_a_transfer_coding_that_nobody_undoes_is_refused(coding: str, taken: bool, accepted: bool) -> None:
+    meter = BodyMeter({"transfer-encoding": coding}, None, accept_content_encoding=accepted)
+    text = "a body with a Transfer-Encoding other than chunked is not taken: send it without"
+    refusal = Refusal(415, text, {"Accept-Encoding": "identity"})
+    assert meter.start() == (None if taken else refusal)
+
+
 def test_a_limit_below_nothing_is_a_mistake() -> None:
     with pytest.raises(ValueError, match=r"^max_length is -1; it must be 0 or more, or None for no limit$"):
         BodyMeter({}, -1)
