@@ -27,15 +27,17 @@ def _data_keys(keys: Iterable[EncryptedDataKey]) -> tuple[EncryptedDataKey, ...]
 
 
 def _policy(policy: CommitmentPolicy) -> CommitmentPolicy:
-    return check_choice("commitment_policy", policy, CommitmentPolicy)
+    known = type(policy) is CommitmentPolicy
+    return policy if known else check_choice("commitment_policy", policy, CommitmentPolicy)
 
 
 def _suite(suite: AlgorithmSuite) -> AlgorithmSuite:
-    return check_choice("algorithm_suite", suite, AlgorithmSuite)
+    known = type(suite) is AlgorithmSuite
+    return suite if known else check_choice("algorithm_suite", suite, AlgorithmSuite)
 
 
 def _suite_or_none(suite: AlgorithmSuite | None) -> AlgorithmSuite | None:
-    return None if suite is None else _suite(suite)
+    return suite if suite is None or type(suite) is AlgorithmSuite else _suite(suite)
 
 
 def _required() -> Any:
@@ -43,7 +45,7 @@ def _required() -> Any:
 
 
 def _check_required(instance: Any, attribute: Any, keys: frozenset[str]) -> None:
-    if missing := keys - instance.encryption_context.keys():
+    if keys and (missing := keys - instance.encryption_context.keys()):
         names = ", ".join(map(repr, sorted(missing)))
         raise ValueError(f"required encryption context keys are not in the encryption context: {names}")
 

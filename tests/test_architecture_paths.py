@@ -54,7 +54,7 @@ async def test_the_way_of_one_chunk() -> None:
     async with encrypt_stream(source, KEY, algorithm_suite=UNSIGNED) as stream:
         for _ in range(3):
             await anext(stream)
-        assert await passed(lambda: anext(stream)) == told("The way of one chunk", most=10)
+        assert await passed(lambda: anext(stream)) == told("The way of one chunk", most=9)
         stream.abandon()
 
 

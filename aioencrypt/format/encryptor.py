@@ -135,8 +135,8 @@ class MessageEncryptor:
         """
         self._receive(plaintext, last)
         frame_length = self.header.frame_length
-        count = len(self._pending) // frame_length
-        final_length = len(self._pending) - count * frame_length if last else None
+        count, rest = divmod(len(self._pending), frame_length)
+        final_length = rest if last else None
         undigested: tuple[bytes, ...] = ()
         if count or last:  # work without output is not digested, so the header waits
             undigested, self._undigested = self._undigested, ()

@@ -9,6 +9,7 @@ for files, and for digests, the slowest part of a signed message.
 from __future__ import annotations
 
 import os
+import sys
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -186,14 +187,17 @@ def _run_reader(queue: SimpleQueue[Callable[[], object]]) -> None:
         _free_readers.append(queue)
 
 
-async def run_work(function: Callable[[], T], cost: float, offload: Offload = Offload.AUTO) -> T:
+async def run_work(
+    function: Callable[[], T], cost: float, offload: Offload = Offload.AUTO, state: LoopState | None = None
+) -> T:
     """Run a function in the lane or in a thread. `cost` estimates its time in microseconds.
 
-    A coroutine that is being closed runs it at once.
+    A stream passes the `state` of its loop, so that no batch looks it up. A coroutine that is being closed
+    runs the function at once.
     """
-    if is_being_closed():
+    if sys.exception() is not None and is_being_closed():
         return function()
-    state = loop_states.get()
+    state = state or loop_states.get()
     inline = cost <= LANE_MICROSECONDS
     if inline and cost >= _WORTH_A_HOP:
         spare = offload is Offload.AUTO and CORES > 2 and state.hops < WORKERS["cryptography"]

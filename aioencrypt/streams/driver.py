@@ -20,7 +20,7 @@ from aioencrypt.format import (
 )
 from aioencrypt.policies import Offload
 from aioencrypt.runtime.digests import DigestQueue
-from aioencrypt.runtime.offload import run_work
+from aioencrypt.runtime.offload import LoopState, loop_states, run_work
 from aioencrypt.streams.ranges import Ranges, RangeSource, SeekableSource, open_range_source
 from aioencrypt.streams.sources import Source, open_source
 
@@ -61,12 +61,14 @@ class Driver:
         self._gathers = gathers
         self._in_memory = in_memory
         self._digests: DigestQueue | None = None
+        self._loop: LoopState | None = None
         # Pieces that were read with the header and not given to the machine yet.
         self._rest = memoryview(b"")
 
     async def read_header(self) -> list[memoryview]:
         """Read until the machine has parsed the header; return the pieces that were read."""
         # Views, because the header has the encryption context, and the repr of a view shows nothing.
+        self._loop = loop_states.get()
         received = []
         while True:
             if self._rest:
@@ -102,7 +104,7 @@ class Driver:
         if self._digests:
             await self._digest(work, self._digests)
         try:
-            result = await run_work(crypt, work.cost, self._offload)
+            result = await run_work(crypt, work.cost, self._offload, self._loop)
         except EncryptionError as error:
             self.machine.fail(error)
             raise

@@ -20,7 +20,7 @@ from aioencrypt.materials import EncryptionMaterials, EncryptionMaterialsRequest
 from aioencrypt.policies import Offload
 from aioencrypt.runtime.digests import DigestQueue
 from aioencrypt.runtime.observation import MessageWatch, Tally, watch_message
-from aioencrypt.runtime.offload import batch_cost, run_work
+from aioencrypt.runtime.offload import batch_cost, loop_states, run_work
 from aioencrypt.streams.lifecycle import Closable
 from aioencrypt.streams.reading import ByteStream
 from aioencrypt.streams.sources import Reader
@@ -93,6 +93,7 @@ class Sealer:
         self.machine = machine
         self.provenance = provenance
         self._offload = offload
+        self._loop = loop_states.get()
         self._frames = 0
         self._digests = DigestQueue() if machine.header.algorithm_suite.signed else None
 
@@ -100,10 +101,10 @@ class Sealer:
         """Return the encrypted frames that this plaintext completes; may be empty."""
         work = self.machine.seal(plaintext, last)
         sealed = b""
-        if work.output_length:
+        if length := work.output_length:
             if self._digests:
-                await self._digests.reserve(work.output_length)
-            sealed = await run_work(work.crypt, work.cost, self._offload)
+                await self._digests.reserve(length)
+            sealed = await run_work(work.crypt, work.cost, self._offload, self._loop)
             if self._digests:
                 await self._digests.add(lambda: work.digest(sealed), len(sealed))
         self._settle(work)
@@ -133,14 +134,14 @@ class Sealer:
             piece, rest = rest[:length], rest[length:]
             last = not rest
             work = self.machine.seal(piece, last)
-            if work.output_length:
-                await self._seal_into(work, output.reserve(work.output_length))
+            if length := work.output_length:
+                await self._seal_into(work, output.reserve(length))
             self._settle(work)
-        footer = await self.finish()
-        output.reserve(len(footer))[:] = footer
+        if footer := await self.finish():
+            output.reserve(len(footer))[:] = footer
 
     async def _seal_into(self, work: SealWork, target: memoryview) -> None:
-        await run_work(lambda: work.crypt_into(target), work.cost, self._offload)
+        await run_work(lambda: work.crypt_into(target), work.cost, self._offload, self._loop)
         if self._digests:
             await self._digests.add(lambda: work.digest(target), len(target))
 
@@ -180,13 +181,10 @@ async def _encrypt_whole(
     plaintext: bytes, options: EncryptOptions, watch: MessageWatch | None
 ) -> tuple[bytes, MessageHeader, Provenance]:
     sealer = await options.begin()
-    try:
-        message = await sealer.seal_whole(plaintext)
-        if watch:
-            watch.tally = sealer.tally(len(plaintext), len(message))
-        return message, sealer.machine.header, sealer.provenance
-    finally:
-        await sealer.aclose()
+    message = await sealer.seal_whole(plaintext)
+    if watch:
+        watch.tally = sealer.tally(len(plaintext), len(message))
+    return message, sealer.machine.header, sealer.provenance
 
 
 class EncryptStream(ByteStream):
