@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hmac
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import attrs
@@ -37,6 +40,7 @@ from aioencrypt import (
     rewrap_stream,
 )
 from aioencrypt.testing import InMemoryDynamoDB, InMemoryKMS
+from tests.support import operations
 from tests.support.ecdh import ec_key, private_pem as ec_pem
 from tests.support.kms_pairs import rsa_kms_key, rsa_master_key
 from tests.support.memory_s3 import BUCKET, KEY_NAME, MemoryS3, S3Error
@@ -484,3 +488,32 @@ async def test_constructors_show_no_secret(make: Any, secret: bytes | str) -> No
     with pytest.raises((TypeError, ValueError)) as caught:
         make()
     assert_no_secrets(caught.value, secret)
+
+
+@pytest.mark.parametrize(
+    ("operation", "file"),
+    [
+        ("one_shot", "format/derivation.py"),
+        ("kms_rsa_key", "providers/kms/rsa.py"),
+        ("raw_ecdh_key", "providers/key_agreement.py"),
+    ],
+)
+async def test_what_authenticates_is_compared_in_constant_time(
+    operation: str, file: str, tmp_path: Path
+) -> None:
+    callers: set[str] = set()
+
+    def profile(frame: FrameType, event: str, argument: object) -> None:
+        if event == "c_call" and argument is hmac.compare_digest:
+            callers.add(frame.f_code.co_filename)
+
+    world = operations.World(operations.CASES[operation], tmp_path)
+    await world.prepare()
+    before = sys.getprofile()
+    sys.setprofile(profile)
+    try:
+        await world.run()
+    finally:
+        sys.setprofile(before)
+        await world.finish()
+    assert str(Path(aioencrypt.__file__).parent / file) in callers

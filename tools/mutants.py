@@ -54,7 +54,7 @@ FORMAT = [
         'if not hmac.compare_digest(self.commitment or b"", expected):',
         'if (self.commitment or b"") != expected:',
         "The key commitment is compared in constant time.",
-        "format/test_derivation.py",
+        "test_secrets.py",
     ),
     Mutant(
         "commitment-not-checked",
@@ -257,7 +257,7 @@ STREAMS = [
         "                output.wipe()\n",
         "                pass\n",
         "decrypt() overwrites plaintext that it does not return.",
-        "streams/test_decrypt_release.py",
+        "life/test_buffers.py",
     ),
     Mutant(
         "long-one-shot-not-wiped",
@@ -265,7 +265,7 @@ STREAMS = [
         "await run_work(output.wipe, LONG)",
         "pass",
         "decrypt() overwrites long plaintext that it does not return.",
-        "streams/test_decrypt_release.py",
+        "life/test_buffers.py",
     ),
     Mutant(
         "verified-too-early",

@@ -354,7 +354,7 @@ async def test_a_verification_key_that_is_no_point(point: bytes) -> None:
     assert (await decrypt(message.data, key)).plaintext == b"attack at dawn"
 
 
-STORED = {"tenant": "42", "user": "7", "empty": ""}
+STORED = {"tenant": "42", "user": "7", "empty": "", "city": "Paris"}
 
 
 @pytest.mark.spec("framework/cmm-interface.md#decrypt-materials")
@@ -389,6 +389,7 @@ async def test_pairs_that_the_caller_reproduces(reproduced: Mapping[str, str], r
         ({"tenant": ""}, ("tenant",)),
         ({"empty": "x"}, ("empty",)),
         ({"tenant": "42 "}, ("tenant",)),
+        ({"city": "PARIS"}, ("city",)),
         ({"user": "8", "other": "1", "tenant": "43"}, ("user", "tenant")),
         ({"tenant": "42", "user": "8"}, ("user",)),
     ],

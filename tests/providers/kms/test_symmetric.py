@@ -160,6 +160,17 @@ async def test_the_message_names_the_key_that_kms_answered_with(kms: InMemoryKMS
         kms.reset_calls()
 
 
+@pytest.mark.spec("framework/aws-kms/aws-kms-keyring.md#ondecrypt")
+@pytest.mark.parametrize("provider_id", ["aws-kms-rsa", "aws-kms-ecdh", "aws-kms-hierarchy", "aws-km", ""])
+async def test_data_keys_of_other_providers_are_not_tried(kms: InMemoryKMS, provider_id: str) -> None:
+    key = kms.create_key()
+    stored = EncryptedDataKey(provider_id, key.encode(), b"blob")
+    with pytest.raises(ProviderError) as caught:
+        await provider_for(kms, key).decrypt_data_key(request(stored))
+    assert caught.value.unclaimed
+    assert kms.calls == []
+
+
 async def test_all_further_keys_are_called_at_once(kms: InMemoryKMS) -> None:
     keys = [kms.create_key(region=region) for region in (US, EU, AP, US)]
     arrived: list[str] = []
