@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import gc
 import hashlib
-from collections.abc import AsyncGenerator, Iterator
+import time
+from collections.abc import AsyncGenerator, Callable, Iterator
 from typing import Any
 
 import anyio
@@ -121,6 +122,19 @@ def tasks_left() -> list[str]:
         return []
     names = [repr(task) for task in asyncio.all_tasks() if task is not current]
     return [name for name in names if "run_tests_in_task" not in name and "_call_in_runner" not in name]
+
+
+def comes_true(condition: Callable[[], bool]) -> bool:
+    """Collect garbage until a condition holds.
+
+    A thread that woke the loop last may be on its way back from that call, which holds the loop.
+    """
+    for _ in range(1000):
+        gc.collect()
+        if condition():
+            return True
+        time.sleep(0.01)
+    return False
 
 
 def assert_idle() -> None:
