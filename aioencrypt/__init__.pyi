@@ -9,6 +9,7 @@ from .aws.client_suppliers import (
 from .aws.connection import AWSConnection as AWSConnection
 from .client import (
     DecryptResult as DecryptResult,
+    DecryptWriter as DecryptWriter,
     EncryptionClient as EncryptionClient,
     EncryptResult as EncryptResult,
     Provider as Provider,
@@ -161,6 +162,9 @@ from .streams.files import (
     EncryptWriter as EncryptWriter,
     MessageSink as MessageSink,
 )
+from .streams.pushed import (
+    PlaintextSink as PlaintextSink,
+)
 from .streams.ranges import (
     RangeSource as RangeSource,
     SeekableSource as SeekableSource,
@@ -192,6 +196,7 @@ __all__ = [
     "DataKeyRequest",
     "DecryptResult",
     "DecryptStream",
+    "DecryptWriter",
     "DecryptedDataKey",
     "DecryptionMaterials",
     "DecryptionMaterialsRequest",
@@ -236,6 +241,7 @@ __all__ = [
     "MultiRegion",
     "Offload",
     "PlaintextLengthError",
+    "PlaintextSink",
     "PolicyError",
     "Provenance",
     "Provider",

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final, Literal, Self, overload
 
+from aioencrypt.errors import StreamError
 from aioencrypt.format import AlgorithmSuite, CommitmentPolicy, MessageHeader
 from aioencrypt.format.context import validate_context
 from aioencrypt.format.header import MAX_FRAME_LENGTH
@@ -14,14 +15,18 @@ from aioencrypt.materials import Provenance
 from aioencrypt.policies import Limits, Offload, Release, SignaturePolicy, checked_limits
 from aioencrypt.providers.base import MasterKeyProvider
 from aioencrypt.runtime.arguments import check_choice, check_int, check_limit, check_type
+from aioencrypt.runtime.observation import Tally
 from aioencrypt.runtime.secrets import hides_arguments
 from aioencrypt.streams.blocking_files import PathLike
 from aioencrypt.streams.decrypt import DecryptOptions, DecryptStream, decrypt_whole
 from aioencrypt.streams.encrypt import EncryptOptions, EncryptStream, encrypt_whole
 from aioencrypt.streams.files import EncryptWriter, FileReader, MessageSink
+from aioencrypt.streams.lifecycle import Closable
+from aioencrypt.streams.pushed import PlaintextSink, PushedMessage
 from aioencrypt.streams.ranges import SeekableSource, open_range_source
 from aioencrypt.streams.seekable import SeekableDecryptStream
 from aioencrypt.streams.sources import Source, known_length, open_plaintext, open_source
+from aioencrypt.streams.writing import Writer
 
 DEFAULT_FRAME_LENGTH = 4096
 DEFAULT_CACHE_LENGTH = 4 * 1024 * 1024
@@ -222,6 +227,28 @@ class EncryptionClient:
         options = self.decrypt_options(provider, encryption_context, signature_policy, limits, release)
         return DecryptStream(open_source(source), options)
 
+    @hides_arguments
+    def decrypt_writer(
+        self,
+        sink: PlaintextSink,
+        provider: Provider,
+        *,
+        encryption_context: Mapping[str, str] | None = None,
+        signature_policy: SignaturePolicy = SignaturePolicy.ALLOW,
+        limits: Limits | None = None,
+        release: Release = Release.STREAM,
+    ) -> DecryptWriter:
+        """Return a `DecryptWriter` with the settings of this client."""
+        return DecryptWriter(
+            sink,
+            provider,
+            encryption_context=encryption_context,
+            signature_policy=signature_policy,
+            limits=limits,
+            release=release,
+            encryption_client=self,
+        )
+
     @overload
     def open(
         self,
@@ -385,6 +412,89 @@ class EncryptionClient:
 
 
 _default = EncryptionClient()
+
+
+class DecryptWriter(Writer):
+    """Decrypts a message that is written to it piece by piece; a sink receives the plaintext.
+
+    `sink` is an async function that takes bytes, or an object with an async `write`. `write` waits for it,
+    so a slow sink slows the caller down. The sink is never closed.
+
+    Leaving `async with` normally checks that the message is complete. Only then can all plaintext be
+    trusted: until then it may be cut short, and with a signed message it may come from somebody else.
+    With `Release.VERIFIED` the sink receives nothing before that. Leaving with an exception drops the
+    rest. Other arguments: `decrypt_stream`.
+
+    Raises `ValueError` and `TypeError` for wrong arguments; `MessageError`, `PolicyError`, `ProviderError`
+    and what the sink raises from `write` and `aclose`; `TruncatedMessageError` for leaving too early.
+    """
+
+    _observed_as = "decrypt", "stream"
+
+    @hides_arguments
+    def __init__(
+        self,
+        sink: PlaintextSink,
+        provider: Provider,
+        *,
+        encryption_context: Mapping[str, str] | None = None,
+        signature_policy: SignaturePolicy = SignaturePolicy.ALLOW,
+        limits: Limits | None = None,
+        release: Release = Release.STREAM,
+        encryption_client: EncryptionClient | None = None,
+    ) -> None:
+        client = check_type("encryption_client", encryption_client or _default, EncryptionClient)
+        options = client.decrypt_options(provider, encryption_context, signature_policy, limits, release)
+        super().__init__()
+        self._message = PushedMessage(sink, options)
+
+    @property
+    def header(self) -> MessageHeader:
+        """The header, verified; raises `StreamError` before it has arrived."""
+        if self._message.opener.header is None:
+            raise self._no_header()
+        return self._message.opener.header
+
+    @property
+    def provenance(self) -> Provenance:
+        """Which key opened the data key; raises `StreamError` before the header has arrived."""
+        if self._message.opener.provenance is None:
+            raise self._no_header()
+        return self._message.opener.provenance
+
+    def _no_header(self) -> StreamError:
+        self._check_open()
+        return StreamError("the header has not arrived yet: write() more of the message")
+
+    @property
+    def verified(self) -> bool:
+        """Whether all of the message is verified: all plaintext can be trusted."""
+        return self._message.opener.verified
+
+    async def _open(self) -> None:
+        """Do nothing: the header comes with the first writes."""
+
+    @hides_arguments
+    async def write(self, data: bytes | bytearray | memoryview) -> int:
+        """Take the next bytes of the message; returns how many, which is all of them.
+
+        Waits for the key service when the header is complete, and for the sink with each piece of plaintext.
+        Raises what `decrypt_stream` raises on entry and from reads, and what the sink raises.
+        """
+        view = memoryview(data)
+        async with self._exclusive():
+            await self._message.push(data if isinstance(data, bytes) else view, self._watch)
+        return view.nbytes
+
+    async def _finish(self) -> None:
+        await self._message.end(self._watch)
+
+    def _tally(self) -> Tally:
+        return self._message.tally()
+
+    def _resources(self) -> Sequence[Closable]:
+        return self._message.resources
+
 
 encrypt: Final = _default.encrypt
 encrypt_stream: Final = _default.encrypt_stream

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import aioencrypt
-from aioencrypt import Release, decrypt_stream, encrypt_stream, open_seekable, rewrap_stream
+from aioencrypt import DecryptWriter, Release, decrypt_stream, encrypt_stream, open_seekable, rewrap_stream
 from aioencrypt.format import MessageDecryptor
 from tests.support.secrets import errors_of
 from tests.support.streaming import KEY, SIGNED, UNSIGNED, flipped, on_asyncio, plaintext_of, sealed
@@ -52,6 +52,16 @@ async def verified(folder: Path) -> AsyncIterator[Call]:
     await stream.aclose()
 
 
+async def pushing(folder: Path) -> AsyncIterator[Call]:
+    async def sink(data: bytes) -> None: ...
+
+    writer = DecryptWriter(sink, KEY)
+    await writer.__aenter__()
+    message = await spoiled()
+    yield lambda: writer.write(message)
+    await writer.abort()
+
+
 async def rewrapping(folder: Path) -> AsyncIterator[Call]:
     stream = rewrap_stream(await spoiled(), KEY, new_provider=KEY, verify=True)
     await stream.__aenter__()
@@ -90,7 +100,9 @@ def length(error: BaseException) -> int:
     return count
 
 
-@pytest.mark.parametrize("make", [machine, decrypting, verified, rewrapping, encrypting, seeking, writing])
+@pytest.mark.parametrize(
+    "make", [machine, decrypting, verified, pushing, rewrapping, encrypting, seeking, writing]
+)
 async def test_failing_again_keeps_tracebacks_short(
     make: Callable[[Path], AsyncIterator[Call]], tmp_path: Path
 ) -> None:

@@ -21,6 +21,7 @@ from aioencrypt import (
     CachingCMM,
     DataKey,
     DataKeyRequest,
+    DecryptWriter,
     EncryptedDataKey,
     EncryptionClient,
     HierarchicalMasterKey,
@@ -127,6 +128,18 @@ async def read_verified(world: World, message: bytes, provider: Any, options: di
         return await stream.read()
 
 
+async def read_pushed(world: World, message: bytes, provider: Any, options: dict[str, Any]) -> object:
+    got: list[bytes] = []
+
+    async def sink(data: bytes) -> None:
+        got.append(data)
+
+    async with DecryptWriter(sink, provider, **options) as writer:
+        await writer.write(message[:100])
+        await writer.write(message[100:])
+    return got
+
+
 async def read_anywhere(world: World, message: bytes, provider: Any, options: dict[str, Any]) -> object:
     client = options.pop("encryption_client", EncryptionClient())
     options.pop("signature_policy", None)
@@ -159,7 +172,7 @@ async def rewrap(world: World, message: bytes, provider: Any, options: dict[str,
         return await stream.read()
 
 
-READS = [read_whole, read_chunks, read_verified, read_anywhere, read_file, read_object, rewrap]
+READS = [read_whole, read_chunks, read_verified, read_pushed, read_anywhere, read_file, read_object, rewrap]
 
 Reading = Callable[[World], tuple[bytes, Any, dict[str, Any]]]
 

@@ -55,6 +55,8 @@ SECTIONS: dict[str, tuple[ModuleType, list[str]]] = {
             "DecryptResult",
             "EncryptStream",
             "DecryptStream",
+            "DecryptWriter",
+            "PlaintextSink",
             "EncryptWriter",
             "MessageSink",
             "Source",

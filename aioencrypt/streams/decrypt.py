@@ -5,7 +5,7 @@ Specification: client-apis/decrypt.md, client-apis/streaming.md.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 
 import attrs
@@ -176,6 +176,59 @@ def _open_in_place(output: Output, work: OpenWork) -> bytes:
     return b""
 
 
+class Opener:
+    """Opens one message: reads its header, gets its data key, and releases its plaintext.
+
+    `read` returns the next bytes of the message. If it raises, the call may be repeated: nothing is lost.
+    """
+
+    def __init__(
+        self,
+        options: DecryptOptions,
+        read: Callable[[], Awaitable[bytes]],
+        gathers: Callable[[int], bool] = lambda gathered: False,
+    ) -> None:
+        self._options = options
+        self._driver = Driver(options.machine(), read, offload=options.offload, gathers=gathers)
+        self._spool = Spool() if options.release is Release.VERIFIED else None
+        self.header: MessageHeader | None = None
+        self.provenance: Provenance | None = None
+        self.verified: bool = False
+
+    async def open(self) -> None:
+        """Read and verify the header."""
+        await self._driver.read_header()
+        self.provenance = (await self._options.unlock(self._driver.machine)).provenance
+        self.header = self._driver.machine.received.header
+
+    async def next_chunk(self) -> bytes:
+        """Return the next plaintext that may be released, and ``b""`` when all of the message is verified."""
+        if self._spool is None:
+            chunk = await self._driver.read()
+            self.verified = not chunk
+            return chunk
+        if not self.verified:
+            while chunk := await self._driver.read():
+                await self._spool.write(chunk)
+            self.verified = True
+        return await self._spool.read()
+
+    def tally(self, plaintext_length: int, ciphertext_length: int) -> Tally:
+        """Return what observers are told."""
+        return Tally.of(
+            self.header,
+            self.provenance,
+            plaintext_length=plaintext_length,
+            ciphertext_length=ciphertext_length,
+            frames=self._driver.frames,
+        )
+
+    @property
+    def resources(self) -> list[Closable]:
+        """What is closed with the message, in order."""
+        return [self._driver, *([self._spool] if self._spool else [])]
+
+
 class DecryptStream(ByteStream):
     """A stream of the plaintext of a message: read it, or iterate over its chunks.
 
@@ -189,62 +242,39 @@ class DecryptStream(ByteStream):
 
     def __init__(self, reader: Reader, options: DecryptOptions) -> None:
         super().__init__(reader)
-        self._options = options
-        self._driver = Driver(
-            options.machine(), self._intake.read, offload=options.offload, gathers=self._intake.gathers
-        )
-        self._header: MessageHeader | None = None
-        self._provenance: Provenance | None = None
-        self._verified = False
-        self._spool = Spool() if options.release is Release.VERIFIED else None
+        self._opener = Opener(options, self._intake.read, self._intake.gathers)
 
     @property
     def header(self) -> MessageHeader:
         """The verified header; raises `StreamNotEnteredError` before `async with`."""
-        if self._header is None:
+        if self._opener.header is None:
             raise self._not_entered()
-        return self._header
+        return self._opener.header
 
     @property
     def provenance(self) -> Provenance:
         """The master key that decrypted the data key; raises `StreamNotEnteredError` before `async with`."""
-        if self._header is None or self._provenance is None:
+        if self._opener.header is None or self._opener.provenance is None:
             raise self._not_entered()
-        return self._provenance
+        return self._opener.provenance
 
     @property
     def verified(self) -> bool:
         """Whether the final frame, the signature and the end of input are verified."""
-        return self._verified
+        return self._opener.verified
 
     async def _open(self) -> None:
-        await self._driver.read_header()
-        self._provenance = (await self._options.unlock(self._driver.machine)).provenance
-        self._header = self._driver.machine.received.header
+        await self._opener.open()
 
     async def _next_chunk(self) -> bytes:
-        if self._spool is None:
-            chunk = await self._driver.read()
-            self._verified = not chunk
-            return chunk
-        if not self._verified:
-            while chunk := await self._driver.read():
-                await self._spool.write(chunk)
-            self._verified = True
-        return await self._spool.read()
+        return await self._opener.next_chunk()
 
     def _tally(self) -> Tally:
-        return Tally.of(
-            self._header,
-            self._provenance,
-            plaintext_length=self._given,
-            ciphertext_length=self._intake.taken,
-            frames=self._driver.frames,
-        )
+        return self._opener.tally(self._given, self._intake.taken)
 
     @property
     def _complete(self) -> bool:
-        return self._verified
+        return self._opener.verified
 
     @property
     def _incomplete_reason(self) -> str:
@@ -254,4 +284,4 @@ class DecryptStream(ByteStream):
         )
 
     def _resources(self) -> Sequence[Closable]:
-        return [self._driver, *([self._spool] if self._spool else []), self._reader]
+        return [*self._opener.resources, self._reader]

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from types import TracebackType
-from typing import Protocol, Self, runtime_checkable
+from typing import Protocol, runtime_checkable
 
-from aioencrypt.errors import StreamError, UnverifiedStreamError
+from aioencrypt.errors import StreamError
 from aioencrypt.format import MessageHeader
 from aioencrypt.materials import Provenance
 from aioencrypt.runtime.event_loops import drop_with_loop
-from aioencrypt.runtime.observation import Tally, current, watch_message
+from aioencrypt.runtime.observation import Tally, current
 from aioencrypt.runtime.offload import in_file_thread
 from aioencrypt.runtime.secrets import hides_arguments
 from aioencrypt.streams.blocking_files import OpenFile, PathLike, is_special
 from aioencrypt.streams.encrypt import EncryptOptions, Sealer
-from aioencrypt.streams.lifecycle import Closable, Life, Lifecycle
+from aioencrypt.streams.lifecycle import Closable
 from aioencrypt.streams.replaced_file import ReplacedFile
 from aioencrypt.streams.sources import as_bytes
+from aioencrypt.streams.writing import Writer
 
 _READ_LENGTH = 1024 * 1024
 
@@ -112,7 +112,7 @@ class FileOutput:
         await in_file_thread((self._special or self._sink).drop)
 
 
-class EncryptWriter(Lifecycle):
+class EncryptWriter(Writer):
     """Write an encrypted file.
 
     The writer uses a temporary file in the same folder. When `async with` ends without an exception, the
@@ -120,19 +120,14 @@ class EncryptWriter(Lifecycle):
     file is unchanged. With a `MessageSink`, the sink is responsible for all of this.
     """
 
-    _observed_to_last_call = True
+    _observed_as = "encrypt", "file"
 
     def __init__(self, path: PathLike | MessageSink | FileOutput, options: EncryptOptions) -> None:
-        super().__init__("writer")
+        super().__init__()
         self._file = FileOutput.of(path)
         self._options = options
         self._sealer: Sealer | None = None
-        self._committed = False
         self._taken = self._given = 0
-
-    @property
-    def _complete(self) -> bool:
-        return self._committed
 
     def _tally(self) -> Tally:
         return self._sealer.tally(self._taken, self._given) if self._sealer else Tally()
@@ -159,31 +154,11 @@ class EncryptWriter(Lifecycle):
             raise self._not_entered()
         return self._sealer
 
-    async def __aenter__(self) -> Self:
-        self._enter()
-        self._watch = watch_message("encrypt", "file")
-        try:
-            async with self._exclusive():
-                with current(self._watch):
-                    self._sealer = await self._options.begin()
-                await self._file.create()
-                await self._put(self._sealer.machine.start())
-        except BaseException:
-            await self._close()
-            raise
-        return self
-
-    async def __aexit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        if exc is None and not self._busy:
-            await self.aclose()
-            return
-        await self._close(exc_type or UnverifiedStreamError)
-        if exc is None:
-            raise UnverifiedStreamError(
-                "the writer was left while another task was using it, so the file is dropped"
-            )
+    async def _open(self) -> None:
+        with current(self._watch):
+            self._sealer = await self._options.begin()
+        await self._file.create()
+        await self._put(self._sealer.machine.start())
 
     async def write(self, data: bytes | bytearray | memoryview) -> int:
         """Encrypt and write all bytes; return how many.
@@ -208,27 +183,8 @@ class EncryptWriter(Lifecycle):
             await self._file.write(data)
             self._given += len(data)
 
-    async def aclose(self) -> None:
-        """Complete the message and rename the file; if an error occurred before, drop the file and raise it.
-
-        Does nothing before `async with`, after `abort`, and on later calls.
-        """
-        if self._sealer is None or self._life is Life.CLOSED:
-            return
-        self._check_not_busy()
-        try:
-            async with self._exclusive():
-                await self._put(await self._sealer.seal(b"", last=True))
-                await self._put(await self._sealer.finish())
-                await self._file.commit()
-                self._committed = True
-        except BaseException:
-            await self._close()
-            raise
-        await self._close()
-
-    async def abort(self) -> None:
-        """Discard what was written; an existing file is unchanged."""
-        self._check_not_busy()
-        if self._sealer is not None:
-            await self._close()
+    async def _finish(self) -> None:
+        sealer = self._open_sealer
+        await self._put(await sealer.seal(b"", last=True))
+        await self._put(await sealer.finish())
+        await self._file.commit()

@@ -18,6 +18,7 @@ import aioencrypt.testing
 from aioencrypt import (
     AWSConnection,
     CachingCMM,
+    DecryptWriter,
     DefaultCMM,
     EncryptionClient,
     HierarchicalMasterKey,
@@ -51,6 +52,9 @@ SECRET: Any = b"attack at dawn, key of 32 bytes!"
         lambda: encrypt_stream(b"", SECRET),
         lambda: encrypt_stream(KEY, SECRET),  # type: ignore[arg-type]
         lambda: decrypt_stream(b"", SECRET),
+        lambda: DecryptWriter(print, SECRET),  # type: ignore[arg-type]
+        lambda: DecryptWriter(SECRET, KEY),
+        lambda: DecryptWriter(print, KEY, encryption_client=SECRET),  # type: ignore[arg-type]
         lambda: open_seekable(b"", SECRET),
         lambda: aioencrypt.open("path", "rb", provider=SECRET),
         lambda: aioencrypt.open("path", SECRET, provider=KEY),
@@ -138,6 +142,7 @@ FROM_FILE = "read the key from its file and make a RawAESMasterKey or RawRSAMast
     [
         lambda given: encrypt_stream(b"", given),
         lambda given: decrypt_stream(b"", given),
+        lambda given: DecryptWriter(print, given),  # type: ignore[arg-type]
         lambda given: open_seekable(b"", given),
         lambda given: aioencrypt.open("path", "wb", provider=given),
         lambda given: rewrap_stream(b"", given, new_provider=KEY),

@@ -251,6 +251,43 @@ async def decrypt_stream_verified(world: World) -> None:
         assert await stream.read() == LONG
 
 
+class Sink:
+    """Takes plaintext, and lets the loop go on."""
+
+    def __init__(self) -> None:
+        self.data = b""
+
+    async def write(self, data: bytes) -> None:
+        await checkpoint()
+        self.data += data
+
+
+@case
+async def decrypt_writer(world: World) -> None:
+    sink = Sink()
+    async with aioencrypt.DecryptWriter(sink, KEY) as writer:
+        for start in range(0, len(world.message), 6000):
+            await writer.write(world.message[start : start + 6000])
+        await writer.aclose()
+    assert sink.data == PLAINTEXT
+
+
+@prepared(_long_message)
+async def decrypt_writer_verified(world: World) -> None:
+    sink = Sink()
+    async with aioencrypt.DecryptWriter(sink, KEY, release=Release.VERIFIED) as writer:
+        await writer.write(world.message)
+        assert sink.data == b""
+    assert sink.data == LONG
+
+
+@case
+async def decrypt_writer_aborted(world: World) -> None:
+    async with aioencrypt.DecryptWriter(Sink(), KEY) as writer:
+        await writer.write(world.message[:-1])
+        await writer.abort()
+
+
 @case
 async def abandoned_streams(world: World) -> None:
     for stream in (encrypt_stream(in_chunks(PLAINTEXT, 100), KEY), decrypt_stream(world.message, KEY)):
@@ -608,20 +645,9 @@ async def aiohttp_form(world: World) -> None:
     assert (await decrypt(message, KEY)).plaintext == PLAINTEXT
 
 
-class Writer:
-    """The writer of an aiohttp client, which takes everything."""
-
-    def __init__(self) -> None:
-        self.data = b""
-
-    async def write(self, chunk: bytes) -> None:
-        await checkpoint()
-        self.data += chunk
-
-
 @case
 async def aiohttp_payload(world: World) -> None:
-    writer: Any = Writer()
+    writer: Any = Sink()
     async with on_aiohttp.encrypted_payload(PLAINTEXT, KEY) as payload:
         await payload.write_with_length(writer, payload.size)
         await payload.stop()

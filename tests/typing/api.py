@@ -29,6 +29,7 @@ from aioencrypt import (
     ContentType,
     DecryptResult,
     DecryptStream,
+    DecryptWriter,
     EncryptedDataKey,
     EncryptionClient,
     EncryptResult,
@@ -41,6 +42,7 @@ from aioencrypt import (
     MessageHeader,
     Offload,
     PlaintextLengthError,
+    PlaintextSink,
     ProviderError,
     RawAESMasterKey,
     Release,
@@ -150,6 +152,26 @@ async def streams() -> None:
     with decrypt_stream(b"", key):  # type: ignore[attr-defined]
         pass
     await encrypt_stream(b"", key)  # type: ignore[misc]
+
+
+class Sink:
+    async def write(self, data: bytes) -> None: ...
+
+
+async def pushing(client: EncryptionClient, file: EncryptWriter, queue: asyncio.Queue[bytes]) -> None:
+    sinks: tuple[PlaintextSink, ...] = (Sink(), Sink().write, file, queue.put)
+    for sink in sinks:
+        assert_type(client.decrypt_writer(sink, key, release=Release.VERIFIED), DecryptWriter)
+    async with DecryptWriter(queue.put, key, limits=Limits(), encryption_client=client) as writer:
+        assert_type(writer, DecryptWriter)
+        assert_type(writer.header, MessageHeader)
+        assert_type(writer.verified, bool)
+        assert_type(await writer.write(memoryview(b"")), int)
+        await writer.aclose()
+        await writer.write("text")  # type: ignore[arg-type]
+    DecryptWriter(print, key)  # type: ignore[arg-type]
+    DecryptWriter(io.BytesIO(), key)  # type: ignore[arg-type]
+    DecryptWriter(Sink(), key, None)  # type: ignore[call-arg]
 
 
 async def files(client: EncryptionClient) -> None:
