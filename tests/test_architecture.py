@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
+from tests.support.rows import each_row
 
 PACKAGE = Path(__file__).parents[1] / "aioencrypt"
 
@@ -80,7 +80,7 @@ def _is_empty(name: str) -> bool:
     return is_package and name != "" and not ours
 
 
-@pytest.mark.parametrize("name", [name for name in TREES if name in ORDER])
+@each_row("name", [name for name in TREES if name in ORDER])
 def test_imports_come_from_below(name: str) -> None:
     allowed = set(ORDER[: ORDER.index(name)])
     for node, module in imports(TREES[name]):
@@ -90,7 +90,7 @@ def test_imports_come_from_below(name: str) -> None:
             )
 
 
-@pytest.mark.parametrize("name", sorted(TREES))
+@each_row("name", sorted(TREES))
 def test_no_import_inside_a_function_but_of_an_optional_library(name: str) -> None:
     inner = inside_functions(TREES[name])
     for node, module in imports(TREES[name]):
@@ -98,7 +98,7 @@ def test_no_import_inside_a_function_but_of_an_optional_library(name: str) -> No
             assert module.split(".")[0] in OPTIONAL, module
 
 
-@pytest.mark.parametrize("name", [name for name in TREES if name.startswith("format")])
+@each_row("name", [name for name in TREES if name.startswith("format")])
 def test_the_format_does_no_input_or_output(name: str) -> None:
     tree = TREES[name]
     asynchronous = (ast.AsyncFunctionDef, ast.Await, ast.AsyncFor, ast.AsyncWith)
@@ -148,7 +148,7 @@ LEFT: set[str] = set()
 HOOKS = {"_cat_file", "_get_kwargs_from_urls", "_open", "_parent", "_strip_protocol"}
 
 
-@pytest.mark.parametrize("name", sorted(TREES))
+@each_row("name", sorted(TREES))
 def test_no_private_attribute_of_another_object(name: str) -> None:
     """A private attribute belongs to `self`, to `cls`, or to a class of the same file."""
     tree = TREES[name]
@@ -175,7 +175,7 @@ def _owner(node: ast.Attribute) -> str:
     return "self" if ast.unparse(node.value) == "super()" else ast.unparse(node.value)
 
 
-@pytest.mark.parametrize("name", [name for name in TREES if not name.startswith(("runtime", "aws"))])
+@each_row("name", [name for name in TREES if not name.startswith(("runtime", "aws"))])
 def test_no_mutable_state_in_a_module(name: str) -> None:
     """Tables are fine, as long as no function of the file changes them."""
     tree = TREES[name]
@@ -251,7 +251,7 @@ def test_importing_the_package_loads_nothing_optional() -> None:
     assert output.strip() == "[]"
 
 
-@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: path.name)
+@each_row("path", sorted(PACKAGE.rglob("*.py")))
 def test_functions_stay_short(path: Path) -> None:
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):

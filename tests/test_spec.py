@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.rows import each_row
 from tools.requirements import (
     NOT_APPLICABLE,
     SECTIONS,
@@ -86,7 +87,7 @@ def test_the_table_says_which_version_of_the_specification_it_counts() -> None:
     assert "167041bbc054173e2c008e66bf2f5f424a8f3fe2" in SECTIONS.read_text()
 
 
-@pytest.mark.parametrize("text", read_reasons(NOT_APPLICABLE.read_text()).values())
+@each_row("text", read_reasons(NOT_APPLICABLE.read_text()).values())
 def test_a_reason_is_a_sentence(text: str) -> None:
     assert len(text.split()) > 3
 

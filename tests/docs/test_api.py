@@ -17,6 +17,7 @@ import aioencrypt.format
 import aioencrypt.testing
 import aioencrypt.testing.kms
 from tests.support.pages import ROOT, snippets
+from tests.support.rows import each_row
 from tools import api_page
 
 PAGE = ROOT / "docs/api.md"
@@ -79,7 +80,7 @@ def test_every_public_name_stands_there_and_no_other() -> None:
     assert DOCUMENTED.keys() == PUBLIC.keys()
 
 
-@pytest.mark.parametrize("title", INTEGRATIONS)
+@each_row("title", INTEGRATIONS)
 def test_an_integration_has_all_its_public_names_and_no_other(title: str) -> None:
     module = INTEGRATIONS[title]
     assert {name for name, _ in SECTIONS[title]} == set(module.__all__) == set(dir(module))
@@ -126,7 +127,7 @@ def check_function(node: Stub, function: object, overloads: list[Stub]) -> None:
     assert shown == set(inspect.signature(function).parameters) - {"self"}
 
 
-@pytest.mark.parametrize("name", FUNCTIONS)
+@each_row("name", FUNCTIONS)
 def test_a_function_has_every_parameter(name: str) -> None:
     same = [
         node
@@ -172,7 +173,7 @@ def members(cls: type) -> dict[str, object]:
     }
 
 
-@pytest.mark.parametrize("name", CLASSES)
+@each_row("name", CLASSES)
 def test_a_class_has_every_member_with_every_parameter(name: str) -> None:
     cls = CLASSES[name]
     shown = body_of(cls)
@@ -186,7 +187,7 @@ def test_a_class_has_every_member_with_every_parameter(name: str) -> None:
         check_function(shown["__init__"][0], cls.__init__, shown["__init__"])
 
 
-@pytest.mark.parametrize("name", CLASSES)
+@each_row("name", CLASSES)
 def test_a_class_has_no_member_that_does_not_exist(name: str) -> None:
     cls = CLASSES[name]
     source = inspect.getsource(cls)

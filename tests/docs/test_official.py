@@ -13,7 +13,6 @@ from types import ModuleType
 
 import attr
 import aws_encryption_sdk
-import pytest
 from aws_cryptographic_material_providers.keystore.client import KeyStore
 from aws_cryptographic_material_providers.keystore.config import KeyStoreConfig
 from aws_cryptographic_material_providers.mpl import models, references
@@ -24,6 +23,7 @@ from aws_encryption_sdk.internal.crypto.wrapping_keys import WrappingKey  # whic
 import aioencrypt
 import aioencrypt.format
 from tests.support.pages import ROOT, code_words, rows, section
+from tests.support.rows import each_row
 
 PAGE = ROOT / "docs/from-aws-encryption-sdk.md"
 TABLE = section(PAGE, "## Names in aws-encryption-sdk-python 4")
@@ -107,7 +107,7 @@ def test_every_name_of_the_top_level_is_known() -> None:
     assert top <= OFFICIAL.keys()
 
 
-@pytest.mark.parametrize("name", sorted(OFFICIAL))
+@each_row("name", sorted(OFFICIAL))
 def test_the_readme_has_every_public_name_and_parameter(name: str) -> None:
     # The suites have the same ids; the table has one row for them, and message-format.md all.
     words = {name, *OFFICIAL[name]} - (SUITES if "Algorithm" in name or name == "EncryptionSuite" else set())
@@ -145,7 +145,7 @@ CREATORS = [
 MPL_ROWS = list(rows(section(PAGE, "## The Material Providers Library")))
 
 
-@pytest.mark.parametrize("operation", CREATORS)
+@each_row("operation", CREATORS)
 def test_the_page_has_every_keyring_with_its_parameters(operation: str) -> None:
     [row] = [row for row in MPL_ROWS if operation in code_words(row[0])]
     assert code_words(row[1]) == inputs(operation)
@@ -156,7 +156,7 @@ def test_the_page_has_every_operation_of_the_mpl() -> None:
     assert operations <= {word for row in MPL_ROWS for word in code_words(row[0])}
 
 
-@pytest.mark.parametrize("name", [name for name in dir(references) if re.match("I[A-Z][a-z]", name)])
+@each_row("name", [name for name in dir(references) if re.match("I[A-Z][a-z]", name)])
 def test_the_page_has_every_interface_of_the_mpl(name: str) -> None:
     [row] = [row for row in MPL_ROWS if name in code_words(row[0])]
     assert code_words(row[1]) == set(getattr(references, name).__abstractmethods__)

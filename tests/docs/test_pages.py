@@ -23,6 +23,7 @@ from aioencrypt.testing.kms import run_in_thread
 from tests.support.docs_names import after, names_left_to_readers
 from tests.support.moto import moto_server
 from tests.support.pages import PAGES, ROOT, Snippet, anchors, links, name_of, prose, snippets
+from tests.support.rows import each_row
 
 US = "arn:aws:kms:us-east-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab"
 EU = "arn:aws:kms:eu-west-1:111122223333:key/0987dcba-09fe-87dc-65ba-ab0987654321"
@@ -180,7 +181,7 @@ def test_commands_exist(page: Path) -> None:
             check_command(command)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=name_of)
+@each_row("page", PAGES)
 def test_commands_in_the_text_exist(page: Path) -> None:
     text = prose(page)
     assert set(re.findall(r"nox -s ([\w.-]*\w)", text)) <= nox_sessions()
@@ -198,7 +199,7 @@ def test_the_options_of_the_kms_server_stand_in_its_page() -> None:
 # Links
 
 
-@pytest.mark.parametrize("page", PAGES, ids=name_of)
+@each_row("page", PAGES)
 def test_links_lead_somewhere(page: Path) -> None:
     for link in links(page):
         if link.startswith("https://"):
@@ -209,13 +210,13 @@ def test_links_lead_somewhere(page: Path) -> None:
         assert not anchor or anchor in anchors(target), link
 
 
-@pytest.mark.parametrize("page", sorted((ROOT / "docs").glob("*.md")), ids=name_of)
+@each_row("page", sorted((ROOT / "docs").glob("*.md")))
 def test_the_index_has_every_page(page: Path) -> None:
     if page.name != "index.md":
         assert page.name in links(ROOT / "docs/index.md")
 
 
-@pytest.mark.parametrize("program", sorted((ROOT / "examples").glob("*.py")), ids=name_of)
+@each_row("program", sorted((ROOT / "examples").glob("*.py")))
 def test_the_index_has_every_example(program: Path) -> None:
     assert f"../examples/{program.name}" in links(ROOT / "docs/index.md")
 
@@ -227,7 +228,7 @@ def test_only_known_languages_stand_in_fences() -> None:
     assert fences <= {"python", "pyi", "sh", "hexdump"}
 
 
-@pytest.mark.parametrize("page", PAGES, ids=name_of)
+@each_row("page", PAGES)
 def test_pages_are_plain_text_of_our_width(page: Path) -> None:
     for number, line in enumerate(page.read_text().splitlines(), 1):
         free = line.startswith("|") or "https://" in line or page.name == "api.md"

@@ -26,6 +26,7 @@ from tests.support.messages import (
     context_bytes,
     decrypt_message,
 )
+from tests.support.rows import each_row
 from tests.support.streaming import plaintext_of
 
 SUITES = list(AlgorithmSuite)
@@ -61,7 +62,7 @@ SHAPES: dict[str, tuple[bytes, dict[str, Any]]] = {
     "other order": (PLAINTEXT[:20], {"frame_length": 16, "encryption_context": context_bytes(OTHER_ORDER)}),
     "frames in one batch": (PLAINTEXT * 4, {"frame_length": 16}),
 }
-each_shape = pytest.mark.parametrize("shape", SHAPES)
+each_shape = each_row("shape", SHAPES)
 CHUNKS: dict[str, int | Sequence[int] | None] = {
     "whole": None,
     "bytes": 1,
@@ -135,7 +136,7 @@ def test_byte_by_byte_every_frame_is_released_on_its_own(suite: AlgorithmSuite, 
     assert [value for name, value in outcome.events if name == "Plaintext"] == contents(message)
 
 
-@each_suite
+@few_suites
 @each_shape
 @pytest.mark.parametrize("tail", [b"\0", b"\xff" * 40, "message"])
 def test_trailing_bytes_are_the_same_error_however_they_come(
