@@ -25,7 +25,6 @@ from aioencrypt.format.suites import IV_LENGTH, TAG_LENGTH
 from aioencrypt.materials import DataKey, DataKeyRequest, KeyUse, Provenance, refuse_copy
 from aioencrypt.runtime.arguments import describe_type
 from aioencrypt.runtime.plugins import (
-    await_method,
     call_method,
     call_sync,
     check_answer,
@@ -176,7 +175,7 @@ def _owns(key: MasterKey, encrypted_data_key: EncryptedDataKey, attempts: Attemp
         if is_ours(key):
             return key.owns_data_key(encrypted_data_key)
         name = method_name(key, "owns_data_key")
-        return call_sync(name, key.owns_data_key, encrypted_data_key, kind=bool)
+        return call_sync(name, lambda: key.owns_data_key(encrypted_data_key), kind=bool)
     except ProviderError as error:
         attempts.add(attempt("decrypt", key, error))
         return False
@@ -187,7 +186,7 @@ async def try_decrypt(
 ) -> DecryptedDataKey | None:
     """Make one attempt; return None if it failed, and record the failure in `attempts`."""
     try:
-        data_key = await await_method(key, "unwrap_data_key", encrypted_data_key, request, kind=DataKey)
+        data_key = await call_method(key, "unwrap_data_key", encrypted_data_key, request, kind=DataKey)
         check_data_key(method_name(key, "unwrap_data_key"), data_key, request.algorithm_suite)
     except ProviderClosedError:
         raise
@@ -318,7 +317,7 @@ async def make_data_key(
     """
     keys = await _encryption_keys(provider, request)
     try:
-        answer = await_method(keys[0], "generate_data_key", request, kind=tuple)
+        answer = call_method(keys[0], "generate_data_key", request, kind=tuple)
         data_key, first = _checked_pair(keys[0], [*await answer], request)
     except ProviderClosedError:
         raise
@@ -381,7 +380,7 @@ async def _encrypt_with_all(
 
     async def encrypt(index: int, key: MasterKey) -> None:
         try:
-            answer = await await_method(key, "encrypt_data_key", data_key, request, kind=EncryptedDataKey)
+            answer = await call_method(key, "encrypt_data_key", data_key, request, kind=EncryptedDataKey)
             if not is_ours(key):
                 check_encrypted_data_key(method_name(key, "encrypt_data_key"), answer)
             encrypted[index] = answer

@@ -22,7 +22,7 @@ from aioencrypt.providers.base import (
     provider_advice,
 )
 from aioencrypt.runtime.arguments import describe_type
-from aioencrypt.runtime.plugins import await_method
+from aioencrypt.runtime.plugins import call_method
 from aioencrypt.runtime.secrets import hides_arguments
 
 
@@ -91,7 +91,7 @@ class MultiMasterKeyProvider(MasterKeyProvider):
         attempts = AttemptLog()
         for provider in self._providers:
             try:
-                opened = await await_method(provider, "decrypt_data_key", request, kind=DecryptedDataKey)
+                opened = await call_method(provider, "decrypt_data_key", request, kind=DecryptedDataKey)
                 check_opened(provider, opened, request)
                 return opened
             except ProviderClosedError:

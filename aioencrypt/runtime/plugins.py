@@ -62,16 +62,10 @@ async def call_async(name: str, function: Callable[..., object], *arguments: obj
 
 def call_method(owner: object, method: str, *arguments: object, kind: type[T]) -> Coroutine[Any, Any, T]:
     """Call an async method of an object that users may have written."""
-    function: Any = getattr(owner, method, None)
     if is_ours(owner):
-        return cast("Coroutine[Any, Any, T]", function(*arguments))
-    return call_async(method_name(owner, method), function, *arguments, kind=kind)
-
-
-def await_method(owner: object, method: str, *arguments: object, kind: type[T]) -> Coroutine[Any, Any, T]:
-    """Call an async method as `call_method` does. Its exceptions pass as they are."""
-    answer: Any = getattr(owner, method)(*arguments)
-    return answer if is_ours(owner) else await_answer(method_name(owner, method), answer, kind)
+        return cast("Coroutine[Any, Any, T]", getattr(owner, method)(*arguments))
+    # The method may be a property that raises.
+    return call_async(method_name(owner, method), lambda: getattr(owner, method)(*arguments), kind=kind)
 
 
 def call_sync(name: str, function: Callable[..., object], *arguments: object, kind: type[T]) -> T:

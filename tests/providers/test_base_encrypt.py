@@ -17,7 +17,7 @@ from aioencrypt import (
     ServiceError,
 )
 from aioencrypt.providers.base import make_data_key
-from tests.support.providers import Interruption, OwnKey, OwnProvider, Waiting, asking
+from tests.support.providers import Interruption, OwnKey, OwnProvider, Waiting, asking, raised
 from tests.support.streaming import assert_idle, on_asyncio
 
 pytestmark = pytest.mark.anyio
@@ -76,10 +76,10 @@ async def test_the_first_key_fails(make: Callable[[str], Exception]) -> None:
 
 def assert_one_failure(caught: ProviderError, operation: str, name: str, error: Exception) -> None:
     assert type(caught) is ProviderError
-    assert caught.__cause__ is error
     [attempt] = caught.attempts
     assert (attempt.operation, attempt.provider_id, attempt.key_id) == (operation, "own", name)
-    assert attempt.error is error
+    assert attempt.error is caught.__cause__
+    assert raised(attempt.error) is error
     assert caught.summary == f"could not {operation} a data key"
 
 

@@ -28,7 +28,7 @@ from aioencrypt import (
     decrypt,
     encrypt,
 )
-from tests.support.providers import Interruption, OwnKey, OwnProvider, Waiting, asking
+from tests.support.providers import Interruption, OwnKey, OwnProvider, Waiting, asking, raised
 from tests.support.rsa_keys import rsa_key
 from tests.support.streaming import assert_idle, on_asyncio
 
@@ -286,7 +286,7 @@ async def test_whatever_a_provider_raises_is_kept_and_the_next_is_tried(
         "OwnProvider",
         "OwnProvider('broken')",
     )
-    assert first.error is error
+    assert raised(first.error) is error
     assert (second.key_id, str(second.error)) == ("a", "does not open")
     opened = await Multi(broken, OwnKey("a")).decrypt_data_key(asking(*wrapped("a")))
     assert opened.data_key == DATA_KEY

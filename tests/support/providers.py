@@ -41,6 +41,11 @@ def asking(
     )
 
 
+def raised(error: BaseException) -> BaseException | None:
+    """Return what a method raised: the error itself if it is one of the library, otherwise its cause."""
+    return error.__cause__ if type(error) is ProviderError else error
+
+
 class OwnKey(MasterKey):
     """A master key of a user: it really wraps, and logs what it is asked for.
 

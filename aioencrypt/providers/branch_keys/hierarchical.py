@@ -34,7 +34,7 @@ from aioencrypt.runtime.arguments import (
     describe_type,
 )
 from aioencrypt.runtime.cache import AsyncCache
-from aioencrypt.runtime.plugins import await_answer, call_async, check_answer, method_name
+from aioencrypt.runtime.plugins import call_async, call_method, check_answer, method_name
 from aioencrypt.runtime.secrets import hides_locals, secret_bytes
 
 _PROVIDER_ID = "aws-kms-hierarchy"
@@ -268,28 +268,18 @@ class HierarchicalMasterKey(MasterKey):
             raise ProviderError(f"branch_key_id_supplier gave no branch key id: {error}") from error
 
     async def _active(self, branch_key_id: str) -> _BranchKey:
-        async def fetch() -> _BranchKey:
-            name = method_name(self._key_store, "active_branch_key")
-            answer = self._key_store.active_branch_key(branch_key_id)
-            return _checked(name, await await_answer(name, answer, BranchKeyMaterials), branch_key_id)
-
-        return await self._cached(_FOR_ENCRYPT, branch_key_id, fetch)
+        return await self._cached(_FOR_ENCRYPT, "active_branch_key", branch_key_id)
 
     async def _version(self, branch_key_id: str, version: str) -> _BranchKey:
+        return await self._cached(_FOR_DECRYPT, "branch_key_version", branch_key_id, version)
+
+    async def _cached(self, scope: bytes, method: str, *names: str) -> _BranchKey:
         async def fetch() -> _BranchKey:
-            name = method_name(self._key_store, "branch_key_version")
-            answer = self._key_store.branch_key_version(branch_key_id, version)
-            return _checked(
-                name, await await_answer(name, answer, BranchKeyMaterials), branch_key_id, version
-            )
+            answer = await call_method(self._key_store, method, *names, kind=BranchKeyMaterials)
+            return _checked(method_name(self._key_store, method), answer, *names)
 
-        return await self._cached(_FOR_DECRYPT, f"{branch_key_id}\0{version}", fetch)
-
-    async def _cached(
-        self, scope: bytes, suffix: str, fetch: Callable[[], Awaitable[_BranchKey]]
-    ) -> _BranchKey:
         identifier = hashlib.sha384(
-            b"\0".join((_HIERARCHY, scope, self._shared_by, suffix.encode()))
+            b"\0".join((_HIERARCHY, scope, self._shared_by, "\0".join(names).encode()))
         ).digest()
         branch_key: _BranchKey
         branch_key, _ = await self._cache.get(

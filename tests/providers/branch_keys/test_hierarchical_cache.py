@@ -215,7 +215,7 @@ async def test_what_may_not_be_read_any_more_is_read_no_longer_than_its_time() -
     clock.now += 0.1
     with pytest.raises(ProviderError) as caught:
         await key.decrypt_data_key(asking(encrypted))
-    assert [type(attempt.error) for attempt in caught.value.attempts] == [KeyError]
+    assert [type(attempt.error.__cause__) for attempt in caught.value.attempts] == [KeyError]
 
 
 async def settled() -> None:

@@ -299,7 +299,7 @@ async def test_a_branch_key_that_does_not_exist() -> None:
     [attempt] = caught.value.attempts
     assert (attempt.operation, attempt.provider_id) == ("generate", "aws-kms-hierarchy")
     assert attempt.key_id == "tenant-c"
-    assert type(attempt.error) is KeyError
+    assert type(attempt.error.__cause__) is KeyError
 
 
 @pytest.mark.parametrize("operation", ["encrypt", "decrypt"])
