@@ -14,6 +14,7 @@ from anyio.abc import ByteReceiveStream
 from anyio.lowlevel import checkpoint
 
 from aioencrypt.errors import IncompleteReadError, StreamError, UnverifiedStreamError
+from aioencrypt.runtime.arguments import check_int, check_type
 from aioencrypt.runtime.observation import MessageOperation, Tally, current, watch_message
 from aioencrypt.streams.lifecycle import Closable, Lifecycle
 from aioencrypt.streams.sources import Reader
@@ -159,6 +160,7 @@ class ByteStream(Lifecycle):
         As with `asyncio.StreamReader`, fewer than `n` bytes do not mean the end. Raises `MessageError`,
         `PolicyError`, and the exceptions of the source.
         """
+        check_type("n", n, int)
         async with self._exclusive():
             if n < 0:
                 return await self._read_all()
@@ -194,8 +196,7 @@ class ByteStream(Lifecycle):
 
         Raises `IncompleteReadError` if the verified end comes first; the stream keeps the remaining bytes.
         """
-        if n < 0:
-            raise ValueError(f"n is {n}; it must be 0 or more")
+        check_int("n", n, 0)
         async with self._exclusive():
             parts = []
             missing = n
@@ -216,6 +217,7 @@ class ByteStream(Lifecycle):
 
         Raises `ValueError` for a line longer than `limit` bytes, of which nothing is lost.
         """
+        check_int("limit", limit, 0)
         async with self._exclusive():
             await self._take_turn()
             line = bytearray()
@@ -274,8 +276,7 @@ class _AnyioStream(ByteReceiveStream):
         self._stream = stream
 
     async def receive(self, max_bytes: int = 65536) -> bytes:
-        if max_bytes < 1:
-            raise ValueError(f"max_bytes is {max_bytes}; it must be 1 or more")
+        check_int("max_bytes", max_bytes, 1)
         data = await self._stream.read(max_bytes)
         if not data:
             raise EndOfStream

@@ -49,6 +49,7 @@ from aioencrypt.format.suites import TAG_LENGTH
 from aioencrypt.format.work import Output
 from aioencrypt.materials import Provenance
 from aioencrypt.policies import Limits, Offload
+from aioencrypt.runtime.arguments import check_int, check_type
 from aioencrypt.runtime.event_loops import Call, loop_caller
 from aioencrypt.runtime.observation import Tally, current, watch_message
 from aioencrypt.runtime.offload import run_work
@@ -518,8 +519,8 @@ class SeekableDecryptStream(Lifecycle):
         Any number of tasks may call this concurrently. Raises `MessageError` and the exceptions of the
         source.
         """
-        if offset < 0:
-            raise ValueError(f"offset is {offset}; it must be 0 or more")
+        check_int("offset", offset, 0)
+        check_type("n", n, int)
         async with self._shared():
             frames = self._open_frames
             end = frames.length if n < 0 else min(offset + n, frames.length)
@@ -545,6 +546,7 @@ class SeekableDecryptStream(Lifecycle):
         Consecutive reads fetch ahead, more each time. An error does not move the position. Raises
         `MessageError` and the exceptions of the source.
         """
+        check_type("n", n, int)
         async with self._exclusive():
             return await self._read_on(self._open_frames, n)
 
@@ -579,8 +581,7 @@ class SeekableDecryptStream(Lifecycle):
 
         Raises `IncompleteReadError` if fewer are left; the position stays where it is.
         """
-        if n < 0:
-            raise ValueError(f"n is {n}; it must be 0 or more")
+        check_int("n", n, 0)
         async with self._exclusive():
             start = self._position
             data = await self._read_on(self._open_frames, n)
@@ -595,8 +596,8 @@ class SeekableDecryptStream(Lifecycle):
         The position may be after the end, where reads return ``b""``.
         """
         self._check_idle()
-        if whence not in (io.SEEK_SET, io.SEEK_CUR, io.SEEK_END):
-            raise ValueError(f"whence is {whence}; it must be 0, 1 or 2")
+        check_type("offset", offset, int)
+        check_int("whence", whence, io.SEEK_SET, io.SEEK_END)
         position = offset + (0, self._position, self._open_frames.length)[whence]
         if position < 0:
             raise ValueError(f"the position would be {position}; it must be 0 or more")

@@ -222,7 +222,7 @@ async def test_a_new_key_that_fails_is_one_provider_error() -> None:
             await rewrapping(
                 message, suite, new_provider=MultiMasterKeyProvider(NEW, failing), keep=True
             ).__aenter__()
-        assert isinstance(caught.value.__cause__, OSError)
+        assert isinstance(caught.value.attempts[0].error.__cause__, OSError)
 
 
 # Damage

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import anyio
 import pytest
@@ -20,12 +21,14 @@ from aioencrypt import (
     UnverifiedStreamError,
     decrypt_stream,
     encrypt_stream,
+    open_seekable,
 )
 from aioencrypt.streams.reading import ByteStream
 from aioencrypt.streams.sources import open_source
 from tests.support.streaming import (
     KEY,
     SIGNED as SUITE,
+    UNSIGNED,
     Feed,
     Stalling,
     client_for,
@@ -431,3 +434,27 @@ async def test_errors_of_messages_stay() -> None:
         stream.abandon()
     with pytest.raises(SignatureError):
         await stream.read()
+
+
+SIZES: list[tuple[Callable[..., Any], Callable[[Any, Any], Any]]] = [
+    (decrypt_stream, lambda stream, n: stream.read(n)),
+    (decrypt_stream, lambda stream, n: stream.readexactly(n)),
+    (decrypt_stream, lambda stream, n: stream.readline(n)),
+    (decrypt_stream, lambda stream, n: stream.as_anyio().receive(n)),
+    (open_seekable, lambda stream, n: stream.read(n)),
+    (open_seekable, lambda stream, n: stream.readexactly(n)),
+    (open_seekable, lambda stream, n: stream.read_at(0, n)),
+    (open_seekable, lambda stream, n: stream.read_at(n)),
+    (open_seekable, lambda stream, n: stream.seek(n)),
+    (open_seekable, lambda stream, n: stream.seek(0, n)),
+]
+
+
+@pytest.mark.parametrize("wrong", [None, 1.0, float("nan"), "1", b"1", True, [1]], ids=repr)
+@pytest.mark.parametrize("row", range(len(SIZES)))
+async def test_a_size_that_is_no_int_is_refused_and_reads_nothing(row: int, wrong: Any) -> None:
+    make, read = SIZES[row]
+    async with make(await sealed(PLAINTEXT, UNSIGNED), KEY) as stream:
+        with pytest.raises(TypeError, match=r"^\w+ must be an int, not "):
+            await read(stream, wrong)
+        assert await stream.read() == PLAINTEXT

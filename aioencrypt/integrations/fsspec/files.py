@@ -68,8 +68,9 @@ class OpenMessage:
     async def read_on(self, start: int, end: int) -> bytes:
         """Read a range at the position of the stream, so that reads in a row fetch ahead."""
         async with self._ranges.watched():
-            self._stream.seek(start)
-            return await self._stream.read(end - start)
+            # Whoever reads by the offsets of an array has integers of NumPy.
+            self._stream.seek(int(start))
+            return await self._stream.read(int(end - start))
 
     async def read_part(self, start: int | None, end: int | None) -> bytes:
         """Read what a slice of these bounds has: negative ones count from the end."""
