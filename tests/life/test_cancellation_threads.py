@@ -147,7 +147,7 @@ async def test_while_digests_are_pending(way: Way, length: int) -> None:
     encrypting, decrypting = encrypt_stream(plaintext, KEY), decrypt_stream(message, KEY)
     budget = digest_budgets.get()
     for _ in range(WORKERS["digests"]):
-        submit("digests", go.wait)
+        submit("digests", lambda: go.wait(60))
 
     async def cancel_while_it_waits(stream: Stream) -> None:
         waiting = anyio.Event()

@@ -272,7 +272,7 @@ async def test_files_do_not_wait_for_cryptography() -> None:
     async with anyio.create_task_group() as group:
         try:
             for _ in range(WORKERS["cryptography"] + 1):
-                group.start_soon(run_work, go.wait, LONG)
+                group.start_soon(run_work, lambda: go.wait(60), LONG)
             await settle()
             assert await in_file_thread(lambda: "file") == "file"
             assert await read_in_thread(lambda: "read") == "read"

@@ -136,7 +136,7 @@ async def test_a_hop_that_is_cancelled_while_all_workers_are_taken_still_runs(wa
     """Closing a file must not be dropped."""
     go, ran = threading.Event(), []
     for _ in range(WORKERS["files"]):
-        submit("files", go.wait)
+        submit("files", lambda: go.wait(60))
     waiting = anyio.Event()
 
     async def use() -> None:

@@ -82,7 +82,10 @@ class Handler:
         self.done = asyncio.Event()
 
     async def handle(self, request: web.Request) -> web.Response:
-        self.picked.set_result(await self.pick(request))
+        try:
+            self.picked.set_result(await self.pick(request))
+        except Exception as error:
+            self.picked.set_exception(error)
         await self.done.wait()
         return web.Response(text="fine")
 
@@ -100,9 +103,12 @@ def aiohttp_server(pick: Callable[[web.Request], Awaitable[Any]], multipart: boo
             body = form
         async with TestServer(app) as server, aiohttp.ClientSession() as session:
             answer = asyncio.create_task(session.put(server.make_url("/"), data=body))
-            source = await handler.picked
-            yield source
-            handler.done.set()
+            await asyncio.wait((answer, handler.picked), return_when=asyncio.FIRST_COMPLETED)
+            assert handler.picked.done(), await answer
+            try:
+                yield handler.picked.result()
+            finally:
+                handler.done.set()
             async with await answer as response:
                 assert await response.text() == "fine"
 
