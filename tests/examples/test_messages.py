@@ -27,3 +27,9 @@ def test_rewrap_files() -> None:
         "signed.aws     14 bytes under key-2027",
         "unsigned.aws   16 bytes under key-2027",
     ]
+
+
+def test_receive_pushed() -> None:
+    lines = run("receive_pushed.py").splitlines()
+    assert lines[0] == "1,800,000 bytes received and verified"
+    assert lines[1].startswith("TruncatedMessageError: ")

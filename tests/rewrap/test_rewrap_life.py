@@ -128,7 +128,7 @@ async def test_nothing_of_either_side_goes_on_when_a_cancelled_stream_is_left() 
     stream: Any = rewrapping(await message_of(SIGNED, plaintext_of(1_000_000), frame_length=4096), SIGNED)
     await stream.__aenter__()
     go_on = threading.Event()
-    sides = [stream._encrypting._sealer._digests, stream._decrypting._driver._digests]
+    sides = [stream._encrypting._sealer._digests, stream._decrypting._opener._driver._digests]
     for digests in sides:
         await digests.add(lambda: go_on.wait(30), 100_000)
         await digests.add(lambda: None, 100_000)

@@ -233,9 +233,9 @@ async def check_cancelled_everywhere(*, by_task: bool) -> None:
     while await cancelled_at(number, use(stream), by_task=by_task):
         assert PLAINTEXT.startswith(handed_out)
         assert stream.verified or not handed_out
-        assert stream._spool is not None
-        assert stream._spool._file is None
-        assert stream._driver._digests._pending == 0
+        assert stream._opener._spool is not None
+        assert stream._opener._spool._file is None
+        assert stream._opener._driver._digests._pending == 0
         assert_idle()
         number, stream, handed_out = number + 1, verified_stream(message), b""
     assert handed_out == PLAINTEXT
