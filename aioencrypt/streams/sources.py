@@ -34,6 +34,7 @@ _READ_LENGTH = 256 * 1024
 _FILE_READ_LENGTH = 1024 * 1024
 
 _GIVES_TEXT = "the source gives str: open the file in binary mode, or encode the text"
+_CUT_OFF_FORM = "the form ended before its part did"
 _FILE_ADVICE = (
     'for the content of a file give what the builtin open(path, "rb") returns, '
     "or let aioencrypt.open() read and write encrypted files"
@@ -361,10 +362,13 @@ def _from_sized_read(read_some: Callable[[int], Awaitable[Any]]) -> Reader:
 
 def _from_part(part: Any) -> Reader:
     async def read() -> bytes:
-        chunk = as_bytes(await part.read_chunk(_READ_LENGTH))
+        try:
+            chunk = as_bytes(await part.read_chunk(_READ_LENGTH))
+        except AssertionError as error:  # of aiohttp up to 3.13
+            raise EOFError(_CUT_OFF_FORM) from error
         # A form that ends without the boundary of its part looks like the end of the part.
         if not chunk and callable(getattr(part, "at_eof", None)) and not part.at_eof():
-            raise EOFError("the form ended before its part did")
+            raise EOFError(_CUT_OFF_FORM)
         return chunk
 
     return _Reader(read)
