@@ -26,6 +26,7 @@ from aioencrypt.errors import (
     describe,
     escape_text,
 )
+from tests.support.rows import each_row
 
 TREE = {
     "EncryptionError": "Exception",
@@ -75,7 +76,7 @@ def test_the_docstring_draws_the_tree() -> None:
     assert drawn == TREE
 
 
-@pytest.mark.parametrize("name", [*TREE, "Attempt"])
+@each_row("name", [*TREE, "Attempt"])
 def test_all_errors_are_public(name: str) -> None:
     assert getattr(aioencrypt, name) is getattr(errors, name)
     assert name in aioencrypt.__all__

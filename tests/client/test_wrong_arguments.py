@@ -38,6 +38,7 @@ from aioencrypt import (
 )
 from aioencrypt.runtime.arguments import describe_type
 from tests.support.providers import OwnKey
+from tests.support.rows import each_row
 from tests.support.streaming import in_chunks
 
 pytestmark = pytest.mark.anyio
@@ -137,7 +138,7 @@ FROM_FILE = "read the key from its file and make a RawAESMasterKey or RawRSAMast
     ],
     ids=lambda value: type(value).__name__,
 )
-@pytest.mark.parametrize(
+@each_row(
     "call",
     [
         lambda given: encrypt_stream(b"", given),

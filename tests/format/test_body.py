@@ -18,6 +18,7 @@ from aioencrypt.format import AlgorithmSuite
 from aioencrypt.format.body import BodyCipher
 from aioencrypt.format.derivation import derive_message_key
 from tests.support.messages import MessageWriter, example_data_key, example_message_id
+from tests.support.rows import each_row
 from tests.support.streaming import plaintext_of
 
 SUITE = AlgorithmSuite.ALG_AES_256_GCM_HKDF_SHA512_COMMIT_KEY
@@ -96,8 +97,8 @@ def open_(cipher: BodyCipher, first: int, frames: bytes, cuts: Sequence[int] = (
     "framework/algorithm-suites.md#gcm",
 )
 @pytest.mark.parametrize("suite", SUITES, ids=lambda suite: f"{suite.value:04x}")
-@pytest.mark.parametrize("count", [0, 1, 3, 4, 5, 20])
-@pytest.mark.parametrize("frame_length", [1, 16, 1000])
+@each_row("count", [0, 1, 3, 4, 5, 20])
+@each_row("frame_length", [1, 16, 1000])
 def test_regular_frames_are_those_of_the_specification(
     suite: AlgorithmSuite, frame_length: int, count: int
 ) -> None:
@@ -166,7 +167,7 @@ LONG_CUTS = [
 ]
 
 
-@pytest.mark.parametrize("cuts", LONG_CUTS)
+@each_row("cuts", LONG_CUTS)
 @pytest.mark.parametrize("frame_length", [JOINED, JOINED + 1, JOINED + 15, JOINED + 16])
 def test_long_frames_that_straddle(frame_length: int, cuts: tuple[int, ...]) -> None:
     cipher, plaintext = cipher_of(frame_length), plaintext_of(2 * frame_length)
@@ -230,7 +231,7 @@ CUTS = [(), (0, 0), (1,), (1, 9, 25, 26)]
     "data-format/message-body.md#iv-2",
     "data-format/message-body.md#authentication-tag-2",
 )
-@pytest.mark.parametrize("cuts", CUTS)
+@each_row("cuts", CUTS)
 @pytest.mark.parametrize("length", LENGTHS)
 def test_the_final_frame(length: int, cuts: tuple[int, ...]) -> None:
     cipher, plaintext = cipher_of(LAST), (plaintext_of(1 << 20) * 17)[:length]
@@ -252,7 +253,7 @@ def test_the_final_frame(length: int, cuts: tuple[int, ...]) -> None:
     "data-format/message-body-aad.md#content-length",
     "client-apis/decrypt.md#decrypt-the-message-body",
 )
-@pytest.mark.parametrize("cuts", CUTS)
+@each_row("cuts", CUTS)
 @pytest.mark.parametrize("length", LENGTHS)
 def test_a_non_framed_body(length: int, cuts: tuple[int, ...]) -> None:
     plaintext = (plaintext_of(1 << 20) * 17)[:length]
@@ -286,8 +287,8 @@ def assert_refused(what: str, fill: Callable[[], bytes]) -> None:
 
 
 @pytest.mark.spec("client-apis/decrypt.md#decrypt-the-message-body")
-@pytest.mark.parametrize("cuts", [(), (0, 100, 101, 250), (63, 96, 160)])
-@pytest.mark.parametrize("count", [1, 3, 4, 9])
+@each_row("cuts", [(), (0, 100, 101, 250), (63, 96, 160)])
+@each_row("count", [1, 3, 4, 9])
 @pytest.mark.parametrize("first", [1, 65530, LAST - 9])
 def test_a_bad_frame_is_named(first: int, count: int, cuts: tuple[int, ...]) -> None:
     """Opened one by one, all at once, or straddling; of two bad ones the first."""

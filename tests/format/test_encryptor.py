@@ -12,6 +12,7 @@ from aioencrypt.format import AlgorithmSuite, MessageEncryptor, MessageHeader, S
 from aioencrypt.format.body import batch_frames
 from tests.support.headers import CONTEXT, KEYS, each_suite, parsed
 from tests.support.messages import Message, build_message, context_bytes, drive_encryptor, encrypt_as
+from tests.support.rows import each_row
 from tests.support.streaming import plaintext_of
 
 UNSIGNED = AlgorithmSuite.ALG_AES_256_GCM_HKDF_SHA512_COMMIT_KEY
@@ -73,7 +74,7 @@ def written(machine: MessageEncryptor, pieces: Sequence[bytes | memoryview]) -> 
     "data-format/message-footer.md#signature",
 )
 @each_suite
-@pytest.mark.parametrize("frame_length", [1, 16, 64, 4096])
+@each_row("frame_length", [1, 16, 64, 4096])
 def test_messages_are_those_of_the_specification(suite: AlgorithmSuite, frame_length: int) -> None:
     for length in lengths_around(frame_length):
         message = message_of(suite, length, frame_length)
@@ -94,7 +95,7 @@ def test_a_message_is_written_again_from_its_header(suite: AlgorithmSuite) -> No
 
 
 @pytest.mark.spec("client-apis/encrypt.md#construct-the-body")
-@pytest.mark.parametrize("chunk", [1, 2, 15, 16, 17, 31, 32, 33, 64, 1000])
+@each_row("chunk", [1, 2, 15, 16, 17, 31, 32, 33, 64, 1000])
 @pytest.mark.parametrize("length", [0, 1, 15, 16, 17, 48, 160, 161])
 def test_chunks_of_any_length_make_the_same_message(length: int, chunk: int) -> None:
     message = message_of(SIGNED, length, 16)

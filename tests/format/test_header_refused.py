@@ -12,6 +12,7 @@ from aioencrypt.errors import LimitError, MalformedMessageError
 from aioencrypt.format import AlgorithmSuite
 from tests.support.headers import V1, V2, each_suite, each_version, message_of, parse, parsed
 from tests.support.messages import context_bytes, u16, u32
+from tests.support.rows import each_row
 
 # Field, other bytes of the same length, and the error.
 MALFORMED_IN_ALL = [
@@ -97,7 +98,7 @@ def test_a_key_of_the_context_that_comes_twice(suite: AlgorithmSuite) -> None:
 
 
 @each_suite
-@pytest.mark.parametrize("encode", [base64.b64encode, base64.urlsafe_b64encode, base64.encodebytes])
+@each_row("encode", [base64.b64encode, base64.urlsafe_b64encode, base64.encodebytes])
 def test_base64_is_recognized(suite: AlgorithmSuite, encode: Callable[[bytes], bytes]) -> None:
     text = encode(message_of(suite).data)
     assert parse(text[:1]) == 1
@@ -110,7 +111,7 @@ def test_base64_is_recognized(suite: AlgorithmSuite, encode: Callable[[bytes], b
 BLOB = bytes.fromhex("0102030078") + bytes(100)
 
 
-@pytest.mark.parametrize("prefix", [b"\n", b"\r\n ", b"\xef\xbb\xbf", b'"', b"'", b"b'", b'\xef\xbb\xbf "'])
+@each_row("prefix", [b"\n", b"\r\n ", b"\xef\xbb\xbf", b'"', b"'", b"b'", b'\xef\xbb\xbf "'])
 @each_suite
 def test_base64_behind_something_is_recognized(suite: AlgorithmSuite, prefix: bytes) -> None:
     with pytest.raises(MalformedMessageError, match=r"base64, behind .*: remove those and decode it first"):

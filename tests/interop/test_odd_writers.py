@@ -32,6 +32,7 @@ from tests.support.messages import (
     u32,
 )
 from tests.support.official import suites
+from tests.support.rows import each_row
 from tests.support.streaming import SIGNED, UNSIGNED, client_for, in_chunks, on_asyncio, plaintext_of
 from tests.support.vectors import StaticDataKey
 
@@ -271,8 +272,8 @@ async def test_full_final_frames_of_long_messages_are_read(suite: AlgorithmSuite
 
 
 @suites
-@pytest.mark.parametrize("frame_length", [1, 64, None])
-@pytest.mark.parametrize("length", [0, 1, 64, 150])
+@each_row("frame_length", [1, 64, None])
+@each_row("length", [0, 1, 64, 150])
 async def test_random_ivs_are_read(suite: AlgorithmSuite, frame_length: int | None, length: int) -> None:
     context = context_for(suite, {"a": "1"})
     message = build_message(

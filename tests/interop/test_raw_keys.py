@@ -27,6 +27,7 @@ from tests.support.official import (
     suites,
     write,
 )
+from tests.support.rows import each_row
 from tests.support.streaming import SIGNED, UNSIGNED, client_for, on_asyncio, plaintext_of
 
 pytestmark = [pytest.mark.anyio, on_asyncio]
@@ -67,7 +68,7 @@ def lengths(frame_length: int) -> list[int]:
 @pytest.mark.spec("client-apis/decrypt.md#overview", "client-apis/decrypt.md#encrypted-message")
 @kinds
 @suites
-@pytest.mark.parametrize("frame_length", [128, 4096, 65536])
+@each_row("frame_length", [128, 4096, 65536])
 async def test_official_messages_are_read(kind: Kind, suite: AlgorithmSuite, frame_length: int) -> None:
     key = aes_key(256)
     for length in lengths(frame_length):
@@ -87,7 +88,7 @@ async def test_official_messages_are_read(kind: Kind, suite: AlgorithmSuite, fra
 @pytest.mark.spec("client-apis/encrypt.md#overview", "client-apis/encrypt.md#encrypted-message")
 @kinds
 @suites
-@pytest.mark.parametrize("frame_length", [1, 16, 4096, 65536])
+@each_row("frame_length", [1, 16, 4096, 65536])
 async def test_the_official_sdk_reads_our_messages(
     kind: Kind, suite: AlgorithmSuite, frame_length: int
 ) -> None:

@@ -6,6 +6,7 @@ import pytest
 
 from aioencrypt import AlgorithmSuite, inspect_message
 from tests.support.official import Kind, aes_key, kinds, suites, write
+from tests.support.rows import each_row
 from tests.support.streaming import client_for, on_asyncio, plaintext_of
 
 pytestmark = [pytest.mark.anyio, on_asyncio]
@@ -16,7 +17,7 @@ PLAINTEXT = plaintext_of(5 * 4096)
 
 @suites
 @kinds
-@pytest.mark.parametrize("length", [0, 1, 4095, 4096, 4097, 3 * 4096, 5 * 4096 - 1, 5 * 4096])
+@each_row("length", [0, 1, 4095, 4096, 4097, 3 * 4096, 5 * 4096 - 1, 5 * 4096])
 async def test_its_messages_are_read_at_random(suite: AlgorithmSuite, kind: Kind, length: int) -> None:
     plaintext = PLAINTEXT[:length]
     message = write(plaintext, KEY.official(kind), suite, encryption_context={"a": "b"})

@@ -34,8 +34,8 @@ from aioencrypt import (
 )
 from aioencrypt.integrations.http.conditions import BodyMeter
 from aioencrypt.providers.kms.rsa import KMSEncryptionAlgorithm
-from aioencrypt.runtime.arguments import describe_type
 from tests.support.providers import OwnKey
+from tests.support.rows import each_row
 
 KEY = OwnKey("a")
 CLIENT = EncryptionClient(commitment_policy=CommitmentPolicy.FORBID_ENCRYPT_ALLOW_DECRYPT)
@@ -134,7 +134,7 @@ def test_another_text_is_refused_with_the_values(
 
 
 @each_choice
-@pytest.mark.parametrize("wrong", [b"secret", 1.5, [], object(), enum.Enum], ids=describe_type)
+@each_row("wrong", [b"secret", 1.5, [], object(), enum.Enum])
 def test_another_type_is_refused_without_its_value(
     name: str, kind: type[enum.Enum], call: Callable[[Any], object], wrong: Any
 ) -> None:

@@ -39,6 +39,7 @@ from aioencrypt import (
 from aioencrypt.runtime.event_loops import on_trio
 from tests.support.hierarchical import MemoryKeyStore
 from tests.support.providers import CONTEXT, Interruption, OwnKey, OwnProvider
+from tests.support.rows import each_row
 from tests.support.streaming import SIGNED, UNSIGNED
 
 pytestmark = pytest.mark.anyio
@@ -234,7 +235,7 @@ def raising(error: BaseException, is_async: bool) -> Fault:
 
 
 @each_border
-@pytest.mark.parametrize("kind", ERRORS)
+@each_row("kind", ERRORS)
 async def test_what_raises(border: Border, kind: Any) -> None:
     error = kind("odd", [ValueError()]) if kind is ExceptionGroup else kind("odd")
     faults = [raising(error, border.is_async), raising(error, False)]
@@ -248,7 +249,7 @@ async def test_what_raises(border: Border, kind: Any) -> None:
 
 
 @each_border
-@pytest.mark.parametrize("kind", PASSING)
+@each_row("kind", PASSING)
 async def test_what_passes(border: Border, kind: type[BaseException]) -> None:
     given = broken(border.make(), border.method, raising(kind(), border.is_async))
     # In a child task, a cancellation that nobody asked for is the failure of what raised it.
@@ -377,7 +378,7 @@ def changing(**changes: Any) -> Any:
 
 @pytest.mark.parametrize("above", ABOVE)
 @pytest.mark.parametrize("signed", [True, False])
-@pytest.mark.parametrize("changes", [*CHANGES, *WRITING], ids=lambda one: repr(one)[:60])
+@each_row("changes", [*CHANGES, *WRITING])
 async def test_materials_to_write_with(changes: dict[str, Any], signed: bool, above: Any) -> None:
     suite = SIGNED if signed else UNSIGNED
     with pytest.raises(ProviderError, match=r"Own\.get_encryption_materials"):
@@ -386,11 +387,7 @@ async def test_materials_to_write_with(changes: dict[str, Any], signed: bool, ab
 
 @pytest.mark.parametrize("above", ABOVE)
 @pytest.mark.parametrize("signed", [True, False])
-@pytest.mark.parametrize(
-    "changes",
-    [*CHANGES, {"verification_key": "text"}, {"verification_key": 5}],
-    ids=lambda one: repr(one)[:60],
-)
+@each_row("changes", [*CHANGES, {"verification_key": "text"}, {"verification_key": 5}])
 async def test_materials_to_read_with(changes: dict[str, Any], signed: bool, above: Any) -> None:
     suite = SIGNED if signed else UNSIGNED
     message, _ = await encrypt(b"", KEY, encryption_context=CONTEXT, algorithm_suite=suite)
@@ -420,7 +417,7 @@ async def test_verification_keys_where_they_belong(suite: AlgorithmSuite, key: b
         await decrypt(message, changing(verification_key=key))
 
 
-@pytest.mark.parametrize("suite", AlgorithmSuite, ids=lambda suite: suite.name)
+@each_row("suite", AlgorithmSuite)
 @pytest.mark.parametrize("length", [16, 24, 32])
 async def test_a_manager_with_one_key_meets_messages_of_every_suite(
     suite: AlgorithmSuite, length: int
