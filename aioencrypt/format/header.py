@@ -81,12 +81,14 @@ class EncryptedDataKey:
 
     def serialize(self) -> bytes:
         """Return the serialized entry; raises `ValueError` for a field of more than 65,535 bytes."""
-        fields = (self.provider_id.encode("utf-8", "surrogateescape"), self.provider_info, self.ciphertext)
-        if max(map(len, fields)) > 0xFFFF:
-            raise ValueError(
-                "a field of an encrypted data key is longer than the 65,535 bytes of the message format"
-            )
-        return b"".join([part for field in fields for part in (len(field).to_bytes(2, "big"), field)])
+        serialized, provider_id = b"", self.provider_id.encode("utf-8", "surrogateescape")
+        for field in (provider_id, self.provider_info, self.ciphertext):
+            if len(field) > 0xFFFF:
+                raise ValueError(
+                    "a field of an encrypted data key is longer than the 65,535 bytes of the message format"
+                )
+            serialized += len(field).to_bytes(2, "big") + field
+        return serialized
 
 
 @attrs.frozen

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Sequence
+from collections.abc import Awaitable, Callable, Hashable
 from contextlib import suppress
 from heapq import merge
 from types import TracebackType
@@ -17,7 +17,7 @@ from uuid import UUID
 import attrs
 from anyio.lowlevel import checkpoint
 
-from aioencrypt.format import AlgorithmSuite, EncryptedDataKey
+from aioencrypt.format import AlgorithmSuite
 from aioencrypt.format.context import serialize_context
 from aioencrypt.managers.answers import get_decryption_materials, get_encryption_materials
 from aioencrypt.managers.base import CryptographicMaterialsManager
@@ -241,22 +241,17 @@ class CachingCMM(OuterManager):
     async def _decryption_identifier(self, request: DecryptionMaterialsRequest) -> bytes:
         parts = [_CACHING_CMM, _FOR_DECRYPT, self._partition.encode(), request.algorithm_suite.id_bytes]
         digest = hashlib.sha384(b"\0".join(parts) + b"\0")
-        async for data_key in _sorted(request.encrypted_data_keys):
+        # There may be 65,535 data keys: yield to the event loop while they are sorted and digested.
+        data_keys, runs = request.encrypted_data_keys, []
+        for start in range(0, len(data_keys), _SORTED):
+            runs.append(sorted([key.serialize() for key in data_keys[start : start + _SORTED]]))
+            if start:
+                await checkpoint()
+        for index, data_key in enumerate(merge(*runs)):
+            await checkpoint_every(index)
             digest.update(data_key)
         digest.update(b"\0" + serialize_context(request.encryption_context))
         return digest.digest()
-
-
-async def _sorted(data_keys: Sequence[EncryptedDataKey]) -> AsyncIterator[bytes]:
-    """Yield serialized data keys in order, and yield to the event loop: there may be 65,535 of them."""
-    runs = []
-    for start in range(0, len(data_keys), _SORTED):
-        runs.append(sorted(key.serialize() for key in data_keys[start : start + _SORTED]))
-        if start:
-            await checkpoint()
-    for index, data_key in enumerate(merge(*runs)):
-        await checkpoint_every(index)
-        yield data_key
 
 
 def _for_one_message(suite: AlgorithmSuite) -> bool:

@@ -31,6 +31,7 @@ from aioencrypt.materials import (
 from aioencrypt.providers.base import MasterKeyProvider, make_data_key, open_data_key, provider_advice
 from aioencrypt.runtime.arguments import describe_type
 from aioencrypt.runtime.offload import run_work
+from aioencrypt.runtime.plugins import is_ours
 from aioencrypt.runtime.secrets import hides_arguments
 
 # Microseconds to generate a P-384 key pair and compress its public key.
@@ -148,6 +149,9 @@ def as_manager(
     """Return a CMM unchanged, and a `DefaultCMM` for a provider; raises `TypeError` for other types."""
     if isinstance(provider, MasterKeyProvider):
         return DefaultCMM(provider)
+    # To look for the methods of a protocol takes longer than AES-GCM for a small message.
+    if isinstance(provider, DefaultCMM | OuterManager) and is_ours(provider):
+        return provider
     if isinstance(provider, CryptographicMaterialsManager) and not isinstance(provider, type):
         return provider
     what, advice = describe_type(provider), provider_advice(provider)

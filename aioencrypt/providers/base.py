@@ -290,9 +290,10 @@ def check_encrypted_data_key(name: str, encrypted_data_key: object) -> None:
 
 async def open_data_key(provider: MasterKeyProvider, request: DataKeyRequest) -> DecryptedDataKey:
     """Have a provider decrypt the data key of a message, and check the result; raises `ProviderError`."""
+    if is_ours(provider):
+        return await provider.decrypt_data_key(request)
     opened = await call_method(provider, "decrypt_data_key", request, kind=DecryptedDataKey)
-    if not is_ours(provider):
-        check_opened(provider, opened, request)
+    check_opened(provider, opened, request)
     return opened
 
 
@@ -363,9 +364,11 @@ async def _encryption_keys(provider: MasterKeyProvider, request: DataKeyRequest)
 
 async def given_keys(provider: MasterKeyProvider, request: DataKeyRequest) -> Sequence[MasterKey]:
     """Return the provider's keys to encrypt with, checked; raises `ProviderError`."""
+    if is_ours(provider):
+        return await provider.encryption_keys(request)
     sequence: type[Sequence[MasterKey]] = Sequence  # type: ignore[type-abstract]
     keys = await call_method(provider, "encryption_keys", request, kind=sequence)
-    for key in () if is_ours(provider) else keys:
+    for key in keys:
         if not isinstance(key, MasterKey):
             name = method_name(provider, "encryption_keys")
             raise ProviderError(f"{name} returned {describe_type(key)}, not master keys")

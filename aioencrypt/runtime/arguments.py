@@ -30,7 +30,8 @@ def check_type(name: str, value: object, kind: type[T], advice: str = "") -> T:
 
 def check_int(name: str, value: int, lowest: int, highest: int | None = None) -> int:
     """Return the value if it is an int within limits; raises `TypeError` and `ValueError`."""
-    check_type(name, value, int)
+    if type(value) is not int:
+        check_type(name, value, int)
     if value < lowest or (highest is not None and value > highest):
         expected = f"{lowest} or more" if highest is None else f"{lowest} to {highest}"
         raise ValueError(f"{name} is {value}; it must be {expected}")

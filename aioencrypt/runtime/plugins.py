@@ -12,7 +12,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Coroutine
 from types import CoroutineType
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 from aioencrypt.errors import EncryptionError, ProviderError
 from aioencrypt.runtime.arguments import describe_type
@@ -63,7 +63,8 @@ async def call_async(name: str, function: Callable[..., object], *arguments: obj
 def call_method(owner: object, method: str, *arguments: object, kind: type[T]) -> Coroutine[Any, Any, T]:
     """Call an async method of an object that users may have written."""
     if is_ours(owner):
-        return cast("Coroutine[Any, Any, T]", getattr(owner, method)(*arguments))
+        answer: Coroutine[Any, Any, T] = getattr(owner, method)(*arguments)
+        return answer
     # The method may be a property that raises.
     return call_async(method_name(owner, method), lambda: getattr(owner, method)(*arguments), kind=kind)
 

@@ -73,13 +73,13 @@ class DecryptOptions:
         absent = [key for key in self.encryption_context if key not in header.encryption_context]
         try:
             materials = await self._materials(header)
-            required = materials.required_encryption_context_keys
+            authenticated, context = b"", materials.encryption_context
+            if required := materials.required_encryption_context_keys:
+                authenticated = serialize_context({key: context[key] for key in required})
             machine.unlock(
                 materials.data_key.plaintext,
                 verification_key=materials.verification_key,
-                authenticated_context=serialize_context(
-                    {key: materials.encryption_context[key] for key in required}
-                ),
+                authenticated_context=authenticated,
             )
         except (ProviderError, TagError) as error:
             # Only the tag can tell that the message was written without a given pair, so the error must
