@@ -76,7 +76,7 @@ def validate_context(
         if not isinstance(key, str) or not isinstance(value, str):
             at = f" at {key!r}" if isinstance(key, str) else ""
             wrong = type(value if at else key).__name__
-            raise TypeError(f"keys and values of an encryption context are str, not {wrong}{at}")
+            raise TypeError(f"keys and values of an encryption context must be str, not {wrong}{at}")
         if key.startswith(RESERVED_PREFIX) and not reserved:
             raise ValueError(
                 f"the encryption context key {key!r} starts with the reserved {RESERVED_PREFIX!r}"

@@ -401,7 +401,7 @@ class MessageDecryptor:
         of a signed message also wait for the signature (client-apis/decrypt.md#decrypt-the-message-body).
         """
         if not self._unsettled or self._unsettled[0] is not work:
-            raise ValueError("work is settled in the order in which it was handed out")
+            raise ValueError("works must be settled in the order in which the machine returned them")
         self._unsettled.popleft()
         if self.state is State.FAILED:
             return

@@ -167,7 +167,7 @@ class MessageEncryptor:
     def settle(self, work: SealWork) -> None:
         """Report that the oldest work is done and, for a signed suite, digested."""
         if not self._unsettled or self._unsettled[0] is not work:
-            raise ValueError("work is settled in the order in which it was handed out")
+            raise ValueError("works must be settled in the order in which the machine returned them")
         self._unsettled.popleft()
 
     @property

@@ -111,7 +111,7 @@ def sign_static_length(algorithm: SignatureAlgorithm, sign: Signer, digest: byte
             return signature
     raise ProviderError(
         f"{len(refused)} different signatures of the signer do not have the {algorithm.signature_length} "
-        "bytes that the length of the message counts on; sign with a random nonce, not a deterministic one "
+        "bytes that make the message length predictable; sign with a random nonce, not a deterministic one "
         "(RFC 6979), so that another attempt gives another length"
     )
 
@@ -121,7 +121,7 @@ def _numbers(algorithm: SignatureAlgorithm, signature: bytes) -> tuple[int, int]
     try:
         r, s = decode_dss_signature(signature)
     except ValueError as error:
-        raise ProviderError("the signer returned bytes that are no signature in DER") from error
+        raise ProviderError("the signer returned bytes that are not a DER signature") from error
     order = _ORDERS[algorithm]
     # The probability that both are shorter than this is 2**-128.
     short = max(r, s).bit_length() <= order.bit_length() - 64
@@ -144,7 +144,7 @@ def verify(algorithm: SignatureAlgorithm, point: bytes, signature: bytes, digest
     try:
         key = ec.EllipticCurvePublicKey.from_encoded_point(_curve(algorithm), point)
         if encode_dss_signature(*decode_dss_signature(signature)) != signature:
-            raise SignatureError("the signature in the footer is not DER")
+            raise SignatureError("the signature in the footer is not valid DER")
         key.verify(signature, digest, _prehashed(algorithm))
     except ValueError as error:
         raise SignatureError(

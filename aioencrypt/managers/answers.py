@@ -127,5 +127,5 @@ class _CheckedSigner:
         try:
             decode_dss_signature(signature)
         except ValueError as error:
-            raise ProviderError(f"{name} returned bytes that are no DER signature") from error
+            raise ProviderError(f"{name} returned bytes that are not a DER signature") from error
         return signature

@@ -184,7 +184,7 @@ class Lifecycle(ABC):
 
     def _enter(self) -> None:
         if self._life is not Life.NEW:
-            raise StreamError(f"a {self._noun} is entered once: make another one")
+            raise StreamError(f"a {self._noun} can be entered only once: create another one")
         self._life = Life.OPEN
 
     def _check_open(self) -> None:

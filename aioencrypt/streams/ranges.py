@@ -166,7 +166,7 @@ class Ranges:
             )
         if len(data) > end - start:
             raise MalformedMessageError(
-                f"the source gave {len(data)} bytes for the range {start} to {end}: does it know ranges?"
+                f"the source gave {len(data)} bytes for the range {start} to {end}: does it support ranges?"
             )
         return data
 

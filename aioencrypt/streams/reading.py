@@ -244,7 +244,7 @@ class ByteStream(Lifecycle):
     def __aiter__(self) -> Self:
         # An HTTP client that sends its request again would send an empty body and succeed.
         if self._iterated:
-            raise StreamError("the stream was iterated to its end: make another one to send it again")
+            raise StreamError("the stream was iterated to its end: create another one to send it again")
         return self
 
     async def __anext__(self) -> bytes:

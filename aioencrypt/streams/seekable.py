@@ -307,7 +307,7 @@ async def _find_final_frame(
     if await _is_cut_off(ranges, machine.received):
         raise TruncatedMessageError(f"the source ends after {ranges.size} bytes, before the message does")
     raise MalformedMessageError(
-        f"no final frame stands where the length of {ranges.size} bytes puts it: "
+        f"there is no final frame where a length of {ranges.size} bytes puts it: "
         "the message is cut off, or something follows it"
     )
 

@@ -144,7 +144,7 @@ class _CheckedReader:
         data = await self._reader.read()
         if not data and (was_begun(self._source) or await _position(self._source) > 0):
             raise StreamError(
-                "the source was read to its end before: give another one, or seek(0) if it is a file"
+                "the source has been read to its end: give another one, or seek(0) if it is a file"
             )
         self._begun = True
         if data:
@@ -191,7 +191,7 @@ def open_source(source: object) -> Reader:
     if content and is_used_up(content):
         return _from_used_up(source)
     if is_used_up(source) or (inspect.isasyncgen(source) and source.ag_frame is None):
-        raise StreamError("the source was read to its end before: give another one, or the bytes themselves")
+        raise StreamError("the source has been read to its end: give another one, or the bytes themselves")
     body = content or source
     return _CheckedReader(_known_method(body) or _from_read_or_iterator(source), body)
 
@@ -270,7 +270,7 @@ def _from_used_up(source: Any) -> Reader:
         if not started:
             started = True
             if not (kept := as_bytes(await source.read())):
-                raise StreamError("the source was read before, so nothing is left: give the bytes themselves")
+                raise StreamError("the source has been read, and nothing is left: give the bytes themselves")
             rest.append(kept)
         return rest.pop() if rest else b""
 

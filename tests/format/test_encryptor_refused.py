@@ -251,7 +251,7 @@ def test_work_is_settled_in_order() -> None:
     first, second = machine.seal(bytes(40)), machine.seal(bytes(40), last=True)
     foreign = other.seal(bytes(40))
     for work in (second, foreign, attrs.evolve(first)):
-        with pytest.raises(ValueError, match="in the order in which it was handed out"):
+        with pytest.raises(ValueError, match="in the order in which the machine returned them"):
             machine.settle(work)
     machine.settle(first)
     with pytest.raises(ValueError, match="in the order"):

@@ -268,7 +268,7 @@ async def test_a_non_framed_body_above_the_limit_is_not_fetched() -> None:
         ({"cache_length": -1}, ValueError, "cache_length is -1; it must be 0 or more"),
         ({"concurrency": 0}, ValueError, "concurrency is 0; it must be 1 or more"),
         ({"concurrency": 1.5}, TypeError, "concurrency must be an int, not float"),
-        ({"encryption_context": {"a": 1}}, TypeError, "keys and values of an encryption context are str"),
+        ({"encryption_context": {"a": 1}}, TypeError, "keys and values of an encryption context must be str"),
     ],
 )
 async def test_wrong_arguments_are_refused_at_once(
@@ -389,7 +389,7 @@ async def test_nothing_is_read_after_it_but_the_header_is_still_there() -> None:
 
 async def test_a_stream_is_entered_once() -> None:
     async with open_seekable(await message_of(), KEY) as stream:
-        with pytest.raises(StreamError, match="a stream is entered once: make another one"):
+        with pytest.raises(StreamError, match="a stream can be entered only once: create another one"):
             await stream.__aenter__()
         assert await stream.read(1) == PLAINTEXT[:1]
 

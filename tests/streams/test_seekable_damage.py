@@ -124,7 +124,7 @@ async def test_bytes_behind_a_message_are_an_error_on_entry(suite: AlgorithmSuit
     for more in (*range(1, 140), 264, 5000):
         length = len(data) + more
         with pytest.raises(
-            MalformedMessageError, match=f"no final frame stands where the length of {length} "
+            MalformedMessageError, match=f"there is no final frame where a length of {length} "
         ):
             await enter(data + bytes(more), suite)
 
@@ -222,8 +222,8 @@ def everything(data: bytes, start: int, end: int) -> bytes:
             r"the source gave \d+ bytes for the range \d+ to \d+, though it has",
         ),
         (nothing, TruncatedMessageError, "the source gave 0 bytes for the range"),
-        (longer, MalformedMessageError, "for the range .*: does it know ranges"),
-        (everything, MalformedMessageError, "for the range 0 to 8192: does it know ranges"),
+        (longer, MalformedMessageError, "for the range .*: does it support ranges"),
+        (everything, MalformedMessageError, "for the range 0 to 8192: does it support ranges"),
     ],
 )
 async def test_answers_of_another_length_are_errors(answer: Any, error: type[Exception], text: str) -> None:

@@ -162,5 +162,5 @@ class RawRSAMasterKey(MasterKey):
         except ValueError as error:
             failure = error
         raise ProviderError(
-            "the encrypted data key does not open: another RSA key, or another padding"
+            "the encrypted data key cannot be decrypted: another RSA key or padding"
         ) from failure

@@ -77,7 +77,7 @@ async def test_an_id_of_our_own_needs_a_context(world: World) -> None:
     [
         ((42, CONTEXT), "branch_key_id must be a str, not int"),
         (("mine", ["a"]), "a mapping of str to str, not list"),
-        (("mine", {"a": 1}), "keys and values of an encryption context are str"),
+        (("mine", {"a": 1}), "keys and values of an encryption context must be str"),
     ],
 )
 async def test_arguments_of_another_type(world: World, arguments: Any, message: str) -> None:

@@ -40,7 +40,7 @@ HASHES: dict[RSAPadding, hashes.HashAlgorithm] = {
     RSAPadding.OAEP_SHA512: hashes.SHA512(),
 }
 each_padding = pytest.mark.parametrize("kind", RSAPadding, ids=lambda kind: kind.value)
-DOES_NOT_OPEN = "the encrypted data key does not open: another RSA key, or another padding"
+DOES_NOT_OPEN = "the encrypted data key cannot be decrypted: another RSA key or padding"
 
 
 def scheme(kind: RSAPadding) -> padding.AsymmetricPadding:
