@@ -185,6 +185,7 @@ class DecryptedResponse(Response):
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        check_status("status_code", self.status_code)  # it may be set later
         head = _head(scope)
         failure: Exception | None = None
         async with anyio.create_task_group() as group:

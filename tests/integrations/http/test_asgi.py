@@ -189,6 +189,19 @@ async def test_headers_that_are_set_later() -> None:
     assert headers.get_list("content-length") == ["3"]
 
 
+@pytest.mark.parametrize("status", [204, 206, 304])
+async def test_a_status_that_is_set_later_and_has_no_content_is_refused(status: int) -> None:
+    def respond() -> Response:
+        response = DecryptedResponse(message, KEY)
+        response.status_code = status
+        return response
+
+    message = await sealed(b"abc")
+    async with client_of(app_of(respond)) as client:
+        with pytest.raises(ValueError, match=f"^status_code is {status}; it must be 200 to 599"):
+            await client.get("/")
+
+
 async def test_a_background_task_runs_after_the_response() -> None:
     done: list[str] = []
     message = await sealed(b"abc")
