@@ -171,7 +171,7 @@ async def test_the_entry_of_a_stream(way: Way) -> None:
         await way.when(key.called, stream.__aenter__)
         assert source.reads == 0
         await assert_failed(stream)
-        with pytest.raises(StreamError, match="entered once"):
+        with pytest.raises(StreamError, match="entered only once"):
             await stream.__aenter__()
     await assert_fine()
 

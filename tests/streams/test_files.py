@@ -278,7 +278,7 @@ async def test_use_after_leaving(path: Path) -> None:
         await writer.write(b"abc")
     with pytest.raises(StreamClosedError, match="the writer is closed"):
         await writer.write(b"abc")
-    with pytest.raises(StreamError, match="entered once"):
+    with pytest.raises(StreamError, match="entered only once"):
         await writer.__aenter__()
     for _ in range(2):
         await writer.aclose()

@@ -262,9 +262,9 @@ async def test_as_anyio_ends_with_an_exception() -> None:
 async def test_a_stream_is_entered_once() -> None:
     stream = Chunks()
     async with stream:
-        with pytest.raises(StreamError, match="entered once"):
+        with pytest.raises(StreamError, match="entered only once"):
             await stream.__aenter__()
-    with pytest.raises(StreamError, match="entered once"):
+    with pytest.raises(StreamError, match="entered only once"):
         await stream.__aenter__()
     assert stream.released == 1
 
@@ -291,7 +291,7 @@ async def test_closing_twice_and_closing_what_was_never_entered() -> None:
     stream = Chunks(b"abc")
     await stream.aclose()
     assert stream.released == 1
-    with pytest.raises(StreamError, match="entered once"):
+    with pytest.raises(StreamError, match="entered only once"):
         await stream.__aenter__()
 
 
