@@ -52,7 +52,7 @@ from aioencrypt.policies import Limits, Offload
 from aioencrypt.runtime.arguments import check_int, check_type
 from aioencrypt.runtime.event_loops import Call, loop_caller
 from aioencrypt.runtime.observation import Tally, current, watch_message
-from aioencrypt.runtime.offload import run_work
+from aioencrypt.runtime.offload import loop_states, run_work
 from aioencrypt.streams.decrypt import DecryptOptions
 from aioencrypt.streams.driver import read_header_at
 from aioencrypt.streams.lifecycle import Closable, Lifecycle
@@ -146,6 +146,7 @@ class FrameReader:
         self._cache = FrameCache(cache_length)
         self._concurrency = concurrency
         self._offload = offload
+        self._loop = loop_states.get()
         self.length: int = layout.plaintext_length
         self.opened: int = 1
         # A non-framed body is one frame.
@@ -168,7 +169,8 @@ class FrameReader:
         if stop - first <= self._step and end - start <= _COPIED_AT_ONCE:
             runs = await self._runs(first, stop)
             cost = (end - start) / _COPIED_IN_A_MICROSECOND
-            return await run_work(lambda: b"".join(self._parts(runs, start, end)), cost, self._offload)
+            join = partial(b"".join, self._parts(runs, start, end))
+            return await run_work(join, cost, self._offload, self._loop)
         with Output(end - start) as output:
             await self._fill(output.reserve(end - start), start, range(first, stop, self._step), stop)
             return output.finish()
@@ -215,7 +217,7 @@ class FrameReader:
                     return True
             return False
 
-        while await run_work(copy, length / _COPIED_IN_A_MICROSECOND, self._offload):
+        while await run_work(copy, length / _COPIED_IN_A_MICROSECOND, self._offload, self._loop):
             pass
 
     async def _runs(self, first: int, stop: int) -> list[FrameRun]:
@@ -252,7 +254,7 @@ class FrameReader:
         async with self._ranges.slots:
             data = await self._ranges.read(layout.frame_start(first), layout.frame_start(stop))
             for work in open_frames(self._machine, first, data, count=stop - first):
-                plaintext = await run_work(work.crypt, work.cost, self._offload)
+                plaintext = await run_work(work.crypt, work.cost, self._offload, self._loop)
                 runs.append(FrameRun(first, first + work.count, plaintext))
                 self._cache.add(runs[-1])
                 first += work.count
