@@ -119,6 +119,26 @@ class EncryptionClient:
         return self._commitment_policy
 
     @property
+    def max_encrypted_data_keys(self) -> int | None:
+        """The limit of encrypted data keys in a message; None is no limit."""
+        return self._max_encrypted_data_keys
+
+    @property
+    def offload(self) -> Offload:
+        """Where AES-GCM runs."""
+        return self._offload
+
+    @property
+    def net_v4_0_0_retry(self) -> bool:
+        """Whether messages of version 4.0.0 of the SDK for .NET are read."""
+        return self._net_v4_0_0_retry
+
+    @property
+    def frame_length(self) -> int:
+        """The frame length of calls that give no other."""
+        return self._frame_length
+
+    @property
     def limits(self) -> Limits:
         """The limits of decryption, where a call gives no others."""
         return self._limits

@@ -5,13 +5,19 @@ from __future__ import annotations
 import enum
 import os
 from collections.abc import Mapping
+from inspect import signature
 from typing import Any
 
+import attrs
 import fsspec
 from fsspec import AbstractFileSystem
 from fsspec.implementations.cached import CachingFileSystem
 
+from aioencrypt.client import EncryptionClient
+from aioencrypt.format import CommitmentPolicy
 from aioencrypt.integrations.fsspec.provider import Option, provider_name
+from aioencrypt.policies import Limits, Offload
+from aioencrypt.runtime.arguments import check_type
 
 # Options of an instance below that belong to the process, or to the file system above.
 _OF_PROCESS = ("asynchronous", "loop", "skip_instance_cache")
@@ -48,8 +54,15 @@ def _is_registered(fs: Any) -> bool:
 
 def _plain(name: str, value: Any, include_password: bool) -> Any:
     """Return the value of an option as JSON has it; raises `TypeError` where there is no such value."""
-    if isinstance(value, Option) and name == "provider":
-        return provider_name(value.given)
+    if isinstance(value, Option):
+        return (
+            provider_name(value.given) if name == "provider" else _plain(name, value.given, include_password)
+        )
+    if isinstance(value, EncryptionClient):
+        settings = {setting: getattr(value, setting) for setting in signature(EncryptionClient).parameters}
+        return _plain(name, settings, include_password)
+    if isinstance(value, Limits):
+        return attrs.asdict(value)
     if isinstance(value, AbstractFileSystem):
         return value.to_dict(include_password=include_password)
     if isinstance(value, Mapping):
@@ -64,3 +77,18 @@ def _plain(name: str, value: Any, include_password: bool) -> Any:
     if value is None or isinstance(value, str | int | float | bool):
         return value
     raise TypeError(f"{name} of the file system is no value that JSON has: make the file system without it")
+
+
+def client_of(given: Any) -> EncryptionClient:
+    """Return the client of an option: a default one, one that is given, or one of its settings in JSON."""
+    if given is None:
+        return EncryptionClient()
+    if not isinstance(given, Mapping):
+        return check_type("encryption_client", given, EncryptionClient)
+    settings = dict(given)
+    for name, kind in (("commitment_policy", CommitmentPolicy), ("offload", Offload)):
+        if name in given:
+            settings[name] = kind(given[name])
+    if "limits" in given:
+        settings["limits"] = Limits(**given["limits"])
+    return EncryptionClient(**settings)

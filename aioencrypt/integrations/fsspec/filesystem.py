@@ -27,10 +27,10 @@ except ImportError as _error:
     ) from _error
 
 from aioencrypt.client import EncryptionClient, Provider
-from aioencrypt.errors import MessageError
 from aioencrypt.format import AlgorithmSuite
 from aioencrypt.format.wire import flat_view
 from aioencrypt.inspection import MessageInspection, inspect_message
+from aioencrypt.integrations.fsspec.as_json import client_of
 from aioencrypt.integrations.fsspec.files import (
     AsyncReadFile,
     AsyncWriteFile,
@@ -42,7 +42,6 @@ from aioencrypt.integrations.fsspec.files import (
 from aioencrypt.integrations.fsspec.paths import PathsFileSystem
 from aioencrypt.integrations.fsspec.provider import GivenProvider, OpenProviders, Option
 from aioencrypt.integrations.fsspec.target import (
-    FileReplacedError,
     TargetRanges,
     TargetReader,
     TargetWriter,
@@ -70,7 +69,7 @@ class EncryptedFileSystem(PathsFileSystem):
     `encryption_context`: authenticated with every file that is written, and demanded of every file read.
     `sizes=False`: `ls`, `find`, `glob` and `walk` give None for sizes, and save a read for each file.
     `plaintext_length_bound`: for managers that cache data keys, as in `encrypt_stream`.
-    `encryption_client`: an `EncryptionClient`. `frame_length`: as there.
+    `encryption_client`: an `EncryptionClient`, or what `to_json` writes for one. `frame_length`: as there.
     `accept_unverified_signature`: as in `open_seekable`.
     """
 
@@ -89,7 +88,7 @@ class EncryptedFileSystem(PathsFileSystem):
         plaintext_length_bound: int | None = None,
         accept_unverified_signature: bool = False,
         sizes: bool = True,
-        encryption_client: EncryptionClient | None = None,
+        encryption_client: EncryptionClient | Mapping[str, Any] | None = None,
         asynchronous: bool = False,
         loop: Any = None,
         batch_size: int | None = None,
@@ -107,7 +106,7 @@ class EncryptedFileSystem(PathsFileSystem):
             raise ValueError(
                 "no provider is given: give the storage option provider, or set FSSPEC_AIOENCRYPT_PROVIDER"
             )
-        self._encryption_client: EncryptionClient = _unwrapped(encryption_client) or EncryptionClient()
+        self._encryption_client: EncryptionClient = client_of(_unwrapped(encryption_client))
         self._reading: dict[str, Any] = {"encryption_context": read_only(encryption_context or {})}
         self._writing: dict[str, Any] = {
             **self._reading,
@@ -144,13 +143,7 @@ class EncryptedFileSystem(PathsFileSystem):
 
     async def _open_message(self, path: str, given: Mapping[str, Any]) -> OpenMessage:
         ranges = TargetRanges(self._target, path, given)
-        try:
-            return await self._enter_message(ranges)
-        except (MessageError, OSError):
-            # What a cached listing says may be of a file that was replaced since.
-            if not await ranges.is_replaced():
-                raise
-            return await self._enter_message(ranges)
+        return await ranges.anew(partial(self._enter_message, ranges))
 
     async def _enter_message(self, ranges: TargetRanges) -> OpenMessage:
         stream = self._encryption_client.open_seekable(
@@ -166,23 +159,16 @@ class EncryptedFileSystem(PathsFileSystem):
     ) -> bytes:
         path, given = self._given(path, kwargs)
         if start in (None, 0) and end is None:
-            return await self._decrypt_whole(TargetRanges(self._target, path, given))
+            ranges = TargetRanges(self._target, path, given)
+            return await ranges.anew(partial(self._decrypt_whole, ranges))
         async with aclosing(await self._open_message(path, given)) as message:
             return await message.read_part(start, end)
 
     async def _decrypt_whole(self, ranges: TargetRanges) -> bytes:
         """Return all of a file, verified, signature and all."""
-        provider = await self._providers.get()
-        try:
-            message = await ranges.read_all()
-            return (await self._encryption_client.decrypt(message, provider, **self._reading)).plaintext
-        except (MessageError, OSError) as error:
-            if isinstance(error, FileNotFoundError | PermissionError | IsADirectoryError):
-                raise
-            # It may have been read in pieces, to a length from a cached listing, and was replaced since.
-            await ranges.is_replaced()
-            message = await ranges.read_all()
-            return (await self._encryption_client.decrypt(message, provider, **self._reading)).plaintext
+        message, provider = await ranges.read_all(), await self._providers.get()
+        found = await self._encryption_client.decrypt(message, provider, **self._reading)
+        return found.plaintext
 
     async def _cat_ranges(
         self,
@@ -222,23 +208,31 @@ class EncryptedFileSystem(PathsFileSystem):
         return found
 
     async def _get_file(
-        self, rpath: str, lpath: Any, callback: Callback = DEFAULT_CALLBACK, **kwargs: Any
+        self,
+        rpath: str,
+        lpath: Any,
+        callback: Callback = DEFAULT_CALLBACK,
+        outfile: Any = None,
+        **kwargs: Any,
     ) -> None:
         """Write the plaintext to a local file, which appears when all of it is verified."""
-        rpath, given = self._given(rpath, kwargs)
-        ranges = TargetRanges(self._target, rpath, given)
-        if isfilelike(lpath):
+        place = lpath if outfile is None else outfile
+        path, given = self._given(rpath, kwargs)
+        if not isfilelike(place) and await self._target.call("isdir", path):
+            await in_file_thread(partial(os.makedirs, place, exist_ok=True))
+            return
+        if callback is not DEFAULT_CALLBACK:
+            callback.set_size((await self._info(path, **given))["size"])
+        ranges = TargetRanges(self._target, path, given)
+        if isfilelike(place):
             # It may be a pipe, which blocks.
-            await self._decrypt_into(ranges, lambda data: read_in_thread(lambda: lpath.write(data)), callback)
-        elif await self._target.call("isdir", rpath):
-            await in_file_thread(partial(os.makedirs, lpath, exist_ok=True))
+            async with ranges.watched():
+                await self._decrypt_into(
+                    ranges, lambda data: read_in_thread(lambda: place.write(data)), callback
+                )
         else:
-            await in_file_thread(partial(os.makedirs, os.path.dirname(lpath) or ".", exist_ok=True))
-            try:
-                await self._decrypt_to(ranges, lpath, callback)
-            except FileReplacedError:
-                # Mostly a listing was old. `ranges` knows the new file.
-                await self._decrypt_to(ranges, lpath, callback)
+            await in_file_thread(partial(os.makedirs, os.path.dirname(place) or ".", exist_ok=True))
+            await ranges.anew(partial(self._decrypt_to, ranges, place, callback))
 
     async def _decrypt_to(self, ranges: TargetRanges, path: str, callback: Callback) -> None:
         file = FileOutput(path)
@@ -253,10 +247,9 @@ class EncryptedFileSystem(PathsFileSystem):
         self, ranges: TargetRanges, write: Callable[[bytes], Awaitable[object]], callback: Callback
     ) -> None:
         provider = await self._providers.get()
-        async with (
-            ranges.watched(),
-            self._encryption_client.decrypt_stream(TargetReader(ranges), provider, **self._reading) as stream,
-        ):
+        async with self._encryption_client.decrypt_stream(
+            TargetReader(ranges), provider, **self._reading
+        ) as stream:
             while data := await stream.read(_CHUNK_LENGTH):
                 await write(data)
                 callback.relative_update(len(data))

@@ -6,20 +6,26 @@ import warnings
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Hashable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import fsspec
+from fsspec import AbstractFileSystem
 from fsspec.asyn import sync
-from fsspec.implementations.cached import CachingFileSystem
 from fsspec.utils import stringify_path
 
-from aioencrypt.errors import MalformedMessageError, MessageError
+from aioencrypt.errors import MalformedMessageError
 from aioencrypt.format import MessageDecryptor
 from aioencrypt.format.frames import body_layouts
 from aioencrypt.integrations.fsspec.arguments import taken
 from aioencrypt.integrations.fsspec.as_json import plain_options
 from aioencrypt.integrations.fsspec.provider import Option
-from aioencrypt.integrations.fsspec.target import TargetFileSystem, TargetRanges, in_order, version_of
+from aioencrypt.integrations.fsspec.target import (
+    TargetFileSystem,
+    TargetRanges,
+    in_order,
+    uncached,
+    version_of,
+)
 from aioencrypt.integrations.fsspec.types import AsyncFileSystem, ChainedFileSystem, FileSystemType
 from aioencrypt.policies import Limits
 from aioencrypt.streams.driver import read_header_at
@@ -101,13 +107,31 @@ class PlaintextSizes:
         raise MalformedMessageError(f"no message has the {ranges.size} bytes of {path}: it is cut off")
 
 
-def _uncached(fs: Any) -> Any:
-    """Return what is below a cache, which would fetch whole files for their headers."""
-    return _uncached(fs.fs) if isinstance(fs, CachingFileSystem) else fs
+def _not_known(info: dict[str, Any], reason: str) -> dict[str, Any]:
+    return {**info, "size": None, "ciphertext_size": info["size"], "size_unknown": reason}
 
 
-def _not_known(info: dict[str, Any], reason: object) -> dict[str, Any]:
-    return {**info, "size": None, "ciphertext_size": info["size"], "size_unknown": str(reason)}
+class _UnknownSize(float):
+    """A size that `tree` shows as unknown."""
+
+    def __format__(self, spec: str) -> str:
+        return "unknown "
+
+
+class _ShownListing:
+    """What `tree` of fsspec asks a file system for; it compares sizes and formats them."""
+
+    def __init__(self, fs: PathsFileSystem) -> None:
+        self._fs = fs
+
+    tree = AbstractFileSystem.tree
+
+    def ls(self, path: str, detail: bool = True) -> Any:
+        shown = _UnknownSize("nan")
+        return [
+            {**info, "size": shown} if info.get("size") is None else info
+            for info in self._fs.ls(path, detail=detail)
+        ]
 
 
 class PathsFileSystem(AsyncFileSystem, ChainedFileSystem, metaclass=_ByOptions):
@@ -139,7 +163,8 @@ class PathsFileSystem(AsyncFileSystem, ChainedFileSystem, metaclass=_ByOptions):
         if self.fs.async_impl and self.fs.asynchronous != asynchronous:
             raise ValueError(f"asynchronous is {asynchronous}; the file system below must have the same")
         self._target = TargetFileSystem(self.fs)
-        self._sizes = PlaintextSizes(TargetFileSystem(_uncached(self.fs)))
+        self._below_caches = TargetFileSystem(uncached(self.fs))
+        self._sizes = PlaintextSizes(self._below_caches)
         self._list_sizes = sizes
         # Instances have the paths of their targets, which fsspec allows for.
         self._strip_protocol = partial(_strip, self.fs._strip_protocol)  # type: ignore[method-assign]  # noqa: SLF001
@@ -182,7 +207,7 @@ class PathsFileSystem(AsyncFileSystem, ChainedFileSystem, metaclass=_ByOptions):
     def to_dict(self, *, include_password: bool = True) -> dict[str, Any]:
         """Return what `from_dict` and `from_json` need to make this file system again; zarr asks for it.
 
-        Raises `TypeError` for a provider that no name leads to, and for an `encryption_client`.
+        Raises `TypeError` for a provider that no name leads to.
         """
         options = plain_options(self.storage_options, include_password)
         name = f"{type(self).__module__}:{type(self).__qualname__}"
@@ -212,35 +237,36 @@ class PathsFileSystem(AsyncFileSystem, ChainedFileSystem, metaclass=_ByOptions):
     async def _info(self, path: str, sizes: bool = True, **kwargs: Any) -> dict[str, Any]:
         """Return what the target says, with the size of the plaintext; `ciphertext_size` is the other.
 
-        The size is None, and `size_unknown` says why, if the file cannot be read. Raises `MessageError` for
-        a file that is no message.
+        The size is None, and `size_unknown` says why, for what is no message or cannot be read.
         """
         path, given = self._given(path, kwargs)
-        info = await self._target.call("info", path, given=given)
+        info: dict[str, Any] = await self._below_caches.call("info", path, given=given)
         if not sizes:
-            return info  # type: ignore[no-any-return]
-        try:
-            return await self._with_size(info, path, given)
-        except MessageError:
-            ranges = TargetRanges(self._target, path, given, info=info)
-            if not await ranges.is_replaced() or ranges.info is None:
-                raise
-            return await self._with_size(ranges.info, path, given)
-        except FileNotFoundError:
-            raise
-        except OSError as error:
-            return _not_known(info, f"{type(error).__name__}: {error}")
-
-    async def _with_size(self, info: dict[str, Any], path: str, given: Mapping[str, Any]) -> dict[str, Any]:
-        """Return an entry with the size of its plaintext."""
-        found = info
-        if info["type"] == "link" or info.get("islink"):
-            found = await self._target.call("info", path)  # of what the link leads to
-        if found["type"] == "directory":
             return info
-        if found["type"] != "file":
-            raise OSError(f"{path} is no regular file")
-        return {**info, "size": await self._sizes.of(found, path, given), "ciphertext_size": found["size"]}
+        found = await self._sized(info, path, given)
+        if "size_unknown" in found:
+            ranges = TargetRanges(self._below_caches, path, given, info=info)
+            if await ranges.is_replaced() and ranges.info:
+                return await self._sized(ranges.info, path, given)
+        return found
+
+    async def _sized(self, info: dict[str, Any], path: str, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Return an entry with the size of its plaintext, or with None and why."""
+        found = info
+        try:
+            if info["type"] == "link" or info.get("islink"):
+                found = await self._target.call("info", path)  # of what the link leads to
+            if found["type"] == "directory":
+                return info
+            if found["type"] != "file":
+                raise OSError(f"{path} is no regular file")
+            return {
+                **info,
+                "size": await self._sizes.of(found, path, given),
+                "ciphertext_size": found["size"],
+            }
+        except Exception as error:  # a file system raises whatever it likes
+            return _not_known(info, f"{type(error).__name__}: {error}")
 
     async def _with_sizes(self, listed: Listing, wanted: bool) -> list[dict[str, Any]]:
         """Return listed files with sizes: None, and why, for those that are not known or not wanted."""
@@ -248,11 +274,8 @@ class PathsFileSystem(AsyncFileSystem, ChainedFileSystem, metaclass=_ByOptions):
             return [
                 info if info["type"] == "directory" else _not_known(info, "sizes=False") for _, info in listed
             ]
-        calls = [partial(self._with_size, info, path, {}) for path, info in listed]
-        return [
-            new if isinstance(new, dict) else _not_known(old, f"{type(new).__name__}: {new}")
-            for (_, old), new in zip(listed, await in_order(calls, _SIZES_AT_ONCE), strict=True)
-        ]
+        calls = [partial(self._sized, info, path, {}) for path, info in listed]
+        return cast(list[dict[str, Any]], await in_order(calls, _SIZES_AT_ONCE))
 
     async def _list(self, name: str, path: str, given: Mapping[str, Any], **kwargs: Any) -> Listing:
         """Return what `find` or `glob` of the target says, with paths."""
@@ -338,6 +361,10 @@ class PathsFileSystem(AsyncFileSystem, ChainedFileSystem, metaclass=_ByOptions):
             )
         sizes = {path: info["size"] or 0 for path, info in infos.items()}
         return sum(sizes.values()) if total else sizes
+
+    def tree(self, path: str = "/", *args: Any, **kwargs: Any) -> str:
+        """Return a tree of names as text, and of sizes of plaintexts with `display_size`."""
+        return str(_ShownListing(self).tree(path, *args, **kwargs))
 
     async def _exists(self, path: str, **kwargs: Any) -> bool:
         path, given = self._given(path, kwargs)

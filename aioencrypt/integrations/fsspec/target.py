@@ -15,7 +15,8 @@ from io import BufferedWriter, FileIO
 from typing import Any, TypeVar
 
 import anyio
-from fsspec.implementations.cached import CachingFileSystem
+from fsspec import AbstractFileSystem
+from fsspec.implementations.cached import CachingFileSystem, WholeFileCacheFileSystem
 from fsspec.implementations.dirfs import DirFileSystem
 from fsspec.implementations.local import LocalFileSystem
 
@@ -98,7 +99,9 @@ class TargetFileSystem:
         if local := _local(self.fs, path):
             await checked(self.fs, given, "_open")
             return LocalSink(local[1], makes_folders=local[0].auto_mkdir)
-        if not self.is_async and not self.is_cache:
+        if self.is_cache and not isinstance(self.fs, WholeFileCacheFileSystem):
+            return await TargetFileSystem(self.fs.fs).sink(path, streaming=streaming, given=given)
+        if not self.is_async and not self.is_cache and _moves(self.fs):
             [given] = await checked(self.fs, given, "_open")
             return RenameSink(self.fs, path, given)
         if self.is_async and streaming and not self.fs.asynchronous:
@@ -114,9 +117,14 @@ class TargetFileSystem:
                     await sink.release()
                     raise
                 return sink
-        piping, putting = await checked(self.fs, given, "pipe_file", "put_file")
+        piping, putting = await checked(uncached(self.fs), given, "pipe_file", "put_file")
         refuse(self.fs, ["pipe_file", "put_file"], piping.keys() ^ putting.keys())
         return UploadSink(self, path, piping)
+
+
+def uncached(fs: Any) -> Any:
+    """Return what is below a cache, which would fetch whole files to say something of them."""
+    return uncached(fs.fs) if isinstance(fs, CachingFileSystem) else fs
 
 
 def _local(fs: Any, path: str) -> tuple[LocalFileSystem, str] | None:
@@ -124,6 +132,14 @@ def _local(fs: Any, path: str) -> tuple[LocalFileSystem, str] | None:
     while isinstance(fs, DirFileSystem):
         path, fs = f"{fs.path}/{path}", fs.fs
     return (fs, path) if isinstance(fs, LocalFileSystem) else None
+
+
+def _moves(fs: Any) -> bool:
+    """Tell whether files can be moved. An archive cannot even remove one."""
+    while isinstance(fs, DirFileSystem):
+        fs = fs.fs
+    base, kind = AbstractFileSystem, type(fs)
+    return kind.mv is not base.mv or kind.cp_file is not base.cp_file
 
 
 def _commits(file: Any) -> bool:
@@ -156,19 +172,22 @@ class TargetRanges:
         self.info: dict[str, Any] | None = info
 
     async def size(self) -> int:
+        if self._target.is_cache:
+            # Its copy may be an older state than any listing tells of.
+            [self._reading] = await checked(self._target.fs, self._given, "cat_file")
+            return await in_file_thread(self._copied_size)
         looking, self._reading = await checked(self._target.fs, self._given, "info", "cat_file")
         info = self.info = self.info or await self._target.call("info", self._path, **looking)
         if info["type"] == "directory":
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), self._path)
         if info["type"] == "other":
             raise OSError(errno.EINVAL, "not a regular file: read it with aioencrypt.open", self._path)
-        if self._target.is_cache:
-            # Its copy may be an older state than the listing tells of.
-            return await in_file_thread(self._copied_size)
         if info["size"] is None:
             raise OSError(
-                f"the size of {self._path} is not known, so that no range of it can be read: "
-                "read it whole, with cat_file or get_file"
+                errno.ENOTSUP,
+                "the size of the file is not known, so no range of it can be read: "
+                "read it whole, with cat_file or get_file",
+                self._path,
             )
         return int(info["size"])
 
@@ -207,6 +226,19 @@ class TargetRanges:
         self.info = await self._target.call("info", self._path, **looking)
         return _differ(before, self.info or before)
 
+    async def anew(self, read: Callable[[], Awaitable[T]]) -> T:
+        """Await a read, and once more if it failed because a cached listing spoke of another file."""
+        try:
+            return await read()
+        except FileNotFoundError:
+            raise
+        except (MessageError, OSError):
+            known = self.info is not None
+            if not await self.is_replaced() and known:
+                raise
+        async with self.watched():
+            return await read()
+
     @asynccontextmanager
     async def watched(self) -> AsyncIterator[None]:
         """Raise `FileReplacedError` for an error whose cause is that the file is another one by now."""
@@ -228,7 +260,10 @@ class TargetRanges:
 
 
 class TargetReader:
-    """A file of the target from start to end, in large ranges: a source of `decrypt_stream`."""
+    """A file of the target from start to end: a source of `decrypt_stream`.
+
+    It is read in large ranges, or all at once where the target knows no size or no ranges.
+    """
 
     def __init__(self, ranges: TargetRanges) -> None:
         self._ranges = ranges
@@ -237,9 +272,21 @@ class TargetReader:
 
     async def read(self, n: int = -1) -> bytes:
         """Return the next bytes, however many were asked for."""
-        if self._size is None:
+        return await (self._read_first() if self._size is None else self._read_on(self._size))
+
+    async def _read_first(self) -> bytes:
+        try:
             self._size = await self._ranges.size()
-        start, self._position = self._position, min(self._position + _READ_LENGTH, self._size)
+            return await self._read_on(self._size)
+        except OSError as error:
+            if error.errno != errno.ENOTSUP:
+                raise
+        data = await self._ranges.read_all()
+        self._size = self._position = len(data)
+        return data
+
+    async def _read_on(self, size: int) -> bytes:
+        start, self._position = self._position, min(self._position + _READ_LENGTH, size)
         return await self._ranges.read_range(start, self._position) if start < self._position else b""
 
 
@@ -406,7 +453,7 @@ class UploadSink(TargetSink):
 
     def _copy(self) -> None:
         """Write through a cache: its `put_file` would leave the copy of the old message in it."""
-        file = self._target.fs._open(self._path, mode="wb", autocommit=False)  # noqa: SLF001 (as in `TargetFileSystem.sink`)
+        file = self._target.fs._open(self._path, mode="wb", **self._given)  # noqa: SLF001 (as in `TargetFileSystem.sink`)
         file.autocommit = False
         try:
             if self._name:

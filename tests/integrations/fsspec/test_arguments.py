@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import s3fs
 from fsspec.implementations.dirfs import DirFileSystem
 from fsspec.implementations.local import LocalFileSystem
 
-from aioencrypt import AlgorithmSuite
+from aioencrypt import AlgorithmSuite, CommitmentPolicy, EncryptionClient, Limits, Offload
 from aioencrypt.integrations.fsspec import EncryptedFileSystem
 from tests.support.encrypted_fs import PROVIDER, make_provider, memory, over
 from tests.support.moto import moto_server
@@ -134,8 +135,14 @@ def test_a_version_that_is_asked_for_is_the_one_that_is_read(fs: Any, s3: Any, t
     assert [sizes[version] for version in versions] == [5, 14]
 
 
+@pytest.mark.parametrize("cache", ["", "simplecache::", "filecache::", "blockcache::"])
 @pytest.mark.parametrize("call", ["pipe_file", "pipe", "write", "put_file"])
-def test_what_s3_takes_of_an_upload_reaches_it(call: str, fs: Any, s3: Any, tmp_path: Path) -> None:
+def test_what_s3_takes_of_an_upload_reaches_it(
+    call: str, cache: str, fs: Any, url: str, s3: Any, tmp_path: Path
+) -> None:
+    if cache:
+        options = {"provider": PROVIDER, cache[:-2]: {"cache_storage": str(tmp_path / "cache")}}
+        fs = fsspec.url_to_fs(f"aioencrypt::{cache}s3://{PATH}", s3={"endpoint_url": url}, **options)[0]
     fs.local = tmp_path
     given = {"ContentType": "text/csv", "StorageClass": "STANDARD_IA", "Metadata": {"owner": "reports"}}
     CALLS[call](fs, PATH, **given)
@@ -190,6 +197,14 @@ def test_modes_and_lengths_that_make_no_sense() -> None:
             "plaintext_length_bound": 10,
             "accept_unverified_signature": True,
             "sizes": False,
+            "encryption_client": EncryptionClient(
+                commitment_policy=CommitmentPolicy.FORBID_ENCRYPT_ALLOW_DECRYPT,
+                max_encrypted_data_keys=2,
+                limits=Limits(max_plaintext_length=None, max_header_length=5000),
+                offload=Offload.INLINE,
+                net_v4_0_0_retry=False,
+                frame_length=777,
+            ),
         },
     ],
     ids=["protocol", "instance", "instances", "all options"],
@@ -205,6 +220,12 @@ def test_a_file_system_is_made_again_from_json(options: dict[str, Any]) -> None:
         assert other.to_json() == text
         assert type(other.fs) is type(fs.fs)
         assert other._writing == fs._writing
+        assert settings(other) == settings(fs)
+
+
+def settings(fs: Any) -> dict[str, Any]:
+    client = fs._encryption_client
+    return {name: getattr(client, name) for name in signature(EncryptionClient).parameters}
 
 
 def test_what_json_cannot_name_is_refused() -> None:

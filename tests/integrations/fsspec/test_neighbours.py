@@ -15,9 +15,12 @@ import fsspec
 import pandas as pd
 import pytest
 import s3fs
+from fsspec.callbacks import Callback
 from fsspec.generic import GenericFileSystem, rsync, set_generic_fs
+from fsspec.implementations.cached import WholeFileCacheFileSystem
 from fsspec.implementations.http import HTTPFileSystem
 from fsspec.implementations.local import LocalFileSystem
+from fsspec.implementations.zip import ZipFileSystem
 
 from aioencrypt.integrations.fsspec import EncryptedFileSystem
 from tests.support.encrypted_fs import PROVIDER, AsyncMemoryFileSystem, memory, over
@@ -229,10 +232,12 @@ class WholeFiles(BaseHTTPRequestHandler):
     """Sends whole files, whatever range is asked for."""
 
     content: bytes = b""
+    tells_length: bool = True
 
     def do_HEAD(self) -> None:
         self.send_response(200)
-        self.send_header("Content-Length", str(len(self.content)))
+        if self.tells_length:
+            self.send_header("Content-Length", str(len(self.content)))
         self.end_headers()
 
     def do_GET(self) -> None:
@@ -243,10 +248,15 @@ class WholeFiles(BaseHTTPRequestHandler):
         """Be quiet."""
 
 
-def test_a_server_that_ignores_ranges_is_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize("length", [100_000, 5_000_000])
+@pytest.mark.parametrize("tells_length", [True, False])
+def test_files_of_a_server_without_ranges_are_read_whole(
+    tells_length: bool, length: int, tmp_path: Path
+) -> None:
     target = memory()
-    over(target).pipe_file("/report.bin", plaintext_of(100_000))
-    WholeFiles.content = target.cat_file("/report.bin")
+    over(target).pipe_file("/report.bin", plaintext_of(length))
+    WholeFiles.content, WholeFiles.tells_length = target.cat_file("/report.bin"), tells_length
+    reason = "HTTPFileSystem below, or its server, ignores ranges" if tells_length else "size .* is not known"
     server = ThreadingHTTPServer(("127.0.0.1", 0), WholeFiles)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
@@ -254,15 +264,39 @@ def test_a_server_that_ignores_ranges_is_named(tmp_path: Path) -> None:
         place = f"http://127.0.0.1:{server.server_port}/report.bin"
         fs = over(HTTPFileSystem(skip_instance_cache=True))
         for read in (fs.open, lambda path: fs.cat_file(path, start=5, end=10)):
-            with pytest.raises(OSError, match="HTTPFileSystem below, or its server, ignores ranges"):
+            with pytest.raises(OSError, match=reason):
                 read(place)
-        assert fs.cat_file(place) == plaintext_of(100_000)
-        fs.get_file(place, str(tmp_path / "back"))
-        assert (tmp_path / "back").read_bytes() == plaintext_of(100_000)
+        assert fs.cat_file(place) == plaintext_of(length)
+        fs.get_file(place, str(tmp_path / "back"), callback=(callback := Callback()))
+        assert (tmp_path / "back").read_bytes() == plaintext_of(length)
+        assert (callback.size, callback.value) == (None, length)
+        assert fs.info(place)["size"] is None
+        cached = WholeFileCacheFileSystem(target_protocol="http", cache_storage=str(tmp_path / "cache"))
+        with over(cached).open(place) as file:
+            assert file.read() == plaintext_of(length)
     finally:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+# Archives
+
+
+@pytest.mark.parametrize("length", [100, 9_000_000])
+def test_an_archive_takes_whole_messages(length: int, tmp_path: Path) -> None:
+    place = str(tmp_path / "archive.zip")
+    archive = ZipFileSystem(place, mode="w", skip_instance_cache=True)
+    fs = over(archive)
+    fs.pipe_file("piped", plaintext_of(length))
+    with fs.open("opened", "wb") as file:
+        file.write(plaintext_of(length))
+    with pytest.raises(ZeroDivisionError), fs.open("dropped", "wb") as file:
+        file.write(bytes(1 // 0))
+    archive.close()
+    fs = over(ZipFileSystem(place, skip_instance_cache=True))
+    assert sorted(fs.find("")) == ["opened", "piped"]
+    assert fs.cat(["opened", "piped"]) == dict.fromkeys(["opened", "piped"], plaintext_of(length))
 
 
 # Other libraries

@@ -107,7 +107,7 @@ def test_links_pipes_and_files_that_cannot_be_read(tmp_path: Path) -> None:
         "broken": "FileNotFoundError",
         "pipe": "no regular file",
         "empty": "is empty",
-        "text": "no message",
+        "text": "not a message",
     }
     found = {info["name"].removeprefix(f"{folder}/"): info for info in fs.ls(folder, detail=True)}
     assert {name: found[name]["size"] for name in ("a", "link")} == {"a": 700, "link": 5000}
@@ -115,8 +115,17 @@ def test_links_pipes_and_files_that_cannot_be_read(tmp_path: Path) -> None:
     for name, reason in unknown.items():
         assert reason in found[name]["size_unknown"]
     assert fs.info(f"{folder}/link")["size"] == 5000
+    with pytest.raises(FileNotFoundError):  # as over plain files
+        fs.info(f"{folder}/broken")
+    for name, reason in [*unknown.items()][1:]:
+        info = fs.info(f"{folder}/{name}")
+        assert (info["size"], reason in info["size_unknown"]) == (None, True), name
+        assert fs.sizes([f"{folder}/{name}", f"{folder}/a"]) == [None, 700]
     os.unlink(f"{folder}/folder")
     assert_listed(fs, folder, {"a": 700, "link": 5000}, unknown)
+    shown = fs.tree(folder, display_size=True)
+    assert {name for name in found if f" {name} (unknown B)" in shown} == {"empty", "text"}
+    assert " a (700B)" in shown
 
 
 @pytest.mark.parametrize("error", [PermissionError, FileNotFoundError, TimeoutError, RuntimeError])
