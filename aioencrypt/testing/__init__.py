@@ -1,8 +1,8 @@
-"""Tools for the tests of programs that use this library: AWS KMS and DynamoDB in memory.
+"""Test tools for programs that use this library: AWS KMS and DynamoDB in memory.
 
-`InMemoryKMS` needs neither network nor account. It encrypts for real, and says no where AWS says no: the
-wrong region, context or key, a key that is disabled, denied or about to be deleted. Its clients go where
-ready clients of aiobotocore would::
+`InMemoryKMS` needs neither a network nor an account. It really encrypts, and fails where AWS fails: for the
+wrong region, context or key, and for a key that is disabled, denied or pending deletion. Use its clients in
+place of aiobotocore clients::
 
     from aioencrypt.testing import InMemoryKMS
 
@@ -11,9 +11,9 @@ ready clients of aiobotocore would::
     there = kms.create_key(region="eu-west-1")
     provider = KMSMasterKeyProvider([here, there], connection=kms.connection("us-east-1", "eu-west-1"))
 
-Keys are of other accounts, of several regions (`multi_region=True`, `replicate_key`), key pairs
-(`key_spec="RSA_2048"`, `"ECC_NIST_P256"`, ...), and have names (`create_alias`). To see what a program
-does when things go wrong::
+Keys may belong to other accounts, be multi-Region keys (`multi_region=True`, `replicate_key`) or key pairs
+(`key_spec="RSA_2048"`, `"ECC_NIST_P256"`, ...), and have aliases (`create_alias`). To test how a program
+handles failures::
 
     kms.disable_key(here)                                # DisabledException; enable_key() undoes it
     kms.schedule_key_deletion(here)                      # KMSInvalidStateException
@@ -24,13 +24,13 @@ does when things go wrong::
     kms.latency = 0.2                                    # seconds; waiting can be cancelled
     kms.answer_next("Decrypt", {"Plaintext": b"short"})  # a service that is not what it seems
 
-and to see what it asked for::
+and to check its requests::
 
     assert kms.call_count("GenerateDataKey") == 1
     assert all(call.key_id is not None for call in kms.calls if call.operation == "Decrypt")
 
-Branch keys need a table: `InMemoryDynamoDB` has tables with conditions and transactions, and fails in the
-same ways; its clients go where those of aiobotocore would::
+Branch keys need a table: `InMemoryDynamoDB` has tables with conditions and transactions, and the same ways to
+fail::
 
     dynamodb = InMemoryDynamoDB()
     store = BranchKeyStore(
@@ -40,7 +40,7 @@ same ways; its clients go where those of aiobotocore would::
         connection=AWSConnection(kms=kms.clients("us-east-1"), dynamodb=dynamodb.clients("us-east-1")),
     )
 
-For programs that make their own clients, in any language, `aioencrypt.testing.kms` serves the same over
+For programs that create their own clients, in any language, `aioencrypt.testing.kms` serves the same KMS over
 HTTP; it needs aiohttp (`pip install 'aioencrypt[testing]'`).
 """
 

@@ -1,7 +1,7 @@
-"""Fixtures for tests of programs that use aioencrypt: AWS in memory, without network and account.
+"""pytest fixtures for programs that use aioencrypt: AWS in memory, without a network or an account.
 
-pytest finds this file by itself wherever aioencrypt is installed. Both packages load what is used of them
-when it is used, so that all other tests start as fast as before.
+pytest finds this plugin wherever aioencrypt is installed. It imports nothing until a fixture is used, so
+other tests do not start more slowly.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ REGION = "us-east-1"
 
 @pytest.fixture
 def aioencrypt_kms() -> testing.InMemoryKMS:
-    """An AWS KMS in memory, new for each test: no keys, no network, no account."""
+    """An in-memory AWS KMS without keys, new for each test."""
     return testing.InMemoryKMS()
 
 
 @pytest.fixture
 def aioencrypt_provider(aioencrypt_kms: testing.InMemoryKMS) -> aioencrypt.KMSMasterKeyProvider:
-    """A provider of one new KMS key in us-east-1, over the client of `aioencrypt_kms`."""
+    """A provider with one new KMS key in us-east-1, in `aioencrypt_kms`."""
     return aioencrypt.KMSMasterKeyProvider(
         [aioencrypt_kms.create_key(region=REGION)], connection=aioencrypt_kms.connection(REGION)
     )
@@ -30,7 +30,7 @@ def aioencrypt_provider(aioencrypt_kms: testing.InMemoryKMS) -> aioencrypt.KMSMa
 
 @pytest.fixture
 def aioencrypt_dynamodb() -> testing.InMemoryDynamoDB:
-    """A DynamoDB in memory, new for each test: no tables, no network, no account."""
+    """An in-memory DynamoDB without tables, new for each test."""
     return testing.InMemoryDynamoDB()
 
 
@@ -38,7 +38,7 @@ def aioencrypt_dynamodb() -> testing.InMemoryDynamoDB:
 def aioencrypt_key_store(
     aioencrypt_kms: testing.InMemoryKMS, aioencrypt_dynamodb: testing.InMemoryDynamoDB
 ) -> aioencrypt.BranchKeyStore:
-    """A branch key store over both, with one new KMS key; `create_key_store` makes its table."""
+    """A branch key store that uses both, with one new KMS key; `create_key_store` creates its table."""
     return aioencrypt.BranchKeyStore(
         "branch-keys",
         kms_configuration=aioencrypt.KMSKeyArn(aioencrypt_kms.create_key(region=REGION)),

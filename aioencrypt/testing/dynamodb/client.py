@@ -1,4 +1,4 @@
-"""The client of the in-memory DynamoDB: AWS's methods, spelled out."""
+"""The client of the in-memory DynamoDB."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ _Item = Mapping[str, Mapping[str, Any]]
 
 
 class InMemoryDynamoDBClient:
-    """The methods of an aiobotocore DynamoDB client, for one region; made by `InMemoryDynamoDB.client()`.
+    """A DynamoDB client for one region, created by `InMemoryDynamoDB.client()`.
 
-    Parameters and answers are AWS's. Every method raises `InMemoryDynamoDBError`, which has the shape of
-    botocore's `ClientError`, and `ConnectionError` in an outage. There is nothing to close.
+    Parameters and answers are those of AWS. Every method raises `InMemoryDynamoDBError`, which has the
+    shape of botocore's `ClientError`, and `ConnectionError` during an outage. The client need not be
+    closed.
     """
 
     def __init__(self, region: str, invoke: _Invoke) -> None:

@@ -1,7 +1,7 @@
-"""Conditions of DynamoDB: parsed, and evaluated on an item.
+"""Parse DynamoDB condition expressions and evaluate them on an item.
 
 Supported are `attribute_exists`, `attribute_not_exists`, `begins_with`, comparisons, AND, OR, NOT and
-parentheses, over attributes of the item itself. The rest is refused, as what AWS does not know is.
+parentheses, over top-level attributes of the item. Everything else is a ValidationException.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ _WORDS = ("AND", "OR", "NOT")
 def parse_condition(
     what: str, text: str, names: Mapping[str, str] | None, values: Mapping[str, Any] | None
 ) -> Condition:
-    """Return the condition that an expression stands for.
+    """Parse a condition expression.
 
     `what` is the name of the parameter. Raises a refusal (ValidationException) for expressions that AWS
-    would not take, and for names and values that the expression does not use.
+    rejects, and for names and values that the expression does not use.
     """
     return _Parser(what, text, names or {}, values or {}).parse()
 

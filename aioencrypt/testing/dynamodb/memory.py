@@ -1,4 +1,4 @@
-"""A DynamoDB in memory, for tests: tables, items, conditions and transactions."""
+"""An in-memory DynamoDB for tests: tables, items, conditions and transactions."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _SERVER_FAULTS = {"InternalServerError": 500, "ServiceUnavailable": 503}
 
 
 class InMemoryDynamoDBError(Exception):
-    """What the in-memory DynamoDB answers instead of a result; botocore's `ClientError` in shape.
+    """An error of the in-memory DynamoDB, with the shape of botocore's `ClientError`.
 
     `response` is `{"Error": {"Code": str, "Message": str}, "ResponseMetadata": {"RequestId": str,
     "HTTPStatusCode": int}}`, with `CancellationReasons` for a cancelled transaction; `operation_name` is
@@ -49,10 +49,11 @@ class InMemoryDynamoDBError(Exception):
 
 @attrs.frozen
 class DynamoDBCall:
-    """One request that reached the in-memory DynamoDB, or that an outage kept from it.
+    """One request to the in-memory DynamoDB, including those that failed in an outage.
 
-    `operation` is AWS's name; `table_name`, of a transaction that of its first write, and `parameters` are
-    as the caller sent them. `error` is the error code, `"ConnectionError"` in an outage, None for success.
+    `operation` is AWS's name; `table_name` (for a transaction, the table of its first write) and
+    `parameters` are as the caller sent them. `error` is the error code, `"ConnectionError"` for an outage,
+    None for success.
     """
 
     operation: str
@@ -69,13 +70,13 @@ class InMemoryDynamoDB:
         connection = AWSConnection(dynamodb=dynamodb.clients("eu-west-1"), ...)
         await store.create_key_store()
 
-    Conditions are evaluated, and a transaction is carried out as a whole or not at all. What AWS would
-    refuse is refused; what is not there (updates, indexes, pages) cannot be asked for.
+    Conditions are evaluated, and transactions are atomic. Requests that AWS rejects are rejected. Updates,
+    indexes and pages are not supported.
 
-    Its own methods are synchronous, take effect at once, may be called from any thread, and are neither
-    logged nor subject to faults. `latency` is what every answer takes, in seconds. The request arrives
-    first, so that a caller who is cancelled while waiting has made a call. A new table can be used at
-    once, or after `creating` descriptions that say CREATING.
+    The methods of this class are synchronous, take effect immediately, may be called from any thread, and
+    are neither logged nor subject to faults. `latency` delays every answer, in seconds. A request takes
+    effect before the delay, so a caller that is cancelled while waiting has made the call. A new table is
+    active at once, or after `creating` descriptions with the status CREATING.
     """
 
     def __init__(
@@ -126,7 +127,7 @@ class InMemoryDynamoDB:
             self._tables.denied.setdefault(table_name, set()).update(operations or PERMISSIONS)
 
     def allow(self, table_name: str, *operations: str) -> None:
-        """Take denials back, all if no operation is named."""
+        """Undo denials; all of them if no operation is named."""
         _check_names(operations, PERMISSIONS)
         with self._lock:
             self._tables.denied.get(table_name, set()).difference_update(operations or PERMISSIONS)
@@ -142,9 +143,9 @@ class InMemoryDynamoDB:
         region: str | None = None,
         message: str = "injected by fail_next",
     ) -> None:
-        """Let the next `times` requests fail with an error code, such as ThrottlingException.
+        """Make the next `times` requests fail with an error code, such as ThrottlingException.
 
-        With `operation` or `region` only requests of that kind count. Several calls queue up.
+        With `operation` or `region`, only such requests count. Several calls queue up.
         """
         _check_names([operation] if operation is not None else [], OPERATIONS)
         with self._lock:
@@ -158,7 +159,7 @@ class InMemoryDynamoDB:
             self._cancellations.append(reasons)
 
     def outage(self, region: str) -> None:
-        """Cut a region off: `ConnectionError`."""
+        """Make a region unreachable: `ConnectionError`."""
         check_region(region)
         with self._lock:
             self._faults.outages.add(region)
@@ -169,7 +170,7 @@ class InMemoryDynamoDB:
             self._faults.outages.discard(region)
 
     def answer_next(self, operation: str, changes: Mapping[str, object], *, times: int = 1) -> None:
-        """Put other values into the next successful answers of an operation; None removes a field."""
+        """Change fields of the next successful answers of an operation; None removes a field."""
         _check_names([operation], OPERATIONS)
         with self._lock:
             self._faults.change(operation, changes, times=times)
@@ -178,7 +179,7 @@ class InMemoryDynamoDB:
 
     @property
     def calls(self) -> list[DynamoDBCall]:
-        """The requests so far, in the order of their arrival; a copy."""
+        """A copy of the list of requests so far, in order of arrival."""
         with self._lock:
             return list(self._calls)
 

@@ -1,15 +1,15 @@
 """The in-memory KMS over HTTP: `python -m aioencrypt.testing.kms.server`.
 
-It speaks what AWS KMS speaks (AWS JSON 1.1), so that boto3, aiobotocore and every other SDK can call it. Any
-credentials do: the region is read from the scope of the signature, the signature itself is not verified.
-Give clients the URL as their endpoint::
+It speaks the protocol of AWS KMS (AWS JSON 1.1), so boto3, aiobotocore and every other SDK can call it. Any
+credentials work: the region is taken from the scope of the signature, and the signature is not verified.
+Pass the URL to clients as their endpoint::
 
     boto3.client("kms", endpoint_url=url, region_name="eu-west-1", ...)
 
-Served are the operations of `InMemoryKMSClient`, and CreateKey, ReplicateKey, CreateAlias, DeleteAlias,
-EnableKey, DisableKey, ScheduleKeyDeletion, CancelKeyDeletion and CreateGrant.
+The server supports the operations of `InMemoryKMSClient`, and CreateKey, ReplicateKey, CreateAlias,
+DeleteAlias, EnableKey, DisableKey, ScheduleKeyDeletion, CancelKeyDeletion and CreateGrant.
 
-For control from another process, plain JSON:
+To control it from another process, use plain JSON:
 
 `GET /_calls`
     `{"count": 1, "calls": [{"operation": "Decrypt", ...}]}`, each with all that a `KMSCall` has
@@ -24,7 +24,7 @@ For control from another process, plain JSON:
     `{"answer_next": {"operation": "Decrypt", "changes": {"Plaintext": "c2hvcnQ="}}}` (blobs are base64).
     The answer is 204, or 400 with `{"message": ...}` at the first that it does not understand.
 
-It is meant for tests on one machine: whoever reaches the port may do everything.
+Use it for tests on one machine only: anyone who reaches the port may do everything.
 """
 
 import lazy_loader

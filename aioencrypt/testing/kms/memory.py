@@ -1,4 +1,4 @@
-"""An AWS KMS in memory, for tests: real cryptography, real rules about who may use which key where."""
+"""An in-memory AWS KMS for tests, with real cryptography and real permissions."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ def _show_names(context: Mapping[str, str]) -> str:
 
 @attrs.frozen
 class KMSCall:
-    """One request that reached the in-memory KMS, or that an outage kept from it.
+    """One request to the in-memory KMS, including those that failed in an outage.
 
     `operation` is AWS's name. `key_id`, `encryption_context` and `grant_tokens` are as the caller sent
-    them, whether they were right or not; for ReEncrypt those of the destination. `error` is the error
-    code, `"ConnectionError"` in an outage, None for success. The repr shows the names in the encryption
+    them, valid or not; for ReEncrypt, those of the destination. `error` is the error code,
+    `"ConnectionError"` for an outage, None for success. The `repr` shows the keys of the encryption
     context, not the values.
     """
 
@@ -57,15 +57,16 @@ class InMemoryKMS:
         client = kms.client("eu-west-1")
         answer = await client.generate_data_key(KeyId=key_arn, NumberOfBytes=32)
 
-    Its own methods are synchronous, take effect at once, may be called from any thread, and are neither
-    logged nor subject to faults. Keys are named there by their full ARN; an unknown one is an
+    The methods of this class are synchronous, take effect immediately, may be called from any thread, and
+    are neither logged nor subject to faults. They take the full ARN of a key; an unknown key raises
     `InMemoryKMSError` with NotFoundException.
 
-    `account` is that of the caller: key ids and aliases without an ARN are looked up there. Everybody may
-    use every key, also those of other accounts, unless `deny()` says otherwise.
+    `account` is the account of the caller: key ids and aliases without an ARN are looked up there. Every
+    caller may use every key, including those of other accounts, unless `deny()` forbids it.
 
-    `latency` is what every answer takes, in seconds. The request arrives first, so that a caller who is
-    cancelled while waiting has made a call. `clock` returns seconds since the epoch, for the dates of keys.
+    `latency` delays every answer, in seconds. A request takes effect before the delay, so a caller that is
+    cancelled while waiting has made the call. `clock` returns seconds since the epoch, for the dates of
+    keys.
     """
 
     def __init__(
@@ -108,13 +109,13 @@ class InMemoryKMS:
     ) -> str:
         """Create a key and return its ARN.
 
-        `key_id` is drawn if it is not given; ids that start with `mrk-` are those of multi-Region keys, and
-        of no other. `key_spec` is also RSA_2048, RSA_3072 or RSA_4096 (ENCRYPT_DECRYPT), ECC_NIST_P256,
-        ECC_NIST_P384 or ECC_NIST_P521 (KEY_AGREEMENT); `key_usage` may say so, and nothing else.
-        `private_key`, a key object or unencrypted PEM, is used in place of a new key pair.
+        `key_id` is random by default; ids that start with `mrk-` are for multi-Region keys only. `key_spec`
+        may also be RSA_2048, RSA_3072 or RSA_4096 (usage ENCRYPT_DECRYPT), ECC_NIST_P256, ECC_NIST_P384 or
+        ECC_NIST_P521 (usage KEY_AGREEMENT); `key_usage` must match. `private_key`, a key object or
+        unencrypted PEM, replaces a new key pair.
 
-        Raises `ValueError` for what AWS would not have, AlreadyExistsException for a second key of the same
-        ARN or, multi-Region, of the same id.
+        Raises `ValueError` for arguments that AWS does not allow, and AlreadyExistsException for a second
+        key with the same ARN or, for multi-Region keys, the same id.
         """
         spec = _key_spec(key_spec, key_usage)
         with self._named("CreateKey"):
@@ -162,7 +163,7 @@ class InMemoryKMS:
             self._store.schedule_deletion(self._store.by_arn(key_arn), days)
 
     def cancel_key_deletion(self, key_arn: str) -> None:
-        """Keep a key after all. As in AWS it is disabled then."""
+        """Cancel the deletion of a key. As in AWS, the key is disabled afterwards."""
         with self._named("CancelKeyDeletion"):
             self._store.cancel_deletion(self._store.by_arn(key_arn))
 
@@ -179,7 +180,7 @@ class InMemoryKMS:
             self._store.by_arn(key_arn).denied.update(operations or PERMISSIONS)
 
     def allow(self, key_arn: str, *operations: str) -> None:
-        """Take denials back, all if no operation is named."""
+        """Undo denials; all of them if no operation is named."""
         _check_names(operations, PERMISSIONS)
         with self._named("PutKeyPolicy"):
             self._store.by_arn(key_arn).denied.difference_update(operations or PERMISSIONS)
@@ -213,17 +214,17 @@ class InMemoryKMS:
         region: str | None = None,
         message: str = "injected by fail_next",
     ) -> None:
-        """Let the next `times` requests fail with an error code, such as ThrottlingException.
+        """Make the next `times` requests fail with an error code, such as ThrottlingException.
 
-        With `operation` or `region` only requests of that kind count. Several calls queue up. The HTTP status
-        is AWS's (KMSInternalException 500, DependencyTimeoutException 503), 400 for other codes.
+        With `operation` or `region`, only such requests count. Several calls queue up. The HTTP status is
+        that of AWS (KMSInternalException 500, DependencyTimeoutException 503), and 400 for other codes.
         """
         _check_names([operation] if operation is not None else [], OPERATIONS)
         with self._lock:
             self._faults.queue(code, message, times=times, operation=operation, region=region)
 
     def outage(self, region: str) -> None:
-        """Cut a region off: `ConnectionError` in process, a dropped connection over HTTP."""
+        """Make a region unreachable: `ConnectionError` in process, a dropped connection over HTTP."""
         check_region(region)
         with self._lock:
             self._faults.outages.add(region)
@@ -234,7 +235,7 @@ class InMemoryKMS:
             self._faults.outages.discard(region)
 
     def answer_next(self, operation: str, changes: Mapping[str, object], *, times: int = 1) -> None:
-        """Put other values into the next successful answers of an operation; None removes a field."""
+        """Change fields of the next successful answers of an operation; None removes a field."""
         _check_names([operation], OPERATIONS)
         with self._lock:
             self._faults.change(operation, changes, times=times)
@@ -243,7 +244,7 @@ class InMemoryKMS:
 
     @property
     def calls(self) -> list[KMSCall]:
-        """The requests so far, in the order of their arrival; a copy."""
+        """A copy of the list of requests so far, in order of arrival."""
         with self._lock:
             return list(self._calls)
 
@@ -273,7 +274,7 @@ class InMemoryKMS:
         return AWSConnection(kms=self.clients(*regions), timeout=timeout)
 
     async def invoke(self, region: str, operation: str, parameters: Mapping[str, object]) -> dict[str, Any]:
-        """Answer one request: what the methods of a client and the HTTP server come down to.
+        """Answer one request; the methods of clients and the HTTP server call this.
 
         `operation` and the names in `parameters` are AWS's; blobs are bytes, dates are `datetime`. Raises
         `InMemoryKMSError`, and `ConnectionError` in an outage.
