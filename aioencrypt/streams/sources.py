@@ -27,6 +27,7 @@ from anyio.abc import ByteReceiveStream, ObjectReceiveStream
 from aioencrypt.errors import StreamError
 from aioencrypt.format.wire import flat_view
 from aioencrypt.runtime.begun_sources import remember_begun, was_begun
+from aioencrypt.runtime.event_loops import is_being_closed
 from aioencrypt.streams.blocking_files import read_file_object
 
 _READ_LENGTH = 256 * 1024
@@ -122,7 +123,9 @@ class _Reader:
 
     async def aclose(self) -> None:
         # The event loop would finish an abandoned generator some time later, and keep its buffer until
-        # then.
+        # then. A closed coroutine leaves that to the loop: CPython takes the generator for running.
+        if is_being_closed():
+            return
         if isinstance(self._iterator, AsyncGenerator):
             await self._iterator.aclose()
         elif isinstance(self._iterator, Generator):

@@ -45,6 +45,9 @@ class Operation(Protocol):
     @property
     def has_connections(self) -> bool: ...
 
+    @property
+    def has_children(self) -> bool: ...
+
 
 class Interruption:
     """Counts the suspensions of an operation and acts at one of them."""
@@ -159,9 +162,11 @@ def _drive(operation: Operation, interruption: Interruption, folder: Path) -> Dr
             state = loop.run_until_complete(_state())
             gc.collect()
         left = _leftovers(loop, lambda: _left(operation, state, folder, files, descriptors))
-        if interruption.way in ("close", "loop closed") and operation.has_connections:
-            # Connections are closed by awaiting, which nobody can there: Python says so.
+        if interruption.way == "loop closed" and operation.has_connections:
+            # Connections are closed by awaiting, which nobody can there.
             left = [thing for thing in left if thing not in operation.left()]
+        if interruption.way in ("close", "loop closed") and operation.has_children:
+            # Task groups wait for their tasks, which nobody can there: Python says so.
             error = None if isinstance(error, RuntimeError) and "GeneratorExit" in str(error) else error
         if not isinstance(error, _EXPECTED) and error is not None:
             left.append(f"raised {error!r}")

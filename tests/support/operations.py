@@ -133,6 +133,11 @@ class World:
         """Whether clients, bodies or uploads are to be closed, which takes an await."""
         return self.session.made or bool(self.s3.calls)
 
+    @property
+    def has_children(self) -> bool:
+        """Whether a task group may be open when it ends."""
+        return bool(self.s3.calls) or self.case.run is asgi_response
+
     def left(self) -> list[str]:
         """Name what is open and should not be."""
         left = []
