@@ -134,7 +134,8 @@ class DecryptStreaming(Scenario):
         assert self.complete or cancelled
         assert self.plaintext.startswith(self.taken)
         assert not self.complete or (self.stream.verified and self.taken == self.plaintext)
-        assert not self.stream._opener._driver._digests._pending
+        digests = self.stream._opener._driver._digests
+        assert digests is None or not digests.pending
         assert self.stream._opener._spool is None or self.stream._opener._spool._file is None
         reader = self.stream._reader
         assert not isinstance(reader, FileReader) or reader._file.closed
