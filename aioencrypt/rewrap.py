@@ -294,7 +294,7 @@ class RewrapStream(ByteStream):
     def __init__(self, reader: Reader, options: RewrapOptions, *, verify: bool) -> None:
         super().__init__(reader)
         self._options = options
-        self._verify = verify
+        self._verify = check_type("verify", verify, bool)
         self._header: MessageHeader | None = None
         self._provenance: Provenance | None = None
         self._rewrapped: RewrappedHeader | None = None
@@ -483,7 +483,7 @@ async def rewrap_file(
 
     Raises `OSError`. Other arguments and errors: see `rewrap_stream`.
     """
-    if in_place and destination is not None:
+    if check_type("in_place", in_place, bool) and destination is not None:
         raise ValueError("in_place changes the file itself: leave destination out")
     options = rewrap_options(
         provider,

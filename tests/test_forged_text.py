@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 import pytest
 
 from aioencrypt import (
     AlgorithmSuite,
+    AWSConnection,
     DataKey,
     DataKeyRequest,
     EncryptedDataKey,
+    EncryptionError,
     HierarchicalMasterKey,
     KMSDiscoveryMasterKeyProvider,
+    KMSMasterKeyProvider,
     MultiMasterKeyProvider,
     RawAESMasterKey,
     decrypt,
@@ -20,10 +24,13 @@ from aioencrypt import (
     inspect_message,
 )
 from aioencrypt.errors import Attempt
+from aioencrypt.integrations.s3 import open_encrypted, put_encrypted
 from aioencrypt.testing import InMemoryKMS
 from tests.support.hierarchical import MemoryKeyStore
+from tests.support.memory_s3 import MemoryS3
 from tests.support.secrets import errors_of
 from tests.support.streaming import on_asyncio
+from tests.support.telemetry import telemetry
 
 pytestmark = [pytest.mark.anyio, on_asyncio]
 
@@ -89,3 +96,59 @@ async def test_other_contexts_forge_nothing() -> None:
 async def test_attempts_forge_nothing() -> None:
     failed = Attempt("decrypt", f"own{FORGED}", f"key{FORGED}", ValueError(FORGED))
     assert_readable(str(failed), repr(failed))
+
+
+class Refused(Exception):
+    """An error of a client, in the shape of botocore's, of which a stranger wrote every text."""
+
+    def __init__(self) -> None:
+        super().__init__(FORGED)
+        self.response = {
+            "Error": {"Code": FORGED, "Message": FORGED},
+            "ResponseMetadata": {"RequestId": FORGED, "HTTPStatusCode": FORGED},
+        }
+
+
+class ForgingClient:
+    """A KMS client that raises and answers forged texts."""
+
+    async def generate_data_key(self, **options: Any) -> Any:
+        raise Refused
+
+    async def decrypt(self, **options: Any) -> Any:
+        return {"KeyId": FORGED, "Plaintext": bytes(32), "ResponseMetadata": {"RequestId": FORGED}}
+
+
+async def test_services_forge_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG, "aioencrypt")
+    client: Any = ForgingClient()
+    region = f"us-east-1{FORGED}"
+    kms = AWSConnection(region=region, kms={region: client, "us-east-1": client})
+    asked, _ = await encrypt(b"", Stranger("aws-kms", ARN.removesuffix(FORGED).encode()))
+    with telemetry() as exported:
+        for use in (
+            lambda: encrypt(b"", KMSMasterKeyProvider(["alias/name"], connection=kms)),
+            lambda: decrypt(asked, KMSMasterKeyProvider([ARN.removesuffix(FORGED)], connection=kms)),
+        ):
+            with pytest.raises(EncryptionError) as caught:
+                await use()
+            for error in errors_of(caught.value):
+                assert isinstance(error, Refused) or str(error).isprintable()
+    assert exported.named("KMS.GenerateDataKey")
+    assert exported.named("KMS.Decrypt")
+    for span in exported.spans:
+        for value in (span.attributes or {}).values():
+            assert_readable(*map(str, value if isinstance(value, tuple) else [value]))
+    assert_readable(*caplog.messages)
+
+
+async def test_names_of_objects_forge_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG, "aioencrypt")
+    for call in (
+        put_encrypted(MemoryS3(), f"bucket{FORGED}", f"key{FORGED}", b"", NO_KEY),
+        open_encrypted(MemoryS3(), f"bucket{FORGED}", f"key{FORGED}", NO_KEY).__aenter__(),
+    ):
+        with pytest.raises(EncryptionError) as caught:
+            await call
+        assert_readable(str(caught.value), *caplog.messages)
+    assert len(caplog.messages) == 2

@@ -8,7 +8,7 @@ from typing import Any, cast
 from aioencrypt.aws.connection import AWSClients, AWSConnection, EntersConnection
 from aioencrypt.aws.protocols import ClientSupplier, KMSClient
 from aioencrypt.errors import ServiceError
-from aioencrypt.runtime.arguments import describe_type
+from aioencrypt.runtime.arguments import check_texts, describe_type
 from aioencrypt.runtime.plugins import await_answer
 
 
@@ -87,11 +87,7 @@ def _region_set(supplier: ClientSupplier, regions: Iterable[str]) -> frozenset[s
         raise TypeError(
             f"a client supplier must be an async function of a region, not {describe_type(supplier)}"
         )
-    if isinstance(regions, str):
-        raise TypeError("regions must be a collection of region names: write [region]")
-    names = frozenset(regions)
-    for name in names:
-        if not isinstance(name, str) or not name:
-            shown = repr(name) if name == "" else type(name).__name__
-            raise TypeError(f"a region must be a non-empty str, not {shown}")
+    names = frozenset(check_texts("regions", regions, "region"))
+    if "" in names:
+        raise ValueError("regions has an empty name: name AWS regions")
     return names

@@ -97,7 +97,7 @@ async def call_service(what: ServiceCall | str, call: Callable[[], Awaitable[T]]
     `what` names the call in the log; observers hear of a `ServiceCall`. Raises `ServiceError` with the cause.
     """
     if isinstance(what, str):
-        return await _within(timeout, what, call)
+        return await _within(timeout, escape_text(what), call)
     with watching_call(what) as watch:
         answer = await _within(timeout, what, call)
         watch.request_id = _request_id(answer)

@@ -166,7 +166,9 @@ def parse_context(data: bytes) -> dict[str, str]:
         key, position = _text(data, position)
         value, position = _text(data, position)
         if key in context:
-            raise MalformedMessageError(f"the encryption context in the header has the key {key!r} twice")
+            raise MalformedMessageError(
+                f"the encryption context in the header has the key {key[:40]!r} twice"
+            )
         context[key] = value
     if position != len(data):
         raise MalformedMessageError(

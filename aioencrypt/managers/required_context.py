@@ -21,7 +21,7 @@ from aioencrypt.materials import (
     EncryptionMaterialsRequest,
 )
 from aioencrypt.providers.base import MasterKeyProvider
-from aioencrypt.runtime.arguments import check_type
+from aioencrypt.runtime.arguments import check_texts
 from aioencrypt.runtime.secrets import hides_arguments
 
 
@@ -37,14 +37,12 @@ class RequiredEncryptionContextCMM(OuterManager):
     def __init__(
         self, provider: MasterKeyProvider | CryptographicMaterialsManager, required_keys: Iterable[str]
     ) -> None:
-        if isinstance(required_keys, str):
-            raise TypeError("required_keys must be a collection of keys: write [key]")
         super().__init__(provider)
-        self._required = frozenset(required_keys)
+        self._required = frozenset(check_texts("required_keys", required_keys, "required key"))
         if not self._required:
             raise ValueError("required_keys is empty; without any, leave this CMM out")
         for key in self._required:
-            if check_type("a required key", key, str).startswith(RESERVED_PREFIX):
+            if key.startswith(RESERVED_PREFIX):
                 raise ValueError(f"the required key {key!r} starts with the reserved {RESERVED_PREFIX!r}")
 
     def __repr__(self) -> str:

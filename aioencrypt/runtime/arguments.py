@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import enum
 import math
+from collections.abc import Iterable
 from typing import TypeVar
 from uuid import UUID, uuid4
 
@@ -26,6 +27,23 @@ def check_type(name: str, value: object, kind: type[T], advice: str = "") -> T:
         return value
     article = "an" if kind.__name__[0] in "AEIOUaeiou" else "a"
     raise TypeError(f"{name} must be {article} {kind.__name__}, not {describe_type(value)}{advice}")
+
+
+def check_texts(name: str, values: Iterable[str], item: str, advice: str = "") -> tuple[str, ...]:
+    """Return a collection of str as a tuple; raises `TypeError`, also for a single str."""
+    if isinstance(values, str) or not isinstance(values, Iterable):
+        raise TypeError(
+            f"{name} must be a collection of {item}s, not {describe_type(values)}: write [{name[:-1]}]"
+        )
+    return tuple([check_type(f"each {item}", value, str, advice) for value in values])
+
+
+def encode_text(name: str, value: str) -> bytes:
+    """Return a text in UTF-8; raises `TypeError`, and `ValueError` for a lone surrogate."""
+    try:
+        return check_type(name, value, str).encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{name} is not valid Unicode text") from error
 
 
 def check_int(name: str, value: int, lowest: int, highest: int | None = None) -> int:
@@ -65,9 +83,8 @@ def check_age(max_age: float, refresh_ahead: float) -> None:
 def check_cache_name(name: str, value: str) -> str:
     """Return the text if it can be a field of a cache identifier; raises `TypeError` and `ValueError`."""
     # NUL separates the fields of an identifier.
-    if not check_type(name, value, str) or "\0" in value:
+    if b"\0" in (encode_text(name, value) or b"\0"):
         raise ValueError(f"{name} must be a name without NUL characters")
-    value.encode()
     return value
 
 

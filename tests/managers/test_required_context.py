@@ -117,10 +117,10 @@ async def test_it_stands_over_a_key_a_provider_or_a_manager(given: Any) -> None:
 
 
 REFUSED: list[tuple[Any, type[Exception], str]] = [
-    ("tenant", TypeError, r"^required_keys must be a collection of keys: write \[key\]$"),
+    ("tenant", TypeError, "^required_keys must be a collection of required keys, not str: write"),
     ([], ValueError, r"^required_keys is empty; without any, leave this CMM out$"),
-    ([b"tenant"], TypeError, r"^a required key must be a str, not bytes$"),
-    ([None], TypeError, r"^a required key must be a str, not NoneType$"),
+    ([b"tenant"], TypeError, r"^each required key must be a str, not bytes$"),
+    ([None], TypeError, r"^each required key must be a str, not NoneType$"),
     (["a", "aws-crypto-public-key"], ValueError, "'aws-crypto-public-key' starts with the reserved"),
     (["aws-crypto-"], ValueError, "^the required key 'aws-crypto-' starts with the reserved 'aws-crypto-'$"),
 ]

@@ -16,19 +16,27 @@ import aioencrypt
 from aioencrypt import (
     AlgorithmSuite,
     AsyncCache,
+    AWSConnection,
+    BranchKeyStore,
     CachingCMM,
     CommitmentPolicy,
     DataKeyRequest,
     DecryptionMaterialsRequest,
+    DiscoveryFilter,
     EncryptionClient,
     EncryptionMaterialsRequest,
+    HierarchicalMasterKey,
+    KMSDiscoveryMasterKeyProvider,
+    KMSKeyArn,
     KMSMasterKeyProvider,
     KMSRSAMasterKey,
     Limits,
     MultiRegion,
     Offload,
+    RawAESMasterKey,
     RawRSAMasterKey,
     Release,
+    RequiredEncryptionContextCMM,
     RSAPadding,
     SignaturePolicy,
 )
@@ -224,9 +232,67 @@ def test_seconds(name: str, wrong: Any) -> None:
             lambda value: aioencrypt.rewrap_stream(b"", KEY, new_provider=KEY, accept_iv_reuse=value),
         ),
         ("reencrypt", lambda value: aioencrypt.rewrap_stream(b"", KEY, new_provider=KEY, reencrypt=value)),
+        ("verify", lambda value: aioencrypt.rewrap_stream(b"", KEY, new_provider=KEY, verify=value)),
+        ("accept_content_encoding", lambda value: BodyMeter({}, None, accept_content_encoding=value)),
     ],
 )
 def test_what_weakens_a_check_is_a_bool(name: str, call: Callable[[Any], object], wrong: Any) -> None:
     """The text 'false' of a configuration file would be true."""
     with pytest.raises(TypeError, match=f"^{name} must be a bool, not {type(wrong).__name__}$"):
         call(wrong)
+
+
+COLLECTIONS: list[tuple[str, Callable[[Any], object]]] = [
+    ("key_ids", KMSMasterKeyProvider),
+    ("grant_tokens", lambda value: KMSMasterKeyProvider(["alias/a"], grant_tokens=value)),
+    ("grant_tokens", lambda value: KMSDiscoveryMasterKeyProvider(discovery_filter=None, grant_tokens=value)),
+    ("grant_tokens", lambda value: KMSRSAMasterKey(RSA_ARN, encryption_algorithm=OAEP, grant_tokens=value)),
+    ("grant_tokens", lambda value: branch_key_store(grant_tokens=value)),
+    ("accounts", lambda value: DiscoveryFilter(accounts=value)),
+    ("required_keys", lambda value: RequiredEncryptionContextCMM(KEY, value)),
+    ("regions", lambda value: aioencrypt.limit_regions(SUPPLIER, value)),
+    ("regions", lambda value: aioencrypt.exclude_regions(SUPPLIER, value)),
+]
+SUPPLIER: Any = AWSConnection
+KMS_ARN = KMSKeyArn(RSA_ARN)
+OAEP = KMSEncryptionAlgorithm.RSAES_OAEP_SHA_256
+
+
+def branch_key_store(**options: Any) -> BranchKeyStore:
+    return BranchKeyStore("table", **{"logical_name": "name", "kms_configuration": KMS_ARN, **options})
+
+
+@pytest.mark.parametrize("row", range(len(COLLECTIONS)))
+def test_collections_of_text(row: int) -> None:
+    name, call = COLLECTIONS[row]
+    for wrong in ("alias/a", 5, None, True):
+        with pytest.raises(
+            TypeError, match=rf"^{name} must be a collection of .*, not {type(wrong).__name__}: write \["
+        ):
+            call(wrong)
+    for item in (b"alias/a", 5, None, ["alias/a"]):
+        with pytest.raises(TypeError, match=f"^each .* must be a str, not {type(item).__name__}"):
+            call([item])
+    call(iter(["alias/a"]))
+
+
+@pytest.mark.parametrize(
+    ("name", "call"),
+    [
+        ("key_namespace", lambda value: RawAESMasterKey(value, "name", wrapping_key=bytes(32))),
+        ("key_name", lambda value: RawAESMasterKey("space", value, wrapping_key=bytes(32))),
+        ("key_name", lambda value: RawRSAMasterKey("space", value, padding="PKCS1", public_key=RSA_KEY)),
+        ("partition", lambda value: CachingCMM(KEY, max_age=1, partition=value)),
+        ("logical_name", lambda value: branch_key_store(logical_name=value)),
+        ("store_id", lambda value: branch_key_store(store_id=value)),
+        (
+            "branch_key_id",
+            lambda value: HierarchicalMasterKey(branch_key_store(), branch_key_id=value, max_age=1),
+        ),
+    ],
+)
+def test_texts_that_are_stored_are_valid_unicode(name: str, call: Callable[[Any], object]) -> None:
+    with pytest.raises(ValueError, match=f"^{name} is not valid Unicode text$"):
+        call("a\ud800")
+    with pytest.raises(TypeError, match=f"^{name} must be a str, not bytes$"):
+        call(b"a")

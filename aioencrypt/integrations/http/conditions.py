@@ -302,6 +302,7 @@ class BodyMeter:
         self, fields: Mapping[str, str], max_length: int | None, *, accept_content_encoding: bool = False
     ) -> None:
         self._max_length = check_limit("max_length", max_length)
+        check_type("accept_content_encoding", accept_content_encoding, bool)
         self.received: int = 0
         encoded = fields.get("content-encoding", "").strip().lower() not in ("", "identity")
         self._refused = "Content-Encoding" if encoded and not accept_content_encoding else ""

@@ -143,7 +143,7 @@ async def put_encrypted(
         checksum=checked_checksum(checksum),
         timeout=timeout,
     )
-    _check_upload(part_length, concurrency)
+    _check_upload(part_length, concurrency, equal_parts)
     stream = (encryption_client or EncryptionClient()).encrypt_stream(
         source,
         provider,
@@ -190,12 +190,13 @@ def _check_texts(name: str, texts: Mapping[str, str]) -> dict[str, str]:
     return dict(texts)
 
 
-def _check_upload(part_length: int, concurrency: int) -> None:
+def _check_upload(part_length: int, concurrency: int, equal_parts: bool) -> None:
     if not MIN_PART_LENGTH <= check_type("part_length", part_length, int) <= MAX_PART_LENGTH:
         raise ValueError(
             f"part_length is {part_length}; S3 takes parts of {MIN_PART_LENGTH} to {MAX_PART_LENGTH} bytes"
         )
     check_int("concurrency", concurrency, 1)
+    check_type("equal_parts", equal_parts, bool)
 
 
 @hides_arguments
@@ -331,7 +332,7 @@ async def rewrap_encrypted(
     """
     arguments = check_extra("extra", extra, PutArguments)
     checksum = checked_checksum(checksum)
-    _check_upload(part_length, concurrency)
+    _check_upload(part_length, concurrency, equal_parts)
     options = rewrap_options(
         provider,
         new_provider,

@@ -32,6 +32,7 @@ from aioencrypt.runtime.arguments import (
     check_partition,
     check_type,
     describe_type,
+    encode_text,
 )
 from aioencrypt.runtime.cache import AsyncCache
 from aioencrypt.runtime.plugins import call_async, call_method, check_answer, method_name
@@ -313,10 +314,7 @@ def _checked(
     return _BranchKey(branch_key_id.encode(), parsed.bytes, key)
 
 
-def _check_branch_key_id(branch_key_id: object) -> None:
-    try:
-        length = len(check_type("a branch key id", branch_key_id, str).encode())
-    except UnicodeEncodeError as error:
-        raise ValueError("the branch key id is not valid Unicode text") from error
+def _check_branch_key_id(branch_key_id: str) -> None:
+    length = len(encode_text("branch_key_id", branch_key_id))
     if not 0 < length <= _MAX_LENGTH:
         raise ValueError(f"the branch key id has {length} bytes; it may have 1 to {_MAX_LENGTH}")

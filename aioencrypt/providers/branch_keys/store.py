@@ -35,7 +35,7 @@ from aioencrypt.providers.branch_keys.items import (
 from aioencrypt.providers.branch_keys.kms import KMSConfiguration
 from aioencrypt.providers.branch_keys.table import BranchKeyTable
 from aioencrypt.providers.kms.service import KMSService
-from aioencrypt.runtime.arguments import check_type, describe_type
+from aioencrypt.runtime.arguments import check_type, describe_type, encode_text
 from aioencrypt.runtime.secrets import SecretBytes, hides_arguments
 
 
@@ -273,8 +273,8 @@ class BranchKeyStore(EntersConnection):
         return answer
 
 
-def _check_name(what: str, name: object) -> None:
-    if not check_type(what, name, str):
+def _check_name(what: str, name: str) -> None:
+    if not encode_text(what, name):
         raise ValueError(f"{what} is empty")
 
 

@@ -36,7 +36,7 @@ from aioencrypt.providers.kms.arn import (
 )
 from aioencrypt.providers.kms.service import KMSService
 from aioencrypt.providers.raw.names import KMS_PROVIDER_ID
-from aioencrypt.runtime.arguments import check_choice
+from aioencrypt.runtime.arguments import check_choice, check_texts, check_type
 
 
 class MultiRegion(enum.Enum):
@@ -51,11 +51,7 @@ class MultiRegion(enum.Enum):
 
 
 def _account_set(accounts: Sequence[str]) -> frozenset[str]:
-    if isinstance(accounts, str):
-        raise TypeError("accounts must be a sequence of account ids: write [account]")
-    if not all(isinstance(account, str) for account in accounts):
-        raise TypeError("an account id must be a str, because a number loses leading zeros")
-    return frozenset(accounts)
+    return frozenset(check_texts("accounts", accounts, "account id", ": a number loses leading zeros"))
 
 
 @attrs.frozen
@@ -66,6 +62,7 @@ class DiscoveryFilter:
     partition: str = "aws"
 
     def __attrs_post_init__(self) -> None:
+        check_type("partition", self.partition, str)
         if not self.accounts or not all(self.accounts) or not self.partition:
             raise ValueError("a discovery filter needs at least one account id and a partition")
 
@@ -254,8 +251,7 @@ class KMSMasterKeyProvider(_KMSProvider):
         connection: AWSConnection | None = None,
         grant_tokens: Sequence[str] = (),
     ) -> None:
-        if isinstance(key_ids, str):
-            raise TypeError("key_ids must be a sequence of key ids: write [key_id]")
+        key_ids = check_texts("key_ids", key_ids, "KMS key id")
         if not key_ids:
             raise ValueError("key_ids is empty; to decrypt under any key, use KMSDiscoveryMasterKeyProvider")
         super().__init__(KMSService(connection, grant_tokens), preferred_region)

@@ -9,7 +9,7 @@ import os
 
 from aioencrypt.format import AlgorithmSuite
 from aioencrypt.materials import DataKey
-from aioencrypt.runtime.arguments import check_type
+from aioencrypt.runtime.arguments import encode_text
 
 KMS_PROVIDER_ID = "aws-kms"
 
@@ -20,7 +20,7 @@ def check_names(key_namespace: str, key_name: str) -> None:
     A KMS namespace is rejected, because readers would send the data key to KMS.
     """
     for what, value in (("key_namespace", key_namespace), ("key_name", key_name)):
-        if len(check_type(what, value, str).encode()) > 0xFFFF - 20:
+        if len(encode_text(what, value)) > 0xFFFF - 20:
             raise ValueError(f"{what} is too long for the message format")
     if key_namespace.startswith(KMS_PROVIDER_ID):
         raise ValueError(

@@ -116,7 +116,7 @@ def test_name_configuration_and_logical_name_are_needed() -> None:
         ({"table_name": "a table"}, ValueError, "is not a table name"),
         ({"table_name": "table\n"}, ValueError, "is not a table name"),
         ({"table_name": KEY}, ValueError, "is not a table name"),
-        ({"grant_tokens": "token"}, TypeError, "grant_tokens must be a sequence of tokens: write"),
+        ({"grant_tokens": "token"}, TypeError, "grant_tokens must be a collection of grant tokens"),
         ({"connection": {}}, TypeError, "connection must be an AWSConnection, not dict"),
     ],
 )

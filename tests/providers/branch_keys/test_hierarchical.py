@@ -496,10 +496,10 @@ async def supplier(context: Mapping[str, str]) -> str:
             ValueError,
             "give either branch_key_id or branch_key_id_supplier",
         ),
-        ({"branch_key_id": b"a"}, TypeError, "a branch key id must be a str, not bytes"),
+        ({"branch_key_id": b"a"}, TypeError, "branch_key_id must be a str, not bytes"),
         ({"branch_key_id": ""}, ValueError, "the branch key id has 0 bytes; it may have 1 to 65535"),
         ({"branch_key_id": "é" * 32768}, ValueError, "the branch key id has 65536 bytes; it may have 1 to"),
-        ({"branch_key_id": "\ud800"}, ValueError, "the branch key id is not valid Unicode text"),
+        ({"branch_key_id": "\ud800"}, ValueError, "branch_key_id is not valid Unicode text"),
         (
             {"branch_key_id_supplier": "tenant"},
             TypeError,

@@ -99,7 +99,7 @@ def test_key_ids_that_are_taken(key_id: str) -> None:
 @pytest.mark.parametrize(
     ("options", "error", "text"),
     [
-        ({"grant_tokens": "token"}, TypeError, "a sequence of tokens: write"),
+        ({"grant_tokens": "token"}, TypeError, "a collection of grant tokens"),
         (
             {"connection": InMemoryKMS().clients(US)},
             TypeError,
@@ -149,7 +149,7 @@ def test_a_filter_of_another_type_is_refused_and_never_means_any_account(discove
 @pytest.mark.parametrize(
     ("accounts", "partition", "error", "text"),
     [
-        ("111122223333", "aws", TypeError, "a sequence of account ids: write"),
+        ("111122223333", "aws", TypeError, "a collection of account ids"),
         ([111122223333], "aws", TypeError, "account"),
         ([], "aws", ValueError, "at least one account id"),
         (["111122223333", ""], "aws", ValueError, "at least one account id"),
