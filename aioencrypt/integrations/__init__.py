@@ -1,1 +1,1 @@
-"""Where encrypted data lives: each module needs the library of its name, and the extra that brings it."""
+"""Integrations. Each module needs the library it is named after, which an extra installs."""

@@ -1,7 +1,7 @@
-"""aiohttp: uploads that are encrypted, downloads that are decrypted, requests whose body is encrypted.
+"""aiohttp: encrypt uploads, decrypt downloads, and send encrypted request bodies.
 
-What goes wrong before a response has begun is raised as it is, so that a handler can choose a status.
-What goes wrong later breaks the connection: no client takes a part for the whole.
+Errors before the response starts are raised unchanged, so that a handler can choose a status. Errors after
+that break the connection, so that no client takes a partial response for a complete one.
 """
 
 from __future__ import annotations
@@ -68,13 +68,13 @@ _PLAIN_ENCODINGS = ("", "7bit", "8bit", "binary", "identity")
 
 
 class UploadReader:
-    """The body of a request, or a part of a multipart form, as a source with a limit.
+    """The body of a request, or a part of a multipart form, as a source with a length limit.
 
-    Longer bodies are refused with 413: at once where `Content-Length` says it, otherwise when they
-    exceed `max_length` bytes. Malformed ones, and those that are not as long as they say, are refused
-    with 400, and those with a `Content-Encoding` with 415: aiohttp does not notice when a compressed
-    body is cut off. `accept_content_encoding` takes them all the same, as aiohttp unpacks them. A client
-    that hangs up raises what aiohttp raises.
+    A body longer than `max_length` bytes is rejected with 413, at once if its `Content-Length` says so. A
+    malformed body, or one whose length does not match its headers, is rejected with 400. A body with a
+    `Content-Encoding` is rejected with 415, because aiohttp does not notice a truncated compressed body;
+    `accept_content_encoding=True` accepts it, decompressed by aiohttp. If the client disconnects, aiohttp's
+    exception is raised.
     """
 
     def __init__(
@@ -100,11 +100,11 @@ class UploadReader:
 
     @property
     def length(self) -> int | None:
-        """The exact length in bytes, where the request says it and it is enforced; otherwise None."""
+        """The exact length in bytes if the request states it and it is enforced; otherwise None."""
         return self._meter.length
 
     async def stream(self) -> AsyncGenerator[bytes, None]:
-        """Read what arrives, in pieces as they come."""
+        """Yield the pieces of the body as they arrive."""
         while chunk := await self._read():
             self._check(self._meter.add(len(chunk)))
             yield chunk
@@ -136,9 +136,9 @@ class UploadReader:
 
 
 async def form_part(request: web.BaseRequest, name: str) -> BodyPartReader:
-    """Return the part of a multipart form that has a name, to be read at once; skips those before it.
+    """Return the part of a multipart form with this name, skipping the parts before it. Read it immediately.
 
-    Raises `HTTPBadRequest` where the body is no form, is malformed, or has no such part.
+    Raises `HTTPBadRequest` if the body is not a form, is malformed, or has no such part.
     """
     if not request.content_type.startswith("multipart/"):
         raise web.HTTPBadRequest(text="the body is not a form: send multipart/form-data")
@@ -166,9 +166,9 @@ def encrypt_upload(
 ) -> EncryptStream:
     """Return a stream of the message that an upload is encrypted to; enter it with `async with`.
 
-    `upload` is a request, or a part of a multipart form. What `UploadReader` refuses is raised here or
-    from reads: `HTTPRequestEntityTooLarge`, `HTTPBadRequest`, `HTTPUnsupportedMediaType`. Other arguments
-    and errors: `encrypt_stream`; the length of the plaintext is taken from the request.
+    `upload` is a request, or a part of a multipart form. The plaintext length is taken from the request.
+    Raises the errors of `UploadReader`, here or from reads: `HTTPRequestEntityTooLarge`, `HTTPBadRequest`,
+    `HTTPUnsupportedMediaType`. Other arguments and errors: see `encrypt_stream`.
     """
     reader = UploadReader(upload, max_length=max_length, accept_content_encoding=accept_content_encoding)
     return (encryption_client or EncryptionClient()).encrypt_stream(
@@ -202,19 +202,19 @@ async def decrypted_response(
     headers: Mapping[str, str] | None = None,
     encryption_client: EncryptionClient | None = None,
 ) -> web.StreamResponse:
-    """Answer a request with the plaintext of a message, and close the source; returns the response.
+    """Respond to a request with the plaintext of a message, and close the source; return the response.
 
-    `source`: what `open_seekable` takes, for `Content-Length` and `Range`, or what `decrypt_stream`
-    takes. `accept_unverified_signature`: answer `Range` on signed messages, too, though nobody verifies
-    a signature without reading everything. `release`: `Release.VERIFIED` sends nothing before everything
-    is verified, and answers `Range` with everything. `plaintext_length`: of a source without ranges,
-    enforced. `filename`: save the content under this name. `etag`, `last_modified`: what conditions are
-    compared with; by default the message id, and no date. `headers`: more of them. Other arguments:
-    `decrypt_stream`.
+    `source`: a source of `open_seekable` allows `Content-Length` and `Range`; sources of `decrypt_stream`
+    work, too. `accept_unverified_signature`: also answer `Range` for signed messages, although partial
+    reads cannot verify a signature. `release`: `Release.VERIFIED` sends nothing before everything is
+    verified, and answers `Range` with the whole content. `plaintext_length`: the length for a source
+    without ranges, enforced. `filename`: the name under which browsers save the content. `etag`,
+    `last_modified`: the validators for conditions; by default the message id, and no date. `headers`:
+    additional headers. Other arguments: see `decrypt_stream`.
 
-    Raises what `decrypt_stream` raises, and what the source raises. Up to the first bytes nothing was
-    sent, and the request can be answered otherwise; after that the connection is broken, and
-    `connection_broken` says so. A client that hangs up raises what aiohttp raises.
+    Raises the errors of `decrypt_stream` and of the source. Before the first bytes, nothing has been sent
+    and the handler may respond otherwise; after that, the connection is broken and `connection_broken`
+    returns True. If the client disconnects, aiohttp's exception is raised.
     """
     check_status("status", status)
     described = descriptive_headers(headers, etag=etag, last_modified=last_modified, filename=filename)
@@ -266,15 +266,15 @@ async def _respond(
 
 
 def connection_broken(request: web.BaseRequest) -> bool:
-    """Return whether no status can follow, because `decrypted_response` failed after it had begun.
+    """Return whether `decrypted_response` failed after the response had started.
 
-    A handler that turns errors into statuses raises the error as it is where this is true: aiohttp logs it.
+    Then a handler that maps errors to statuses must raise the error unchanged, so that aiohttp logs it.
     """
     return request.transport is None or request.transport.is_closing()
 
 
 class EncryptedPayload(Payload):
-    """The body of a request, encrypted while it is sent; made by `encrypted_payload`. It is sent once."""
+    """A request body that is encrypted while it is sent, once; created by `encrypted_payload`."""
 
     def __init__(self, stream: EncryptStream, content_type: str) -> None:
         super().__init__(stream, content_type=content_type)
@@ -285,12 +285,12 @@ class EncryptedPayload(Payload):
 
     @property
     def size(self) -> int | None:
-        """The length of the message in bytes, where it is known."""
+        """The length of the message in bytes, or None if it is not known."""
         return self._stream.ciphertext_length
 
     @property
     def consumed(self) -> bool:
-        """Whether the message was sent, at least in part: it cannot be sent again."""
+        """Whether sending has started, so that the message cannot be sent again."""
         return self._begun
 
     @property
@@ -317,14 +317,14 @@ class EncryptedPayload(Payload):
         raise StreamClosedError("the payload was left before it was sent")
 
     async def write_with_length(self, writer: AbstractStreamWriter, content_length: int | None) -> None:
-        """Send the message; raises `ValueError` where the request promises another length."""
+        """Send the message; raises `ValueError` if the request announces a different length."""
         if content_length is not None and content_length != self.size:
             length = "an unknown length" if self.size is None else f"{self.size} bytes"
             raise ValueError(f"Content-Length is {content_length}, and the message has {length}")
         await self.write(writer)
 
     async def stop(self) -> None:
-        """End a request that still sends, and wait until it has."""
+        """Stop a request that is still sending, and wait until it has ended."""
         if self._begun:
             self._scope.cancel()
             await wait_shielded(self._ended)
@@ -342,15 +342,15 @@ def encrypted_payload(
     content_type: str = "application/octet-stream",
     encryption_client: EncryptionClient | None = None,
 ) -> AbstractAsyncContextManager[EncryptedPayload]:
-    """Open a body for a client's request, to be given as `data=`; the request has to end inside.
+    """Open an encrypted body for a client request: pass it as `data=`, and finish inside `async with`.
 
-    Where `plaintext_length` is given, or known as it is of bytes, the request has the exact
-    `Content-Length`; otherwise it is sent in chunks. It is sent once: where a redirect or a retry asks
-    for it again, the request fails. If the source fails while it is sent, aiohttp raises a
-    `ClientConnectionError` with that error as its cause, and the server gets no complete request.
+    If the plaintext length is known, the request has an exact `Content-Length`; otherwise it is chunked.
+    The body can be sent only once: a request fails if a redirect or a retry needs it again. If the source
+    fails, aiohttp raises `ClientConnectionError` with that error as its cause, and the server receives no
+    complete request.
 
-    Leaving it before it was sent as a whole raises `UnverifiedStreamError`, as of every encrypt stream.
-    Arguments and errors: `encrypt_stream`.
+    Leaving before the body was sent completely raises `UnverifiedStreamError`. Arguments and errors: see
+    `encrypt_stream`.
     """
     stream = (encryption_client or EncryptionClient()).encrypt_stream(
         source,
@@ -383,16 +383,16 @@ _OPENED = web.AppKey("aioencrypt_provider", _Opened)
 
 @asynccontextmanager
 async def open_provider(app: web.Application, provider: MasterKeyProvider) -> AsyncIterator[None]:
-    """Open a provider for the handlers of an application: in a function for its `cleanup_ctx`.
+    """Open a provider for the handlers of an application; use it in a function of `cleanup_ctx`.
 
-    Its clients are made before the first request, and closed after the last. `get_provider` returns it.
-    Raises `RuntimeError` for a second one of the same application.
+    The provider creates its clients before the first request and closes them after the last. `get_provider`
+    returns it. Raises `RuntimeError` if the application has a provider already.
     """
     if (before := app.get(_OPENED)) and before.provider:
         raise RuntimeError("this application has a provider: join several in a MultiMasterKeyProvider")
     async with provider:
         await provider.warm_up()
-        # An application that has started takes no changes, so that the value is emptied, not removed.
+        # A started application cannot be changed, so clear the value instead of removing it.
         opened = app[_OPENED] = _Opened(provider)
         try:
             yield
@@ -401,9 +401,9 @@ async def open_provider(app: web.Application, provider: MasterKeyProvider) -> As
 
 
 def get_provider(request: web.Request) -> MasterKeyProvider:
-    """Return the provider that `open_provider` opened, for this application or one that contains it.
+    """Return the provider that `open_provider` opened for this application or one that contains it.
 
-    Raises `RuntimeError` where none is open.
+    Raises `RuntimeError` if none is open.
     """
     opened = request.config_dict.get(_OPENED)
     if opened is None or opened.provider is None:

@@ -1,7 +1,7 @@
-"""Starlette and FastAPI: uploads that are encrypted, downloads that are decrypted, a provider for handlers.
+"""Starlette and FastAPI: encrypt uploads, decrypt downloads, and open a provider for handlers.
 
-What goes wrong before a response has begun is raised as it is, so that exception handlers can choose a
-status. What goes wrong later breaks the connection: no client takes a part for the whole.
+Errors before the response starts are raised unchanged, so that exception handlers can choose a status.
+Errors after that break the connection, so that no client takes a partial response for a complete one.
 """
 
 from __future__ import annotations
@@ -59,12 +59,12 @@ _REPLAY_SECONDS = 1.0
 
 
 class UploadReader:
-    """The body of a request as a source with a limit.
+    """The body of a request as a source with a length limit.
 
-    Longer bodies are refused with 413: at once where `Content-Length` says it, otherwise when they
-    exceed `max_length` bytes. Those that are not as long as they say are refused with 400, and those
-    with a `Content-Encoding` with 415, unless `accept_content_encoding` takes them as they are, still
-    encoded. A client that hangs up raises Starlette's `ClientDisconnect`.
+    A body longer than `max_length` bytes is rejected with 413, at once if its `Content-Length` says so. A
+    body whose length does not match its headers is rejected with 400, and one with a `Content-Encoding`
+    with 415; `accept_content_encoding=True` accepts it as it is, still encoded. If the client disconnects,
+    Starlette's `ClientDisconnect` is raised.
     """
 
     def __init__(
@@ -78,11 +78,11 @@ class UploadReader:
 
     @property
     def length(self) -> int | None:
-        """The exact length in bytes, where the request says it and it is enforced; otherwise None."""
+        """The exact length in bytes if the request states it and it is enforced; otherwise None."""
         return self._meter.length
 
     async def stream(self) -> AsyncGenerator[bytes, None]:
-        """Read what arrives, in pieces as they come."""
+        """Yield the pieces of the body as they arrive."""
         async with aclosing(self._request.stream()) as body:
             async for chunk in body:
                 _check(self._meter.add(len(chunk)))
@@ -112,8 +112,8 @@ def encrypt_upload(
 ) -> EncryptStream:
     """Return a stream of the message that the body of a request is encrypted to; enter it with `async with`.
 
-    What `UploadReader` refuses is raised here or from reads, as `HTTPException`. Other arguments and
-    errors: `encrypt_stream`; the length of the plaintext is taken from the request.
+    The plaintext length is taken from the request. Raises the `HTTPException` of `UploadReader`, here or
+    from reads. Other arguments and errors: see `encrypt_stream`.
     """
     reader = UploadReader(request, max_length=max_length, accept_content_encoding=accept_content_encoding)
     return (encryption_client or EncryptionClient()).encrypt_stream(
@@ -128,20 +128,19 @@ def encrypt_upload(
 
 
 class DecryptedResponse(Response):
-    """Answers a request with the plaintext of a message, and closes the source.
+    """A response with the plaintext of a message; it closes the source.
 
-    `source`: what `open_seekable` takes, for `Content-Length` and `Range`, or what `decrypt_stream`
-    takes. `accept_unverified_signature`: answer `Range` on signed messages, too, though nobody verifies
-    a signature without reading everything. `release`: `Release.VERIFIED` sends nothing before everything
-    is verified, and answers `Range` with everything. `plaintext_length`: of a source without ranges,
-    enforced. `filename`: save the content under this name. `etag`, `last_modified`: what conditions are
-    compared with; by default the message id, and no date. Other arguments: `decrypt_stream`, and
-    Starlette's `Response`.
+    `source`: a source of `open_seekable` allows `Content-Length` and `Range`; sources of `decrypt_stream`
+    work, too. `accept_unverified_signature`: also answer `Range` for signed messages, although partial
+    reads cannot verify a signature. `release`: `Release.VERIFIED` sends nothing before everything is
+    verified, and answers `Range` with the whole content. `plaintext_length`: the length for a source
+    without ranges, enforced. `filename`: the name under which browsers save the content. `etag`,
+    `last_modified`: the validators for conditions; by default the message id, and no date. Other arguments:
+    see `decrypt_stream` and Starlette's `Response`.
 
-    Raises `ValueError` and `TypeError` here. The message is opened when the response is sent: then
-    comes what `decrypt_stream` and the source raise. Up to the first bytes nothing was sent, and
-    exception handlers can answer otherwise; after that the connection is broken. A client that hangs
-    up ends the response quietly.
+    Raises `ValueError` and `TypeError` here. Sending the response opens the message and raises the errors
+    of `decrypt_stream` and of the source. Before the first bytes, exception handlers may respond otherwise;
+    after that, the connection is broken. If the client disconnects, the response ends quietly.
     """
 
     @hides_arguments
@@ -311,11 +310,11 @@ def _decoded(headers: list[tuple[bytes, bytes]]) -> list[tuple[str, str]]:
 
 @asynccontextmanager
 async def open_provider(app: Starlette, provider: MasterKeyProvider) -> AsyncIterator[None]:
-    """Open a provider for the handlers of an application: the body of a lifespan, or a part of it.
+    """Open a provider for the handlers of an application; use it in the lifespan.
 
-    Its clients are made before the first request, and closed after the last. `get_provider` returns it.
-    Mounted applications have a state of their own: open it for each of them that needs it. Raises
-    `RuntimeError` for a second one of the same application.
+    The provider creates its clients before the first request and closes them after the last. `get_provider`
+    returns it. Mounted applications have their own state: open a provider for each that needs one. Raises
+    `RuntimeError` if the application has a provider already.
     """
     if hasattr(app.state, "aioencrypt_provider"):
         raise RuntimeError("this application has a provider: join several in a MultiMasterKeyProvider")
@@ -329,9 +328,9 @@ async def open_provider(app: Starlette, provider: MasterKeyProvider) -> AsyncIte
 
 
 def get_provider(connection: HTTPConnection) -> MasterKeyProvider:
-    """Return the provider that `open_provider` opened: a dependency for FastAPI, and for any handler.
+    """Return the provider that `open_provider` opened; use it in handlers, or as a FastAPI dependency.
 
-    Raises `RuntimeError` where no lifespan has opened one.
+    Raises `RuntimeError` if no lifespan has opened one.
     """
     provider = getattr(connection.app.state, "aioencrypt_provider", None)
     if provider is None:

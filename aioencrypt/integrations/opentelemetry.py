@@ -1,7 +1,7 @@
-"""OpenTelemetry: spans and metrics of messages, of calls of AWS, and of caches.
+"""OpenTelemetry: spans and metrics for messages, AWS calls and caches.
 
-Names follow the semantic conventions of OpenTelemetry where there are some. Exported are names, counts
-and types: no plaintext, no keys, no encryption context, and no text of an exception.
+Names follow the semantic conventions of OpenTelemetry where these exist. Only names, counts and types are
+exported: no plaintext, keys, encryption context, or text of an exception.
 """
 
 from __future__ import annotations
@@ -54,13 +54,13 @@ _BYTES = tuple(1024 * 8**power for power in range(10))
 
 
 class Instrumentation:
-    """Spans and metrics of this library, until `uninstrument` or the end of `with`."""
+    """Records spans and metrics of this library until `uninstrument` or the end of `with`."""
 
     def __init__(self, stop: Callable[[], None]) -> None:
         self._stop = stop
 
     def uninstrument(self) -> None:
-        """End it. What goes on now is still recorded when it ends."""
+        """Stop recording. Operations in progress are still recorded when they end."""
         self._stop()
 
     def __enter__(self) -> Self:
@@ -77,10 +77,10 @@ def instrument(
     tracer_provider: trace.TracerProvider | None = None,
     meter_provider: metrics.MeterProvider | None = None,
 ) -> Instrumentation:
-    """Record spans and metrics of everything that begins from now on, in this process.
+    """Record spans and metrics of all operations that start from now on, in this process.
 
-    Without a provider, the global one of OpenTelemetry is used. While a call holds, another one with the
-    same two providers does nothing but log a warning, and neither does the end of it.
+    By default, the global providers of OpenTelemetry are used. A second call with the same providers only
+    logs a warning, and uninstrumenting it has no effect.
     """
     providers = (
         None if tracer_provider is trace.get_tracer_provider() else tracer_provider,
@@ -186,7 +186,7 @@ def _target(call: ServiceCall) -> Attributes:
 
 
 class _Span:
-    """A span; `attributes` are those that its metrics have, too, so they have few values."""
+    """A span. Its metrics share `attributes`, so these have few distinct values."""
 
     def __init__(self, instruments: _Instruments, span: trace.Span, attributes: Attributes) -> None:
         self._instruments = instruments
@@ -194,7 +194,7 @@ class _Span:
         self._attributes = attributes
 
     def current(self) -> AbstractContextManager[object]:
-        # What is raised meanwhile is not for the span: its text may hold anything.
+        # Do not record exceptions: their text may hold anything.
         return trace.use_span(self._span, record_exception=False, set_status_on_exception=False)
 
     def _end(self, error: str | None, details: Attributes) -> None:

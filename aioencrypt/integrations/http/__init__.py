@@ -1,1 +1,1 @@
-"""HTTP as aiohttp and ASGI share it: conditions, ranges, and a message as it goes into a response."""
+"""The HTTP logic that aiohttp and ASGI share: conditions, ranges, and decrypting into a response."""

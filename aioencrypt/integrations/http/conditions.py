@@ -1,4 +1,4 @@
-"""HTTP without I/O: what a request asks for, and how a decrypted message answers it.
+"""HTTP semantics without I/O: decide how to answer a request with a decrypted message.
 
 Specification: RFC 9110, sections 8.6, 8.8.3, 13 and 14.
 """
@@ -277,7 +277,7 @@ def _resolve(wanted: re.Match[str], length: int) -> tuple[int, int]:
 
 @attrs.frozen
 class Refusal:
-    """Why a body is not taken: a status, and a sentence for the client."""
+    """Why a body is rejected: a status, and a sentence for the client."""
 
     status: int
     text: str
@@ -291,11 +291,10 @@ def _announced_length(fields: Mapping[str, str]) -> int | None:
 
 
 class BodyMeter:
-    """Counts the bytes of a body against a limit, and against the length that its sender announced.
+    """Check the length of a body against a limit and the announced length.
 
-    `length` is that length; None where it says nothing about the bytes that arrive here, because they
-    come in chunks or are decoded on the way. Encoded bodies are refused unless the caller accepts them:
-    no framework notices when a compressed body is cut off.
+    `length` is the announced length; None if the body is chunked or decoded on the way. Encoded bodies are
+    rejected unless the caller accepts them, because no framework notices a truncated compressed body.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""A stored message that is decrypted into one HTTP response, whatever the framework."""
+"""Decrypt a stored message into an HTTP response, independent of the framework."""
 
 from __future__ import annotations
 

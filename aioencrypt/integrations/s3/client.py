@@ -1,4 +1,4 @@
-"""S3 as it is used here: the client, what its calls take, and an object that is to be written."""
+"""The S3 client protocol, the arguments of its calls, and the target of an upload."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ _DIGESTED_PER_MICROSECOND = 400
 
 
 class S3Client(Protocol):
-    """The methods of an asynchronous S3 client that are used, as aiobotocore has them.
+    """The methods that we call of an asynchronous S3 client.
 
-    Reading needs `get_object`. Writing needs the next five. Rewrapping needs all, and
-    `get_object_tagging` only for objects that have tags.
+    Reading uses `get_object`, writing the next five. Rewrapping uses all, `get_object_tagging` only for
+    objects with tags.
     """
 
     @property
@@ -63,7 +63,7 @@ class S3Client(Protocol):
 
 
 class GetArguments(TypedDict, total=False):
-    """Further arguments of reading, by the names that S3 gives them."""
+    """Additional arguments for reading, by their S3 names."""
 
     ExpectedBucketOwner: str
     RequestPayer: Literal["requester"]
@@ -73,9 +73,9 @@ class GetArguments(TypedDict, total=False):
 
 
 class PutArguments(TypedDict, total=False):
-    """Further arguments of writing, by the names that S3 gives them.
+    """Additional arguments for writing, by their S3 names.
 
-    With ``IfNoneMatch="*"`` only a new object is written, with `IfMatch` only over that one.
+    ``IfNoneMatch="*"`` only creates a new object; `IfMatch` only replaces the object with that ETag.
     """
 
     ACL: str
@@ -181,7 +181,7 @@ def _update(hashes: Mapping[str, Any], data: memoryview) -> None:
 
 @attrs.frozen(kw_only=True)
 class UploadTarget:
-    """An object that is to be written, and how. `arguments` are those of `put_object`."""
+    """The object to write. `arguments` are those of `put_object`."""
 
     client: S3Client = attrs.field(validator=_check_writer)
     bucket: str
@@ -233,7 +233,7 @@ class UploadTarget:
         return {"PartNumber": number, "ETag": required_text(result, "ETag"), **checksums}
 
     async def complete(self, upload_id: str, parts: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
-        """Put the object in its place."""
+        """Complete the upload, so that the object appears."""
         return await self._call(
             "CompleteMultipartUpload",
             self.client.complete_multipart_upload,

@@ -1,6 +1,6 @@
-"""Amazon S3, and what speaks its protocol: objects that are encrypted while they are written, and read back.
+"""Amazon S3 and compatible stores: encrypt objects while writing, and decrypt them while reading.
 
-Clients are those of aiobotocore, or others with the same methods; they are the caller's, and stay open.
+Clients come from aiobotocore, or have the same methods. They belong to the caller and stay open.
 """
 
 from __future__ import annotations
@@ -66,10 +66,10 @@ DEFAULT_TIMEOUT = 300.0
 
 @attrs.frozen(kw_only=True)
 class PutResult:
-    """What was written: the header of the message, and what S3 says of the object.
+    """The result of writing an object: the header of the message, and the answer of S3.
 
-    `parts` is 1 where one request wrote it. `ciphertext_length` is the length of the object in bytes.
-    `version_id` is None where the bucket has no versions.
+    `parts` is 1 if one request wrote the object. `ciphertext_length` is the length of the object in bytes.
+    `version_id` is None if the bucket has no versioning.
     """
 
     header: MessageHeader
@@ -82,10 +82,10 @@ class PutResult:
 
 @attrs.frozen(kw_only=True)
 class RewrapObjectResult:
-    """What was written in the place of an object.
+    """The result of rewrapping an object.
 
-    `reencrypted` says whether its body was encrypted anew. `copied_length` is how many bytes of it S3
-    copied itself, so that they were neither read nor sent. Other attributes: `PutResult`.
+    `reencrypted` tells whether its body was encrypted again. `copied_length` is the number of bytes that S3
+    copied itself, so that they were neither read nor sent. Other attributes: see `PutResult`.
     """
 
     header: MessageHeader
@@ -121,19 +121,19 @@ async def put_encrypted(
     timeout: float | None = DEFAULT_TIMEOUT,
     encryption_client: EncryptionClient | None = None,
 ) -> PutResult:
-    """Encrypt all of a source into an object, which is there as a whole afterwards, or not at all.
+    """Encrypt a source into an object, which appears complete or not at all.
 
-    What fits into one part is written by one request, everything else by a multipart upload, which is
-    aborted on any error and cancellation. `part_length`: bytes of a part, 5 MiB to 5 GiB; parts grow
-    where there would be more than 10,000. `equal_parts`: all parts but the last have one length, as
-    Cloudflare R2 demands; without a known length the object then has at most 10,000 times `part_length`
-    bytes, and a longer one raises `StreamError`. `concurrency`: how many parts are in memory, and on their
-    way. `metadata`, `tagging`, `content_type` and what else is in `extra` are stored beside the object,
-    in the clear. `checksum`: what S3 checks each request with; None leaves that to the client.
-    `timeout`: seconds for each call of S3, with all retries of the client.
+    An object of one part is written by one request, a longer one by a multipart upload, which is aborted on
+    any error or cancellation. `part_length`: bytes of a part, 5 MiB to 5 GiB; parts grow if there would be
+    more than 10,000. `equal_parts`: all parts but the last have the same length, as Cloudflare R2 requires;
+    then an object of unknown length has at most 10,000 times `part_length` bytes, and a longer one raises
+    `StreamError`. `concurrency`: the number of parts in memory and in flight. `metadata`, `tagging`,
+    `content_type` and the arguments in `extra` are stored with the object in the clear. `checksum`: the
+    checksum that S3 verifies for each request; None leaves it to the client. `timeout`: seconds for each
+    call of S3, including the client's retries.
 
-    Raises `ValueError` and `TypeError` for wrong arguments, what the source raises, `ProviderError` and
-    `PolicyError` as `encrypt_stream` does, whose arguments the others are, and `ServiceError`.
+    Raises `ValueError` and `TypeError` for wrong arguments, the errors of the source, `ServiceError`, and
+    `ProviderError` and `PolicyError` like `encrypt_stream`, which describes the other arguments.
     """
     target = UploadTarget(
         client=client,
@@ -279,10 +279,10 @@ def open_seekable_encrypted(
     timeout: float | None = DEFAULT_TIMEOUT,
     encryption_client: EncryptionClient | None = None,
 ) -> SeekableDecryptStream:
-    """Return an object that can be read anywhere; enter it with `async with`.
+    """Return an object with random access; enter it with `async with`.
 
-    Ranges are read as they are needed, and further ahead the longer one reads on. All of them are of
-    the object as it was on entry, or refused, as `open_encrypted` says.
+    Ranges are fetched on demand; consecutive reads fetch further and further ahead. If the object changed
+    since entry, reads fail like those of `open_encrypted`.
 
     Raises `ServiceError` on entry and from reads. Other arguments and errors: `open_seekable`.
     """

@@ -1,4 +1,4 @@
-"""Writing an object in the place of another: what is kept of it, and its bytes copied by S3 itself."""
+"""Replace an object by its rewrapped message: keep its metadata, and let S3 copy its body."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Writing an object from a stream, whole or not at all: in one request, or in parts where it is long."""
+"""Write an object from a stream, complete or not at all: in one request, or in parts if it is long."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MAX_PART_LENGTH = 5 * 1024 * 1024 * 1024
 DEFAULT_PART_LENGTH = 8 * 1024 * 1024
 _MAX_PARTS = 10_000
 _PARTS_OF_A_LENGTH = 1_000
-# An upload is begun, and dropped, also when its task is cancelled; but not for ever.
+# Uploads are also aborted when their task is cancelled, within this many seconds.
 _CLEAN_UP_SECONDS = 10.0
 
 Job = Callable[[str, int], Awaitable[dict[str, Any]]]
@@ -32,7 +32,7 @@ Job = Callable[[str, int], Awaitable[dict[str, Any]]]
 
 @attrs.frozen(kw_only=True)
 class Written:
-    """What S3 said of the object."""
+    """The answer of S3 to the request that wrote the object."""
 
     etag: str
     version_id: str | None
@@ -65,7 +65,7 @@ def part_lengths(first: int, total: int | None, *, equal: bool = False) -> Itera
 
 
 class PartCutter:
-    """Cuts a stream into parts, the first of which may be all there is."""
+    """Cut a stream into parts; a short stream has one part."""
 
     def __init__(self, stream: ByteStream) -> None:
         self._stream = stream
@@ -94,7 +94,7 @@ class PartCutter:
 async def upload(
     target: UploadTarget, stream: ByteStream, *, lengths: Iterator[int], concurrency: int
 ) -> Written:
-    """Write all of a stream; raises what the stream raises, and `ServiceError`."""
+    """Write a whole stream; raises the errors of the stream, and `ServiceError`."""
     cutter = PartCutter(stream)
     first = await cutter.cut(next(lengths), BytesIO())
     if cutter.ended:
@@ -108,7 +108,7 @@ async def upload(
 async def _jobs(
     target: UploadTarget, cutter: PartCutter, first: BytesIO, lengths: Iterator[int]
 ) -> AsyncGenerator[Job, None]:
-    """Yield the jobs that upload the parts of a stream. There are as many buffers as jobs at once."""
+    """Yield the jobs that upload the parts of a stream, with one buffer per concurrent job."""
     free: list[BytesIO] = []
 
     async def job(body: BytesIO, upload_id: str, number: int) -> dict[str, Any]:
@@ -128,7 +128,7 @@ async def _jobs(
 
 
 class MultipartUpload:
-    """An upload in parts: complete, or aborted."""
+    """A multipart upload, which is completed or aborted."""
 
     def __init__(self, target: UploadTarget, concurrency: int) -> None:
         self._target = target
@@ -220,7 +220,7 @@ class MultipartUpload:
 
 
 async def _to_the_end(function: Callable[[], Awaitable[None]]) -> None:
-    """Await a function also when this task is cancelled, then for some seconds; the cancellation goes on."""
+    """Await a function for some seconds even if this task is cancelled; then raise the cancellation."""
     task = BackgroundTask()
     task.start(function)
     try:
