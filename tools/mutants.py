@@ -82,7 +82,7 @@ FORMAT = [
     ),
     Mutant(
         "frames-without-number",
-        "format/body.py",
+        "format/batches.py",
         'sequence.to_bytes(4, "big"),\n',
         "bytes(4),\n",
         "The AAD of a frame has its sequence number.",
@@ -91,15 +91,15 @@ FORMAT = [
     Mutant(
         "final-frame-like-a-regular-one",
         "format/body.py",
-        "aad = self._aad(_FINAL, sequence, length)",
-        "aad = self._aad(_REGULAR, sequence, length)",
+        "aad = self.aad(_FINAL, sequence, length)",
+        "aad = self.aad(REGULAR, sequence, length)",
         "The AAD tells the final frame from the others.",
         "format/test_body.py",
     ),
     Mutant(
         "final-frame-too-long",
         "format/decryptor.py",
-        "if length > self._header.frame_length:",
+        "if length > self._frame_length:",
         "if False:",
         "A final frame longer than the frame length is refused.",
         "format/test_decryptor_frames.py format/test_decryptor.py format/test_decryptor_rules.py",

@@ -31,7 +31,8 @@ from aioencrypt.errors import (
     TruncatedMessageError,
 )
 from aioencrypt.format import frames
-from aioencrypt.format.body import BATCH_COST, BodyCipher, batch_frames, count_regular
+from aioencrypt.format.batches import BATCH_COST, batch_frames, count_regular
+from aioencrypt.format.body import BodyCipher
 from aioencrypt.format.header import ReceivedHeader, parse_header
 from aioencrypt.format.signing import RunningDigest
 from aioencrypt.format.suites import IV_LENGTH, TAG_LENGTH

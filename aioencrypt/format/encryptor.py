@@ -10,7 +10,8 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 
 from aioencrypt.errors import LimitError, PlaintextLengthError, PolicyError
-from aioencrypt.format.body import BATCH_COST, BodyCipher, batch_frames
+from aioencrypt.format.batches import BATCH_COST, batch_frames
+from aioencrypt.format.body import BodyCipher
 from aioencrypt.format.derivation import derive_message_key
 from aioencrypt.format.frames import MAX_FRAMES, check_frame_count, message_length
 from aioencrypt.format.header import (

@@ -13,7 +13,8 @@ from typing import Self
 
 import attrs
 
-from aioencrypt.format.body import BodyCipher, frame_cost
+from aioencrypt.format.batches import frame_cost
+from aioencrypt.format.body import BodyCipher
 from aioencrypt.format.frames import FINAL_OVERHEAD, FRAME_OVERHEAD
 from aioencrypt.format.header import MessageHeader
 from aioencrypt.format.signing import RunningDigest, verify

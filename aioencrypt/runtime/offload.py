@@ -24,7 +24,7 @@ from typing import TypeVar
 from anyio import CancelScope, Event, get_cancelled_exc_class
 from anyio.lowlevel import checkpoint, checkpoint_if_cancelled
 
-from aioencrypt.format.body import BATCH_COST
+from aioencrypt.format.batches import BATCH_COST
 from aioencrypt.policies import Offload
 from aioencrypt.runtime.event_loops import LoopLocal, is_being_closed, loop_caller
 

@@ -32,7 +32,7 @@ from aioencrypt import (
     encrypt,
     encrypt_stream,
 )
-from aioencrypt.format.body import batch_frames
+from aioencrypt.format.batches import batch_frames
 from tests.support.messages import build_message, cut
 from tests.support.streaming import (
     KEY,

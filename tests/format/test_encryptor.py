@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from aioencrypt.format import AlgorithmSuite, MessageEncryptor, MessageHeader, SealWork
-from aioencrypt.format.body import batch_frames
+from aioencrypt.format.batches import batch_frames
 from tests.support.headers import CONTEXT, KEYS, each_suite, parsed
 from tests.support.messages import Message, build_message, context_bytes, drive_encryptor, encrypt_as
 from tests.support.rows import each_row

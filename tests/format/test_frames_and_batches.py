@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from aioencrypt.errors import PolicyError
-from aioencrypt.format import AlgorithmSuite, body, ciphertext_length, frames
+from aioencrypt.format import AlgorithmSuite, batches, ciphertext_length, frames
 from tests.support.messages import MessageWriter, example_data_key, u32
 
 SUITE = AlgorithmSuite.ALG_AES_256_GCM_HKDF_SHA512_COMMIT_KEY
@@ -66,14 +66,14 @@ def test_counts_and_lengths(plaintext_length: int, frame_length: int, count: int
     assert frames.plaintext_length(length, **shape) == plaintext_length
 
 
-@pytest.mark.spec("data-format/message-body.md#iv-1", "data-format/message-body.md#iv-2")
+@pytest.mark.spec("data-format/message-body.md#iv-1", "data-format/message-batches.md#iv-2")
 @pytest.mark.parametrize("number", [1, 255, 256, 65536, LAST - 1, LAST])
 def test_the_iv_is_the_number(number: int) -> None:
     assert frames.iv(number) == bytes(8) + u32(number)
 
 
 def test_the_cost_of_a_frame_grows_with_its_length() -> None:
-    costs = [body.frame_cost(length) for length in (0, 1, 4096, 1 << 20, GIB, LAST)]
+    costs = [batches.frame_cost(length) for length in (0, 1, 4096, 1 << 20, GIB, LAST)]
     assert costs == sorted(costs)
     assert costs[0] > 0
     # A million empty frames are a lot of work, and so is a gigabyte.
@@ -87,20 +87,20 @@ FRAME_LENGTHS = st.one_of(st.integers(1, 1 << 20), st.integers(1, LAST))
 @settings(deadline=None, max_examples=200)
 @given(frame_length=FRAME_LENGTHS, available=st.one_of(st.integers(0, 1000), st.integers(0, LAST)))
 def test_a_batch_fits_into_a_turn_of_the_loop(frame_length: int, available: int) -> None:
-    count = body.batch_frames(frame_length, available)
+    count = batches.batch_frames(frame_length, available)
     assert (1 if available else 0) <= count <= available
-    assert count <= 1 or count * body.frame_cost(frame_length) <= LANE
+    assert count <= 1 or count * batches.frame_cost(frame_length) <= LANE
     # And nothing is cut up that would fit twice over.
-    assert count == available or (count + 1) * body.frame_cost(frame_length) > LANE / 4
+    assert count == available or (count + 1) * batches.frame_cost(frame_length) > LANE / 4
 
 
 @pytest.mark.parametrize("frame_length", [1, 4096, 65536, 1 << 20, LAST])
 def test_a_little_more_than_a_batch_is_one_batch(frame_length: int) -> None:
-    full = body.batch_frames(frame_length, LAST)
-    assert body.batch_frames(frame_length, full) == full
-    most = max(n for n in range(full, 3 * full + 1) if body.batch_frames(frame_length, n) == n)
+    full = batches.batch_frames(frame_length, LAST)
+    assert batches.batch_frames(frame_length, full) == full
+    most = max(n for n in range(full, 3 * full + 1) if batches.batch_frames(frame_length, n) == n)
     assert full <= most < 2 * full
-    assert body.batch_frames(frame_length, most + 1) == full
+    assert batches.batch_frames(frame_length, most + 1) == full
 
 
 @pytest.mark.parametrize(
@@ -108,12 +108,12 @@ def test_a_little_more_than_a_batch_is_one_batch(frame_length: int) -> None:
 )
 def test_batches_are_worth_it(frame_length: int, least: int) -> None:
     """A call for each frame of a few kilobytes would be half as fast."""
-    assert body.batch_frames(frame_length, 10_000) >= least
+    assert batches.batch_frames(frame_length, 10_000) >= least
 
 
 def test_a_batch_takes_what_is_there() -> None:
-    assert [body.batch_frames(4096, n) for n in (0, 1, 2, 50)] == [0, 1, 2, 50]
-    assert [body.batch_frames(LAST, n) for n in (0, 1, 2, LAST)] == [0, 1, 1, 1]
+    assert [batches.batch_frames(4096, n) for n in (0, 1, 2, 50)] == [0, 1, 2, 50]
+    assert [batches.batch_frames(LAST, n) for n in (0, 1, 2, LAST)] == [0, 1, 1, 1]
 
 
 def regular(count: int, length: int, first: int, *, random_ivs: bool = False) -> bytearray:
@@ -126,7 +126,7 @@ def regular(count: int, length: int, first: int, *, random_ivs: bool = False) ->
 def count_of(data: bytes | bytearray, length: int, first: int, cuts: Sequence[int] = ()) -> int:
     view = memoryview(bytes(data))
     pieces = [view[start:stop] for start, stop in pairwise([0, *cuts, len(view)])]
-    return body.count_regular(pieces, length, first)
+    return batches.count_regular(pieces, length, first)
 
 
 @pytest.mark.parametrize("length", [1, 5, 4096])
@@ -194,4 +194,4 @@ def test_frames_with_ivs_of_their_own_do_not_count() -> None:
 def test_the_longest_frame_costs_nothing_before_it_is_there() -> None:
     assert count_of(b"", LAST, 1) == 0
     assert count_of(b"", LAST, LAST) == 0
-    assert body.batch_frames(LAST, 0) == 0
+    assert batches.batch_frames(LAST, 0) == 0

@@ -12,7 +12,8 @@ import pytest
 
 from aioencrypt.errors import SignatureError, TagError
 from aioencrypt.format import AlgorithmSuite, OpenWork, SealWork, SignatureAlgorithm, VerifyWork
-from aioencrypt.format.body import BodyCipher, frame_cost
+from aioencrypt.format.batches import frame_cost
+from aioencrypt.format.body import BodyCipher
 from aioencrypt.format.derivation import derive_message_key
 from aioencrypt.format.signing import RunningDigest
 from aioencrypt.format.work import SIGN_COST, VERIFY_COST, Output

@@ -16,7 +16,7 @@ import pytest
 from anyio.lowlevel import checkpoint
 
 from aioencrypt import EncryptionClient, Offload
-from aioencrypt.format.body import batch_frames, frame_cost
+from aioencrypt.format.batches import batch_frames, frame_cost
 from aioencrypt.runtime.offload import (
     CORES,
     LANE_MICROSECONDS,

@@ -12,7 +12,7 @@ from aioencrypt import (
     TruncatedMessageError,
     decrypt_stream,
 )
-from aioencrypt.format.body import batch_frames
+from aioencrypt.format.batches import batch_frames
 from tests.support.streaming import (
     KEY,
     SIGNED,
