@@ -12,6 +12,7 @@ from io import IOBase
 from types import TracebackType
 from typing import Any
 
+import attrs
 from fsspec.asyn import sync
 
 from aioencrypt.integrations.fsspec.target import TargetRanges, TargetWriter
@@ -183,7 +184,7 @@ class WriteFile(BufferedFile):
 
     def _upload_chunk(self, final: bool = False) -> None:
         try:
-            sync(self.fs.loop, write_block, self._writer, self.buffer.getvalue(), final, self.autocommit)
+            sync(self.fs.loop, self._writer.write_block, self.buffer.getvalue(), final, self.autocommit)
         except BaseException:
             self._drop()
             raise
@@ -197,7 +198,6 @@ class WriteFile(BufferedFile):
         """Put the file in its place: for transactions."""
         if self._finished:  # and was not dropped
             sync(self.fs.loop, self._writer.commit)
-            self.fs.invalidate_cache(self.path)
 
     def discard(self) -> None:
         """Drop what was written; a file that is in its place stays there."""
@@ -232,22 +232,21 @@ class WriteFile(BufferedFile):
                 start_in_loop(self.fs.loop, self._writer.discard)
 
 
+@attrs.frozen
 class WaitingFile:
     """A file that is written, and waits for the end of a transaction to be put in its place."""
 
-    def __init__(self, fs: Any, path: str, writer: TargetWriter) -> None:
-        self._fs = fs
-        self._writer = writer
-        self.path: str = path
+    _loop: Any
+    _writer: TargetWriter
+    path: str
 
     def commit(self) -> None:
         """Put the file in its place."""
-        sync(self._fs.loop, self._writer.commit)
-        self._fs.invalidate_cache(self.path)
+        sync(self._loop, self._writer.commit)
 
     def discard(self) -> None:
         """Drop what was written."""
-        sync(self._fs.loop, self._writer.discard)
+        sync(self._loop, self._writer.discard)
 
 
 class AsyncReadFile(AsyncFile):
@@ -277,7 +276,7 @@ class AsyncWriteFile(AsyncFile):
 
     async def _upload_chunk(self, final: bool = False) -> None:
         try:
-            await write_block(self._writer, self.buffer.getvalue(), final, True)
+            await self._writer.write_block(self.buffer.getvalue(), final, True)
         except BaseException:
             await self.discard()
             raise
@@ -306,12 +305,3 @@ def _fetch(fs: Any, message: OpenMessage, reading: ThreadLock, start: int, end: 
     with reading:  # some caches fetch ahead in a thread of their own
         data: bytes = sync(fs.loop, message.read_on, start, end)
         return data
-
-
-async def write_block(writer: TargetWriter, data: bytes, final: bool, autocommit: bool) -> None:
-    """Write bytes, and the end after the last of them."""
-    await writer.write(data)
-    if final:
-        await writer.finish()
-        if autocommit:
-            await writer.commit()

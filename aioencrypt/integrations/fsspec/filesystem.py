@@ -282,6 +282,7 @@ class EncryptedFileSystem(PathsFileSystem):
                 **self._writing,
             ),
             sink,
+            partial(self.invalidate_cache, path),
         )
         await writer.start()
         return writer
@@ -299,10 +300,9 @@ class EncryptedFileSystem(PathsFileSystem):
             await writer.discard()
             raise
         if self._intrans:
-            self.transaction.files.append(WaitingFile(self, path, writer))
+            self.transaction.files.append(WaitingFile(self.loop, writer, path))
         else:
             await writer.commit()
-            self.invalidate_cache(path)
 
     async def _pipe_file(self, path: str, value: bytes, mode: str = "overwrite", **kwargs: Any) -> None:
         path, given = self._given(path, kwargs)

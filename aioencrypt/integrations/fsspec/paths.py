@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import fsspec
 from fsspec import AbstractFileSystem
-from fsspec.asyn import sync
+from fsspec.asyn import sync_wrapper
 from fsspec.utils import stringify_path
 
 from aioencrypt.errors import MalformedMessageError
@@ -277,14 +277,15 @@ class PathsFileSystem(AsyncFileSystem, ChainedFileSystem, metaclass=_ByOptions):
         calls = [partial(self._sized, info, path, {}) for path, info in listed]
         return cast(list[dict[str, Any]], await in_order(calls, _SIZES_AT_ONCE))
 
-    async def _list(self, name: str, path: str, given: Mapping[str, Any], **kwargs: Any) -> Listing:
-        """Return what `find` or `glob` of the target says, with paths."""
+    async def _found(
+        self, name: str, path: str, given: Mapping[str, Any], detail: bool, sizes: bool, **kwargs: Any
+    ) -> Any:
+        """Return what `find` or `glob` of the target says, with sizes of plaintexts."""
         found = await self._target.call(name, path, detail=True, given=given, **kwargs)
-        return [(path, info or await self._target.call("info", path)) for path, info in found.items()]
-
-    async def _listed(self, found: Listing, detail: bool, sizes: bool) -> Any:
-        paths = [path for path, _ in found]
-        return dict(zip(paths, await self._with_sizes(found, sizes), strict=True)) if detail else paths
+        if not detail:
+            return [*found]
+        listed = [(path, info or await self._target.call("info", path)) for path, info in found.items()]
+        return dict(zip(found, await self._with_sizes(listed, sizes), strict=True))
 
     async def _ls(self, path: str, detail: bool = True, sizes: bool = True, **kwargs: Any) -> Any:
         path, given = self._given(path, kwargs)
@@ -304,8 +305,8 @@ class PathsFileSystem(AsyncFileSystem, ChainedFileSystem, metaclass=_ByOptions):
         **kwargs: Any,
     ) -> Any:
         path, given = self._given(path, kwargs)
-        found = await self._list("find", path, given, maxdepth=maxdepth, withdirs=withdirs)
-        return await self._listed(found, detail, sizes and self._list_sizes)
+        sizes = sizes and self._list_sizes
+        return await self._found("find", path, given, detail, sizes, maxdepth=maxdepth, withdirs=withdirs)
 
     async def _glob(
         self, path: str, maxdepth: int | None = None, detail: bool = False, sizes: bool = True, **kwargs: Any
@@ -314,31 +315,17 @@ class PathsFileSystem(AsyncFileSystem, ChainedFileSystem, metaclass=_ByOptions):
         slash = "/" if path.endswith("/") else ""
         path, given = self._given(path, kwargs)
         options = {name: given.pop(name) for name in ("withdirs",) if name in given}
-        found = await self._list("glob", path.rstrip("/") + slash, given, maxdepth=maxdepth, **options)
-        return await self._listed(found, detail, sizes and self._list_sizes)
+        path, sizes = path.rstrip("/") + slash, sizes and self._list_sizes
+        return await self._found("glob", path, given, detail, sizes, maxdepth=maxdepth, **options)
 
-    async def _walk(
-        self,
-        path: str,
-        maxdepth: int | None = None,
-        topdown: bool = True,
-        on_error: Any = "omit",
-        **kwargs: Any,
-    ) -> AsyncIterator[Any]:
+    async def _walk(self, path: str, *args: Any, **kwargs: Any) -> AsyncIterator[Any]:
         kwargs.setdefault("sizes", kwargs.get("detail", False))
-        async for found in super()._walk(path, maxdepth, topdown, on_error, **kwargs):
+        async for found in super()._walk(path, *args, **kwargs):
             yield found
 
-    def walk(
-        self,
-        path: str,
-        maxdepth: int | None = None,
-        topdown: bool = True,
-        on_error: Any = "omit",
-        **kwargs: Any,
-    ) -> Iterator[Any]:
+    def walk(self, path: str, *args: Any, **kwargs: Any) -> Iterator[Any]:
         kwargs.setdefault("sizes", kwargs.get("detail", False))
-        return super().walk(path, maxdepth, topdown, on_error, **kwargs)
+        return super().walk(path, *args, **kwargs)
 
     async def _du(
         self,
@@ -350,8 +337,7 @@ class PathsFileSystem(AsyncFileSystem, ChainedFileSystem, metaclass=_ByOptions):
     ) -> Any:
         """Add the sizes of plaintexts up. Warns of files whose size is not known: they count as 0."""
         path, given = self._given(path, kwargs)
-        found = await self._list("find", path, given, maxdepth=maxdepth, withdirs=withdirs)
-        infos = await self._listed(found, True, True)
+        infos = await self._found("find", path, given, True, True, maxdepth=maxdepth, withdirs=withdirs)
         unknown = [path for path, info in infos.items() if info["size"] is None]
         if unknown:
             warnings.warn(
@@ -395,8 +381,7 @@ class PathsFileSystem(AsyncFileSystem, ChainedFileSystem, metaclass=_ByOptions):
     async def _rmdir(self, path: str) -> None:
         await self._target.call("rmdir", self._strip_protocol(path))
 
-    def rmdir(self, path: str) -> None:
-        sync(self.loop, self._rmdir, path)
+    rmdir: Any = sync_wrapper(_rmdir)
 
     async def _rm_file(self, path: str, **kwargs: Any) -> None:
         await self._target.call("rm_file", self._strip_protocol(path), given=kwargs)
@@ -432,7 +417,4 @@ class PathsFileSystem(AsyncFileSystem, ChainedFileSystem, metaclass=_ByOptions):
         else:
             await self._target.call("mv", path1, path2, given=kwargs, recursive=recursive, maxdepth=maxdepth)
 
-    def mv(
-        self, path1: str, path2: str, recursive: bool = False, maxdepth: int | None = None, **kwargs: Any
-    ) -> None:
-        sync(self.loop, self._mv, path1, path2, recursive, maxdepth, **kwargs)
+    mv: Any = sync_wrapper(_mv)

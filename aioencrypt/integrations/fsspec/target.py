@@ -472,11 +472,14 @@ class UploadSink(TargetSink):
 
 
 class TargetWriter:
-    """One message on its way into a target, after `start`."""
+    """One message on its way into a target, after `start`. `placed` is called when it is in its place."""
 
-    def __init__(self, writer: EncryptWriter, sink: TargetSink | LocalSink) -> None:
+    def __init__(
+        self, writer: EncryptWriter, sink: TargetSink | LocalSink, placed: Callable[[], object]
+    ) -> None:
         self._writer = writer
         self._sink = sink
+        self._placed = placed
 
     async def start(self) -> None:
         """Fetch the data key and write the header."""
@@ -490,6 +493,14 @@ class TargetWriter:
         """Encrypt and write bytes."""
         await self._writer.write(data)
 
+    async def write_block(self, data: bytes, final: bool, autocommit: bool) -> None:
+        """Write bytes, and the end after the last of them."""
+        await self.write(data)
+        if final:
+            await self.finish()
+            if autocommit:
+                await self.commit()
+
     async def finish(self) -> None:
         """Write the end of the message, which is not in its place yet."""
         await self._writer.aclose()
@@ -500,6 +511,7 @@ class TargetWriter:
             await self._sink.settle()
         finally:
             await self._sink.release()
+        self._placed()
 
     async def discard(self) -> None:
         """Drop the message, also while another task writes."""

@@ -1,4 +1,4 @@
-"""What this package uses of fsspec: type checkers are told, because fsspec tells them nothing."""
+"""Types of fsspec as this package uses them, because fsspec has no type hints."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     FileSystemType = type
 
     class AsyncFileSystem:
-        """A file system: all that is not named here is there, too."""
+        """A file system. `__getattr__` stands for every method that is not named here."""
 
         asynchronous: bool
         loop: Any
@@ -22,25 +22,12 @@ if TYPE_CHECKING:
         def _strip_protocol(cls, path: Any) -> Any: ...
         @classmethod
         def clear_instance_cache(cls) -> None: ...
-        def open(
-            self,
-            path: str,
-            mode: str,
-            block_size: int | None,
-            cache_options: dict[str, Any] | None,
-            compression: str | None,
-            **kwargs: Any,
-        ) -> Any: ...
-        def walk(
-            self, path: str, maxdepth: int | None, topdown: bool, on_error: Any, **kwargs: Any
-        ) -> Iterator[Any]: ...
-        async def _glob(self, path: str, maxdepth: int | None, **kwargs: Any) -> Any: ...
-        def _walk(
-            self, path: str, maxdepth: int | None, topdown: bool, on_error: Any, **kwargs: Any
-        ) -> AsyncIterator[Any]: ...
+        def open(self, path: str, *args: Any, **kwargs: Any) -> Any: ...
+        def walk(self, path: str, *args: Any, **kwargs: Any) -> Iterator[Any]: ...
+        def _walk(self, path: str, *args: Any, **kwargs: Any) -> AsyncIterator[Any]: ...
 
     class ChainedFileSystem:
-        """What says that a file system stands over another one."""
+        """The mark of a file system that stands over another one."""
 
     class BufferedFile(IOBase):
         """An open file."""
@@ -57,18 +44,7 @@ if TYPE_CHECKING:
         loc: int
         closed: bool
 
-        def __init__(
-            self,
-            fs: Any,
-            path: str,
-            mode: str = "rb",
-            block_size: int | None = None,
-            autocommit: bool = True,
-            cache_type: str | None = None,
-            cache_options: dict[str, Any] | None = None,
-            size: int | None = None,
-            **kwargs: Any,
-        ) -> None: ...
+        def __init__(self, fs: Any, path: str, mode: str = "rb", *args: Any, **kwargs: Any) -> None: ...
         def commit(self) -> None: ...
         def discard(self) -> None: ...
 
@@ -80,16 +56,7 @@ if TYPE_CHECKING:
         size: int
         closed: bool
 
-        def __init__(
-            self,
-            fs: Any,
-            path: str,
-            mode: str = "rb",
-            block_size: int | None = None,
-            *,
-            cache_type: str = "none",
-            size: int | None = None,
-        ) -> None: ...
+        def __init__(self, fs: Any, path: str, mode: str = "rb", *args: Any, **kwargs: Any) -> None: ...
         def seek(self, loc: int, whence: int = 0) -> int: ...
         def tell(self) -> int: ...
         async def read(self, length: int = -1) -> bytes: ...
@@ -97,7 +64,7 @@ if TYPE_CHECKING:
         async def close(self) -> None: ...
 
     class Cache:
-        """What an open file keeps."""
+        """What an open file keeps in memory."""
 
         blocksize: int
         fetcher: Any
