@@ -66,7 +66,7 @@ def test_counts_and_lengths(plaintext_length: int, frame_length: int, count: int
     assert frames.plaintext_length(length, **shape) == plaintext_length
 
 
-@pytest.mark.spec("data-format/message-body.md#iv-1", "data-format/message-batches.md#iv-2")
+@pytest.mark.spec("data-format/message-body.md#iv-1", "data-format/message-body.md#iv-2")
 @pytest.mark.parametrize("number", [1, 255, 256, 65536, LAST - 1, LAST])
 def test_the_iv_is_the_number(number: int) -> None:
     assert frames.iv(number) == bytes(8) + u32(number)
