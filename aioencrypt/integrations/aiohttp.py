@@ -40,7 +40,7 @@ from aioencrypt.providers.base import MasterKeyProvider
 from aioencrypt.runtime.offload import wait_shielded
 from aioencrypt.streams.encrypt import EncryptStream
 from aioencrypt.streams.ranges import SeekableSource
-from aioencrypt.streams.sources import Source, is_used_up
+from aioencrypt.streams.sources import Source, open_source
 
 __all__ = [
     "EncryptedPayload",
@@ -59,11 +59,17 @@ def __dir__() -> list[str]:
     return __all__
 
 
-_READ_LENGTH = 256 * 1024
 _DEFAULT_TYPE = "application/octet-stream"
-# What aiohttp raises while it parses a body: forms in forms are a RecursionError in the end, and versions
-# up to 3.13 assert that a part does not end early.
-_MALFORMED = (web.RequestPayloadError, HttpProcessingError, ValueError, RuntimeError, AssertionError)
+# What is raised while a body is parsed: forms in forms are a RecursionError in the end, and aiohttp up to
+# 3.13 asserts that a form does not end early.
+_MALFORMED = (
+    web.RequestPayloadError,
+    HttpProcessingError,
+    ValueError,
+    RuntimeError,
+    AssertionError,
+    EOFError,
+)
 _PLAIN_ENCODINGS = ("", "7bit", "8bit", "binary", "identity")
 
 
@@ -84,10 +90,8 @@ class UploadReader:
         max_length: int | None,
         accept_content_encoding: bool = False,
     ) -> None:
-        self._upload = upload
         of_a_part = isinstance(upload, BodyPartReader)
-        if is_used_up(upload if isinstance(upload, BodyPartReader) else upload.content):
-            raise StreamError("the upload was read before: encrypt what was read")
+        self._body = open_source(upload if isinstance(upload, BodyPartReader) else upload.content)
         fields = fields_of(upload.headers.items())
         if of_a_part:
             # What a part of a form says about its length, browsers do not, and nobody enforces.
@@ -115,24 +119,18 @@ class UploadReader:
 
     async def _read(self) -> bytes:
         try:
-            if not isinstance(self._upload, BodyPartReader):
-                return await self._upload.content.readany()
-            chunk = await self._upload.read_chunk(_READ_LENGTH)
-            if not chunk and not self._upload.at_eof():
-                raise ValueError("the body ended before the part did")
+            return await self._body.read()
         except _MALFORMED as error:
             raise web.HTTPBadRequest(text="the body is malformed") from error
-        return bytes(chunk)
 
     def _check(self, refusal: Refusal | None) -> None:
         if refusal and refusal.status == 413:
             raise web.HTTPRequestEntityTooLarge(
                 max_size=self._max_length or 0, actual_size=self._meter.received, text=refusal.text
             )
-        if refusal and refusal.status == 415:
-            raise web.HTTPUnsupportedMediaType(text=refusal.text, headers=refusal.headers)
         if refusal:
-            raise web.HTTPBadRequest(text=refusal.text)
+            kind = web.HTTPUnsupportedMediaType if refusal.status == 415 else web.HTTPBadRequest
+            raise kind(text=refusal.text, headers=refusal.headers)
 
 
 async def form_part(request: web.BaseRequest, name: str) -> BodyPartReader:

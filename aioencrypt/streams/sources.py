@@ -191,9 +191,9 @@ def open_source(source: object) -> Reader:
     if isinstance(source, ByteReceiveStream | ObjectReceiveStream):
         return _CheckedReader(_from_receive_stream(source), source)
     content = _content_of(source)
-    if content and is_used_up(content):
+    if content and _is_used_up(content):
         return _from_used_up(source)
-    if is_used_up(source) or (inspect.isasyncgen(source) and source.ag_frame is None):
+    if _is_used_up(source) or (inspect.isasyncgen(source) and source.ag_frame is None):
         raise StreamError("the source has been read to its end: give another one, or the bytes themselves")
     body = content or source
     return _CheckedReader(_known_method(body) or _from_read_or_iterator(source), body)
@@ -255,7 +255,7 @@ def _pieces(source: Any, name: str, *arguments: int) -> AsyncIterable[Any] | Non
     return pieces if isinstance(pieces, AsyncIterable) else None
 
 
-def is_used_up(content: Any) -> bool:
+def _is_used_up(content: Any) -> bool:
     """Tell whether a body of aiohttp had bytes, or is a part of a form, and was read to its end before."""
     at_eof = getattr(content, "at_eof", None)
     # A part counts no bytes, but one that nobody has read is never at its end.
