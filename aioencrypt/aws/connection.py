@@ -22,7 +22,7 @@ from aioencrypt.aws.protocols import ClientSupplier, DynamoDBClient, KMSClient
 from aioencrypt.errors import ProviderClosedError, ProviderError, ServiceError
 from aioencrypt.runtime.arguments import check_seconds, check_type, describe_type
 from aioencrypt.runtime.cache import AsyncCache
-from aioencrypt.runtime.event_loops import BackgroundTask, is_being_closed, is_running, on_trio, running_loop
+from aioencrypt.runtime.event_loops import BackgroundTask, find_loop, is_being_closed, on_trio, running_loop
 from aioencrypt.runtime.observation import ServiceCall
 from aioencrypt.runtime.offload import in_file_thread, wait_shielded
 from aioencrypt.runtime.plugins import await_answer
@@ -144,7 +144,7 @@ class _OpenClients:
     @property
     def is_here(self) -> bool:
         """Whether the caller runs on the event loop and in the process that opened them."""
-        return self.is_ours and is_running(self._loop)
+        return self.is_ours and find_loop() is self._loop
 
     @property
     def is_stale(self) -> bool:

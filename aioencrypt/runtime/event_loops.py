@@ -45,12 +45,12 @@ def running_loop() -> object:
     return asyncio.get_running_loop()
 
 
-def is_running(loop: object) -> bool:
-    """Tell whether an event loop runs the caller. A coroutine may be closed when its loop is gone."""
+def find_loop() -> object | None:
+    """Return the running event loop, or None: a coroutine may be closed after its loop."""
     try:
-        return running_loop() is loop
+        return running_loop()
     except RuntimeError:
-        return False
+        return None
 
 
 def is_being_closed() -> bool:
@@ -96,7 +96,8 @@ class LoopLocal(Generic[T]):
 
     def find(self) -> T | None:
         """Return the value of the running loop, if the loop has one and there is a loop."""
-        return next((value for loop, value in list(self._values.items()) if is_running(loop)), None)
+        loop = find_loop()
+        return None if loop is None else self._values.get(loop)
 
     def _drop_closed(self) -> None:
         """Drop the values of closed loops. A lock in a value holds the task that waited, and so its loop."""

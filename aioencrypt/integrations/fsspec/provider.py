@@ -16,7 +16,7 @@ import anyio
 from aioencrypt.client import Provider
 from aioencrypt.managers.default import as_manager
 from aioencrypt.providers.base import MasterKeyProvider
-from aioencrypt.runtime.event_loops import running_loop
+from aioencrypt.runtime.event_loops import find_loop, running_loop
 from aioencrypt.runtime.offload import in_file_thread
 
 _log = logging.getLogger(__name__)
@@ -141,6 +141,6 @@ class OpenProviders:
 
     async def aclose(self) -> None:
         """Leave the provider of the running loop; it is made anew when it is needed again."""
-        state = self._open.pop(running_loop(), None)
+        state = self._open.pop(find_loop(), None)
         if state:
             await state[1].aclose()

@@ -18,7 +18,7 @@ from aioencrypt.inspection import MessageInspection, inspect_message
 from aioencrypt.integrations.http.conditions import Plan, RequestHead, plan_response
 from aioencrypt.policies import Limits, Release, SignaturePolicy
 from aioencrypt.runtime.arguments import check_choice, check_type
-from aioencrypt.runtime.event_loops import BackgroundTask, call_later
+from aioencrypt.runtime.event_loops import BackgroundTask, call_later, find_loop
 from aioencrypt.runtime.offload import wait_shielded
 from aioencrypt.runtime.secrets import hides_arguments
 from aioencrypt.streams.decrypt import DecryptStream
@@ -299,7 +299,7 @@ def _has_ranges(source: object) -> bool:
 async def _close(source: Any) -> None:
     """Close a source of any kind, if it can be closed; also when this task is cancelled meanwhile."""
     close = getattr(source, "aclose", None) or getattr(source, "close", None)
-    if close is None:
+    if close is None or find_loop() is None:
         return
     failures: list[Exception] = []
 
