@@ -28,27 +28,55 @@ _NO_PAIRS = bytes(2)
 # Data often mistaken for a message: its first bytes, what it is, and what to do.
 # Base64 of version 1 (01 80) starts with AY, that of version 2 (02 04, 02 05) with Ag.
 _KMS_ADVICE = "it holds one encrypted value and no message; decrypt it with the Decrypt operation of AWS KMS"
+# Blanks, a byte order mark, the quotes of a literal.
+_BEFORE = rb"(\xef\xbb\xbf|\s|b?[\"'])"
 _LOOK_ALIKES: tuple[tuple[bytes, str, str], ...] = (
     (rb"A[Yg]", "a message encoded in base64", "decode it first"),
     (
-        rb"(\xef\xbb\xbf|\s|b?[\"'])+A[Yg]",
+        _BEFORE + rb"+A[Yg]",
         "a message encoded in base64, behind blanks, a byte order mark or a quote",
         "remove those and decode it first",
     ),
-    (rb"\xff\xfe|\xfe\xff", "text in UTF-16", "give the bytes of the message"),
-    (rb"(0180|020[45])[0-9a-fA-F]*\s*\Z", "a message encoded in hexadecimal", "decode it first"),
+    (rb"QV[kl]|QW[cd]", "a message encoded in base64 twice", "decode it twice first"),
+    (rb"data:[^,]*;base64,", "a data URL", "decode what follows its comma"),
+    (rb"\xff\xfe|\xfe\xff|A\0[Yg]\0", "text in UTF-16", "give the bytes of the message"),
+    (
+        _BEFORE + rb"*(0x|\\x)?(01[ :]?80|02[ :]?0[45])[0-9a-fA-F :]*[\s\"']*\Z",
+        "a message encoded in hexadecimal",
+        "decode it first",
+    ),
+    (
+        rb"(\xef\xbb\xbf|\s)+(\x01\x80|\x02[\x04\x05])",
+        "a message behind blanks or a byte order mark",
+        "remove those",
+    ),
+    (rb"b[\"']\\x0[12]", "the repr of bytes", "give the bytes themselves"),
     (rb"\x01[\x01\x02][\x01-\x03]\x00x", "a bare CiphertextBlob of AWS KMS", _KMS_ADVICE),
     (
-        rb"(\xef\xbb\xbf|\s|b?[\"'])*AQ[EI][BCD]",
+        _BEFORE + rb"*AQ[EI][BCD]",
         "a bare CiphertextBlob of AWS KMS, encoded in base64",
         f"decode it first; {_KMS_ADVICE}",
     ),
+    (
+        _BEFORE + rb"*010[12]0[1-3]0078",
+        "a bare CiphertextBlob of AWS KMS, encoded in hexadecimal",
+        f"decode it first; {_KMS_ADVICE}",
+    ),
     (rb"\x1f\x8b", "gzip", "decompress it first"),
-    (rb"\x28\xb5\x2f\xfd|BZh|\xfd7zXZ\x00", "compressed data", "decompress it first"),
+    (rb"PK[\x03\x05][\x04\x06]", "a ZIP archive", "take the message out of it"),
+    (
+        rb"\x28\xb5\x2f\xfd|BZh|\xfd7zXZ\x00|\x04\x22\x4d\x18|x[\x01\x5e\x9c\xda]|7z\xbc\xaf",
+        "compressed data",
+        "decompress it first",
+    ),
     (rb"age-encryption\.org/|-----BEGIN AGE", "an age file", "decrypt it with age"),
     (rb"\s*-----BEGIN PGP", "an OpenPGP message", "decrypt it with GnuPG"),
     (rb"\s*-----BEGIN ", "PEM", "give the message, not a key or a certificate"),
-    (rb"Salted__", "the output of openssl enc", "decrypt it with openssl"),
+    (rb"--[^\s-]+\r\n", "a multipart body", "take the message out of its part"),
+    (rb"HTTP/[12]", "an HTTP response", "give its body"),
+    (rb"Salted__|U2FsdGVkX1", "the output of openssl enc", "decrypt it with openssl"),
+    (rb"gAAAA", "a Fernet token", "decrypt it with Fernet"),
+    (rb"eyJ", "a JSON Web Token", "decrypt or verify it with a JOSE library"),
     (rb"(\xef\xbb\xbf|\s)*[{\[]", "JSON", "take the message out of it, and decode that"),
     (rb"(\xef\xbb\xbf|\s)*<[?!a-zA-Z]", "XML or HTML", "an error page of a server, perhaps: look at it"),
     (rb"version https://git-lfs", "a Git LFS pointer", "fetch the file with git lfs pull"),

@@ -43,7 +43,7 @@ def encode_text(name: str, value: str) -> bytes:
     try:
         return check_type(name, value, str).encode()
     except UnicodeEncodeError as error:
-        raise ValueError(f"{name} is not valid Unicode text") from error
+        raise ValueError(f"{name} is not valid Unicode text: {error.reason}") from error
 
 
 def check_int(name: str, value: int, lowest: int, highest: int | None = None) -> int:

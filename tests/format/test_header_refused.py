@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import gzip
+import zlib
 from collections.abc import Callable
 
 import pytest
@@ -138,7 +139,26 @@ def test_base64_behind_something_is_recognized(suite: AlgorithmSuite, prefix: by
         (b"<!DOCTYPE html>", "XML or HTML"),
         (b"version https://git-lfs.github.com/spec/v1", "a Git LFS pointer"),
         (b"02047801ab", "a message encoded in hexadecimal: decode it first"),
+        (b"0x02047801ab", "a message encoded in hexadecimal"),
+        (b"\\x0180", "a message encoded in hexadecimal"),
+        (b"02:05:78", "a message encoded in hexadecimal"),
+        (b'\xef\xbb\xbf"02 05 78"\n', "a message encoded in hexadecimal"),
         ("AYAD".encode("utf-16"), "text in UTF-16"),
+        ("AgV4".encode("utf-16-le"), "text in UTF-16"),
+        (b"data:text/plain;base64,AgV4", "a data URL: decode what follows its comma"),
+        (base64.b64encode(base64.b64encode(b"\x02\x05\x78\x00")), "a message encoded in base64 twice"),
+        (base64.b64encode(base64.b64encode(b"\x01\x80\x03\x78")), "a message encoded in base64 twice"),
+        (b"\n\x02\x05\x78", "a message behind blanks or a byte order mark: remove those"),
+        (b"\xef\xbb\xbf\x01\x80", "a message behind blanks or a byte order mark: remove those"),
+        (repr(b"\x02\x05\x78").encode(), "the repr of bytes: give the bytes themselves"),
+        (BLOB.hex().encode(), "a bare CiphertextBlob of AWS KMS, encoded in hexadecimal"),
+        (b"PK\x03\x04", "a ZIP archive: take the message out of it"),
+        (zlib.compress(b"text"), "compressed data: decompress it first"),
+        (b"--boundary\r\nContent-Type: a/b", "a multipart body: take the message out of its part"),
+        (b"HTTP/1.1 200 OK", "an HTTP response: give its body"),
+        (base64.b64encode(b"Salted__1234"), "the output of openssl enc"),
+        (b"gAAAAABk", "a Fernet token"),
+        (b"eyJhbGciOi", "a JSON Web Token"),
     ],
     ids=lambda value: value[:12].hex() if isinstance(value, bytes) else "",
 )

@@ -242,11 +242,16 @@ def test_what_weakens_a_check_is_a_bool(name: str, call: Callable[[Any], object]
         call(wrong)
 
 
+PADDING = RSAPadding.PKCS1
+SHA = KMSEncryptionAlgorithm.RSAES_OAEP_SHA_256
 COLLECTIONS: list[tuple[str, Callable[[Any], object]]] = [
     ("key_ids", KMSMasterKeyProvider),
     ("grant_tokens", lambda value: KMSMasterKeyProvider(["alias/a"], grant_tokens=value)),
     ("grant_tokens", lambda value: KMSDiscoveryMasterKeyProvider(discovery_filter=None, grant_tokens=value)),
-    ("grant_tokens", lambda value: KMSRSAMasterKey(RSA_ARN, encryption_algorithm=OAEP, grant_tokens=value)),
+    (
+        "grant_tokens",
+        lambda value: KMSRSAMasterKey(RSA_ARN, encryption_algorithm=SHA, grant_tokens=value),
+    ),
     ("grant_tokens", lambda value: branch_key_store(grant_tokens=value)),
     ("accounts", lambda value: DiscoveryFilter(accounts=value)),
     ("required_keys", lambda value: RequiredEncryptionContextCMM(KEY, value)),
@@ -255,7 +260,6 @@ COLLECTIONS: list[tuple[str, Callable[[Any], object]]] = [
 ]
 SUPPLIER: Any = AWSConnection
 KMS_ARN = KMSKeyArn(RSA_ARN)
-OAEP = KMSEncryptionAlgorithm.RSAES_OAEP_SHA_256
 
 
 def branch_key_store(**options: Any) -> BranchKeyStore:
@@ -281,7 +285,10 @@ def test_collections_of_text(row: int) -> None:
     [
         ("key_namespace", lambda value: RawAESMasterKey(value, "name", wrapping_key=bytes(32))),
         ("key_name", lambda value: RawAESMasterKey("space", value, wrapping_key=bytes(32))),
-        ("key_name", lambda value: RawRSAMasterKey("space", value, padding="PKCS1", public_key=RSA_KEY)),
+        (
+            "key_name",
+            lambda value: RawRSAMasterKey("space", value, padding=PADDING, public_key=RSA_KEY),
+        ),
         ("partition", lambda value: CachingCMM(KEY, max_age=1, partition=value)),
         ("logical_name", lambda value: branch_key_store(logical_name=value)),
         ("store_id", lambda value: branch_key_store(store_id=value)),
@@ -292,7 +299,7 @@ def test_collections_of_text(row: int) -> None:
     ],
 )
 def test_texts_that_are_stored_are_valid_unicode(name: str, call: Callable[[Any], object]) -> None:
-    with pytest.raises(ValueError, match=f"^{name} is not valid Unicode text$"):
+    with pytest.raises(ValueError, match=f"^{name} is not valid Unicode text: surrogates not allowed$"):
         call("a\ud800")
     with pytest.raises(TypeError, match=f"^{name} must be a str, not bytes$"):
         call(b"a")

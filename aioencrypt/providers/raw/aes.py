@@ -6,6 +6,7 @@ Specification: framework/raw-aes-keyring.md.
 from __future__ import annotations
 
 import os
+import re
 from contextlib import suppress
 from typing import NoReturn
 
@@ -27,6 +28,9 @@ from aioencrypt.providers.raw.names import (
 from aioencrypt.runtime.arguments import describe_type
 from aioencrypt.runtime.secrets import hides_locals
 
+# A key that was not decoded, perhaps with the end of its line.
+_TEXT = re.compile(rb"[\w+/-]{22,64}=*\s*")
+
 
 class RawAESMasterKey(MasterKey):
     """Wrap data keys under an AES key of 16, 24 or 32 bytes.
@@ -43,10 +47,12 @@ class RawAESMasterKey(MasterKey):
         check_names(key_namespace, key_name)
         if not isinstance(wrapping_key, bytes | bytearray | memoryview):
             # bytes(32) would be a key of 32 zero bytes.
-            raise TypeError(f"wrapping_key must be bytes, not {describe_type(wrapping_key)}")
+            what = describe_type(wrapping_key)
+            raise TypeError(f"wrapping_key must be bytes, not {what}: decode base64 or hexadecimal first")
         key = bytes(wrapping_key)
         if len(key) not in (16, 24, 32):
-            raise ValueError(f"wrapping_key has {len(key)} bytes; an AES key must have 16, 24 or 32")
+            advice = ": decode base64 or hexadecimal first" if _TEXT.fullmatch(key) else ""
+            raise ValueError(f"wrapping_key has {len(key)} bytes; an AES key must have 16, 24 or 32{advice}")
         self._namespace = key_namespace
         self._provider_ids = namespaces_in_messages(key_namespace)
         self._name = key_name

@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_public_key,
 )
 
+from aioencrypt.runtime.arguments import describe_type
 from aioencrypt.runtime.secrets import hides_locals
 
 K = TypeVar("K")
@@ -38,7 +39,7 @@ def load_public(name: str, given: object, kind: type[K], what: str) -> K:
     if not isinstance(loaded, kind):
         raise TypeError(
             f"{name} is not {what} public key: give PEM or DER bytes (SubjectPublicKeyInfo) "
-            f"or an {kind.__name__}"
+            f"or an {kind.__name__}, not {describe_type(loaded)}"
         )
     return loaded
 
@@ -57,7 +58,10 @@ def load_private(name: str, given: object, kind: type[K], what: str) -> K:
         except (ValueError, UnsupportedAlgorithm) as error:
             raise ValueError(f"{name} is not a valid private key in PEM: {error}") from error
     if not isinstance(loaded, kind):
-        raise TypeError(f"{name} is not {what} private key: give PEM bytes (PKCS #8) or an {kind.__name__}")
+        raise TypeError(
+            f"{name} is not {what} private key: give PEM bytes (PKCS #8) or an {kind.__name__}, "
+            f"not {describe_type(loaded)}"
+        )
     return loaded
 
 
@@ -103,7 +107,9 @@ def _mistaken_private(given: bytes) -> str | None:
     if b"CERTIFICATE" in label:
         return "a certificate, which has no private key: give PEM of the private key"
     if given[:1] == b"\x30":
-        return f"DER: give PEM, or {_LOAD_IT.format('load_der_private_key')}"
+        return f"DER: give PEM, or {_LOAD_IT.format('load_der_private_key or load_pkcs12')}"
+    if given and b"-----BEGIN" not in given:
+        return "not a valid private key in PEM: it has no BEGIN line; decode base64, hexadecimal or JWK first"
     return None
 
 

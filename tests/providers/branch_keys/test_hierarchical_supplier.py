@@ -275,7 +275,8 @@ async def test_a_supplier_that_raises() -> None:
         ),
         (
             "\ud800",
-            "branch_key_id_supplier gave no branch key id: branch_key_id is not valid Unicode text",
+            "branch_key_id_supplier gave no branch key id: "
+            "branch_key_id is not valid Unicode text: surrogates not allowed",
         ),
     ],
     ids=lambda value: ascii(value)[:20],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import copy
 import pickle
 from collections.abc import Callable, Mapping
@@ -296,6 +297,13 @@ def test_lengths_that_are_no_aes_key(length: int) -> None:
         ValueError, match=rf"^wrapping_key has {length} bytes; an AES key must have 16, 24 or 32$"
     ):
         RawAESMasterKey("mine", "kéy", wrapping_key=bytes(length))
+
+
+@pytest.mark.parametrize("text", [bytes(32).hex(), base64.b64encode(bytes(32)).decode() + "\n", "+/" * 22])
+def test_a_wrapping_key_that_was_not_decoded(text: str) -> None:
+    for wrong in (text, text.encode()):
+        with pytest.raises((TypeError, ValueError), match=r"decode base64 or hexadecimal first$"):
+            RawAESMasterKey("mine", "kéy", wrapping_key=wrong)  # type: ignore[arg-type]
 
 
 @pytest.mark.spec("framework/raw-aes-keyring.md#initialization")

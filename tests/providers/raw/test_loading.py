@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
     PublicFormat,
 )
+from cryptography.hazmat.primitives.serialization.pkcs12 import serialize_key_and_certificates
 
 from aioencrypt import KMSECDHMasterKey, KMSRSAMasterKey, RawECDHMasterKey, RawRSAMasterKey, RSAPadding
 
@@ -75,6 +76,10 @@ def certificate(key: Any) -> bytes:
     return builder.sign(key, hashes.SHA256()).public_bytes(Encoding.PEM)
 
 
+def pkcs12(key: Any) -> bytes:
+    return serialize_key_and_certificates(None, key, None, None, NoEncryption())
+
+
 def other(key: Any) -> Any:
     return EC if key is RSA else RSA
 
@@ -105,7 +110,10 @@ FOR_PRIVATE: dict[str, tuple[Callable[[Any], object], str]] = {
         "a public key: give the private key",
     ),
     "certificate": (certificate, "a certificate, which has no private key"),
-    "public object": (lambda key: key.public_key(), "not an .* private key: give PEM bytes"),
+    "public object": (
+        lambda key: key.public_key(),
+        r"private key: give PEM bytes .* not \w+Public",
+    ),
     "text": (
         lambda key: private(key, Encoding.PEM, PrivateFormat.PKCS8).decode(),
         "not an .* private key: give PEM bytes",
@@ -114,6 +122,8 @@ FOR_PRIVATE: dict[str, tuple[Callable[[Any], object], str]] = {
         lambda key: private(other(key), Encoding.PEM, PrivateFormat.PKCS8),
         "not an .* private key: give PEM bytes",
     ),
+    "JWK": (lambda key: b"{}", "not a valid private key in PEM: it has no BEGIN line; decode .* JWK first"),
+    "PKCS #12": (pkcs12, "DER: give PEM, or load it with .* or load_pkcs12 and give"),
     "None of these": (lambda key: b"secret", "not a valid private key in PEM"),
 }
 FOR_PUBLIC: dict[str, tuple[Callable[[Any], object], str]] = {
