@@ -18,7 +18,7 @@
     |   |-- EncryptionContextMismatchError  the header says otherwise than the caller
     |   `-- RequiredEncryptionContextError  the caller leaves out what a manager requires
     |-- ProviderError                     no data key: see .attempts
-    |   `-- ServiceError                    what a key service answered
+    |-- ServiceError                      a service refused a call, or did not answer
     |-- StreamError                       a stream is used in a way that it does not allow
     |   |-- UnverifiedStreamError           left before its end was verified or handed out
     |   |-- StreamBusyError                 used by two tasks at once
@@ -27,11 +27,11 @@
     |   `-- IncompleteReadError             `readexactly` asked for more than is left
     `-- ProviderClosedError               a provider is used outside `async with`
 
-The branches follow what a caller would do: report bad data, change a policy, look at keys and
-permissions, mend the program. Wrong arguments are `ValueError` and `TypeError`. Exceptions of the
-caller's own source pass through as they are. No message carries plaintext, key bytes or values of an
-encryption context, and neither does an attribute, apart from `ServiceError.message` and
-`IncompleteReadError.partial`.
+The branches follow what a caller would do: report bad data, change a policy, look at keys and permissions,
+look at a service, mend the program. `retryable` tells whether trying again may help. Wrong arguments are
+`ValueError` and `TypeError`. Exceptions of the caller's own source pass through as they are. No message
+carries plaintext, key bytes or values of an encryption context, and neither does an attribute, apart from
+`ServiceError.message` and `IncompleteReadError.partial`.
 """
 
 from __future__ import annotations
@@ -43,7 +43,9 @@ import attrs
 
 
 class EncryptionError(Exception):
-    """The root of every error of this library."""
+    """The root of every error of this library. `retryable` tells whether the same call may succeed later."""
+
+    retryable: bool = False
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Constructors differ; what they made is the text and the attributes.
@@ -172,20 +174,27 @@ class AttemptLog:
     def __init__(self, kept: Sequence[Attempt] = ()) -> None:
         self.kept: list[Attempt] = [*kept]
         self.omitted: int = 0
+        self.retryable: bool = False
 
     def add(self, attempt: Attempt) -> None:
         """Keep an attempt while there are few, and count it otherwise."""
+        self.retryable |= is_retryable(attempt.error)
         if len(self.kept) < _ATTEMPTS_KEPT:
             self.kept.append(attempt)
         else:
             self.omitted += 1
 
 
+def is_retryable(error: BaseException) -> bool:
+    """Tell whether the call that raised an error may succeed later."""
+    return isinstance(error, EncryptionError) and error.retryable
+
+
 class ProviderError(EncryptionError):
     """No data key could be had. `attempts` holds the first attempts, with their keys and errors.
 
     `omitted` counts the attempts that failed after those. `unclaimed` says that there was nothing to try: no
-    encrypted data key belongs to a key given here.
+    encrypted data key belongs to a key given here. `retryable` is true if an attempt may succeed later.
     """
 
     def __init__(
@@ -195,7 +204,9 @@ class ProviderError(EncryptionError):
         *,
         unclaimed: bool = False,
         omitted: int = 0,
+        retryable: bool = False,
     ) -> None:
+        self.retryable: bool = retryable or any(is_retryable(attempt.error) for attempt in attempts)
         self.unclaimed: bool = unclaimed
         self.omitted: int = omitted
         self.attempts: tuple[Attempt, ...] = tuple(attempts)
@@ -207,11 +218,11 @@ class ProviderError(EncryptionError):
         super().__init__("; ".join(told))
 
 
-class ServiceError(ProviderError):
-    """What a key service answered, or that it did not.
+class ServiceError(EncryptionError):
+    """A service, such as KMS, DynamoDB or S3, refused a call or did not answer.
 
-    `code` is the service's error code (``"AccessDeniedException"``), None where no answer came;
-    `request_id` identifies the call for the service's support; `retryable` says that the same call
+    `code` is the error code of the service (``"AccessDeniedException"``), None if no answer came.
+    `request_id` identifies the call for the support of the service. `retryable` tells whether the same call
     may succeed later.
     """
 

@@ -45,7 +45,7 @@ TREE = {
     "EncryptionContextMismatchError": "PolicyError",
     "RequiredEncryptionContextError": "PolicyError",
     "ProviderError": "EncryptionError",
-    "ServiceError": "ProviderError",
+    "ServiceError": "EncryptionError",
     "StreamError": "EncryptionError",
     "UnverifiedStreamError": "StreamError",
     "StreamBusyError": "StreamError",
@@ -158,6 +158,29 @@ def test_a_provider_error_tells_all_attempts() -> None:
     )
 
 
+THROTTLED = ServiceError("slow down", code="ThrottlingException", retryable=True)
+REFUSED = ServiceError("no", code="AccessDeniedException")
+
+
+@pytest.mark.parametrize(
+    ("failures", "retryable"),
+    [
+        ([], False),
+        ([REFUSED, ValueError("odd")], False),
+        ([REFUSED, THROTTLED], True),
+        ([REFUSED] * 25 + [THROTTLED], True),  # the last attempt is not kept
+        ([ProviderError("no", [Attempt("decrypt", "mine", "inner", THROTTLED)])], True),
+    ],
+)
+def test_trying_again_may_help_if_it_may_help_one_attempt(failures: list[Exception], retryable: bool) -> None:
+    log = errors.AttemptLog()
+    for failure in failures:
+        log.add(Attempt("decrypt", "mine", "key", failure))
+    error = ProviderError("no data key", log.kept, omitted=log.omitted, retryable=log.retryable)
+    assert error.retryable is retryable
+    assert pickle.loads(pickle.dumps(error)).retryable is retryable
+
+
 @pytest.mark.parametrize(("count", "end"), [(20, "number 19"), (21, "and 1 more, see .attempts")])
 def test_the_text_of_a_provider_error_names_twenty_attempts(count: int, end: str) -> None:
     """A stranger's header of 10,000 data keys would make a line of a megabyte in a log."""
@@ -203,7 +226,6 @@ def test_what_a_service_answered(code: str | None, request_id: str | None, text:
         True,
     )
     assert str(error) == text
-    assert error.attempts == ()
 
 
 def test_a_service_error_is_not_retryable_by_default() -> None:

@@ -19,7 +19,14 @@ import anyio
 import attrs
 from anyio.lowlevel import checkpoint
 
-from aioencrypt.errors import Attempt, AttemptLog, Operation, ProviderClosedError, ProviderError
+from aioencrypt.errors import (
+    Attempt,
+    AttemptLog,
+    Operation,
+    ProviderClosedError,
+    ProviderError,
+    ServiceError,
+)
 from aioencrypt.format import AlgorithmSuite, EncryptedDataKey
 from aioencrypt.format.suites import IV_LENGTH, TAG_LENGTH
 from aioencrypt.materials import DataKey, DataKeyRequest, KeyUse, Provenance, refuse_copy
@@ -176,7 +183,7 @@ def _owns(key: MasterKey, encrypted_data_key: EncryptedDataKey, attempts: Attemp
             return key.owns_data_key(encrypted_data_key)
         name = method_name(key, "owns_data_key")
         return call_sync(name, lambda: key.owns_data_key(encrypted_data_key), kind=bool)
-    except ProviderError as error:
+    except (ProviderError, ServiceError) as error:
         attempts.add(attempt("decrypt", key, error))
         return False
 
@@ -235,6 +242,7 @@ def no_data_key(
             f"none of the {count} encrypted data keys of the message could be decrypted",
             attempts.kept,
             omitted=attempts.omitted,
+            retryable=attempts.retryable,
         )
     wanted = _listed((key.provider_id, stored_name(key)) for key in request.encrypted_data_keys)
     ours = _listed(key_names(key) for key in given if isinstance(key, MasterKey))

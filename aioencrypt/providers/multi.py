@@ -129,5 +129,6 @@ def _keep(attempts: AttemptLog, provider: MasterKeyProvider, error: Exception) -
     if isinstance(error, ProviderError) and (error.attempts or error.unclaimed):
         attempts.kept += error.attempts
         attempts.omitted += error.omitted
+        attempts.retryable |= error.retryable
     else:
         attempts.kept.append(Attempt("decrypt", type(provider).__name__, repr(provider), error))

@@ -118,7 +118,13 @@ def _with_absent(error: ProviderError | TagError, absent: list[str]) -> Encrypti
     )
     if isinstance(error, ProviderError):
         text = f"{error.summary}; {note}"
-        return ProviderError(text, error.attempts, unclaimed=error.unclaimed, omitted=error.omitted)
+        return ProviderError(
+            text,
+            error.attempts,
+            unclaimed=error.unclaimed,
+            omitted=error.omitted,
+            retryable=error.retryable,
+        )
     return TagError(f"{error}; {note}")
 
 

@@ -304,8 +304,8 @@ def errors(error: Exception) -> None:
             assert_type(error.message, str)
             assert_type(error.request_id, str | None)
             assert_type(error.retryable, bool)
-            assert_type(error.attempts, tuple[Attempt, ...])
         case ProviderError():
+            assert_type(error.retryable, bool)
             assert_type(error.attempts, tuple[Attempt, ...])
             assert_type(error.summary, str)
             assert_type(error.attempts[0].error, Exception)
