@@ -18,7 +18,8 @@ __version__ = "0.1.0"
 # The names stand in __init__.pyi. A module is loaded when a name of it is first used: who encrypts under
 # one kind of key waits for no other.
 __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
-# `from aioencrypt import *` leaves the builtin open alone; `aioencrypt.open` is how ours is called.
-__all__ = [*(name for name in __all__ if name != "open"), "__version__"]
+# `from aioencrypt import *` leaves the builtins open and format alone, and imports no modules.
+_MODULES = {"aws", "branch_keys", "format", "inspection", "materials", "rewrap", "streams"}
+__all__ = [*(name for name in __all__ if name != "open" and name not in _MODULES), "__version__"]
 
 logging.getLogger(__name__).addHandler(logging.NullHandler())

@@ -11,9 +11,9 @@ from aioencrypt.format.context import validate_context
 from aioencrypt.format.header import MAX_FRAME_LENGTH
 from aioencrypt.managers.base import CryptographicMaterialsManager
 from aioencrypt.managers.default import as_manager, check_encrypt_policy
-from aioencrypt.materials import Provenance
 from aioencrypt.policies import Limits, Offload, Release, SignaturePolicy, checked_limits
 from aioencrypt.providers.base import MasterKeyProvider
+from aioencrypt.providers.values import Provenance
 from aioencrypt.runtime.arguments import check_choice, check_int, check_limit, check_type
 from aioencrypt.runtime.observation import Tally
 from aioencrypt.runtime.secrets import hides_arguments
@@ -218,7 +218,13 @@ class EncryptionClient:
 
         Arguments and errors: `decrypt_stream`.
         """
-        options = self.decrypt_options(provider, encryption_context, signature_policy, limits, Release.STREAM)
+        options = self.decrypt_options(
+            provider,
+            encryption_context=encryption_context,
+            signature_policy=signature_policy,
+            limits=limits,
+            release=Release.STREAM,
+        )
         if isinstance(source, bytes):
             return DecryptResult(*await decrypt_whole(source, options))
         async with DecryptStream(open_source(source), options) as stream:
@@ -244,7 +250,13 @@ class EncryptionClient:
         Raises `ValueError` and `TypeError` for wrong arguments here; `MessageError`, `PolicyError` and
         `ProviderError` on entry; `MessageError` and `LimitError` from reads.
         """
-        options = self.decrypt_options(provider, encryption_context, signature_policy, limits, release)
+        options = self.decrypt_options(
+            provider,
+            encryption_context=encryption_context,
+            signature_policy=signature_policy,
+            limits=limits,
+            release=release,
+        )
         return DecryptStream(open_source(source), options)
 
     @hides_arguments
@@ -321,7 +333,13 @@ class EncryptionClient:
         if mode == "rb":
             if isinstance(path, MessageSink):
                 raise TypeError(f"mode 'rb' takes a path, not {type(path).__name__}")
-            reading = self.decrypt_options(provider, encryption_context, signature_policy, limits, release)
+            reading = self.decrypt_options(
+                provider,
+                encryption_context=encryption_context,
+                signature_policy=signature_policy,
+                limits=limits,
+                release=release,
+            )
             return DecryptStream(FileReader(path), reading)
         if mode == "wb":
             writing = self._encrypt_options(
@@ -362,7 +380,11 @@ class EncryptionClient:
         check_int("cache_length", cache_length, 0)
         check_int("concurrency", concurrency, 1)
         options = self.decrypt_options(
-            provider, encryption_context, SignaturePolicy.ALLOW, limits, Release.STREAM
+            provider,
+            encryption_context=encryption_context,
+            signature_policy=SignaturePolicy.ALLOW,
+            limits=limits,
+            release=Release.STREAM,
         )
         return SeekableDecryptStream(
             open_range_source(source),
@@ -411,6 +433,7 @@ class EncryptionClient:
     def decrypt_options(
         self,
         provider: Provider,
+        *,
         encryption_context: Mapping[str, str] | None,
         signature_policy: SignaturePolicy,
         limits: Limits | None,
@@ -464,7 +487,13 @@ class DecryptWriter(Writer):
         encryption_client: EncryptionClient | None = None,
     ) -> None:
         client = check_type("encryption_client", encryption_client or _default, EncryptionClient)
-        options = client.decrypt_options(provider, encryption_context, signature_policy, limits, release)
+        options = client.decrypt_options(
+            provider,
+            encryption_context=encryption_context,
+            signature_policy=signature_policy,
+            limits=limits,
+            release=release,
+        )
         super().__init__()
         self._message = PushedMessage(sink, options)
 

@@ -20,6 +20,12 @@ from aioencrypt.streams.driver import read_header_of
 from aioencrypt.streams.ranges import SeekableSource
 from aioencrypt.streams.sources import Source
 
+__all__ = ["InspectedKey", "MessageInspection", "inspect_message"]
+
+
+def __dir__() -> list[str]:
+    return __all__
+
 
 @attrs.frozen
 class InspectedKey:

@@ -31,7 +31,9 @@ from aioencrypt.format.decryptor import State
 from aioencrypt.format.suites import IV_LENGTH
 from aioencrypt.managers.answers import get_encryption_materials
 from aioencrypt.managers.default import DefaultCMM, check_encrypt_policy
-from aioencrypt.materials import (
+from aioencrypt.policies import Release, SignaturePolicy
+from aioencrypt.providers.base import MasterKeyProvider, provider_advice, wrap_data_key
+from aioencrypt.providers.values import (
     DataKeyRequest,
     DecryptionMaterials,
     DecryptionMaterialsRequest,
@@ -39,8 +41,6 @@ from aioencrypt.materials import (
     EncryptionMaterialsRequest,
     Provenance,
 )
-from aioencrypt.policies import Release, SignaturePolicy
-from aioencrypt.providers.base import MasterKeyProvider, provider_advice, wrap_data_key
 from aioencrypt.runtime.arguments import check_type, describe_type
 from aioencrypt.runtime.observation import Tally, watch_message
 from aioencrypt.runtime.offload import in_file_thread
@@ -55,9 +55,26 @@ from aioencrypt.streams.ranges import SeekableSource
 from aioencrypt.streams.reading import ByteStream
 from aioencrypt.streams.sources import Reader, Source, open_source
 
+__all__ = [
+    "Keep",
+    "RewrapResult",
+    "RewrapStream",
+    "RewrappedHeader",
+    "rewrap_file",
+    "rewrap_header",
+    "rewrap_stream",
+]
+
 _CHUNK_LENGTH = 1024 * 1024
 
 Keep = bool | Callable[[EncryptedDataKey], bool]
+"""Which encrypted data keys stay: all, none, or those for which a function returns True."""
+
+
+def __dir__() -> list[str]:
+    return __all__
+
+
 """Which encrypted data keys of a message stay: all, none, or those for which a function says so."""
 
 
@@ -230,7 +247,11 @@ def rewrap_options(
     return RewrapOptions(
         encryption_client=encryption_client,
         reading=encryption_client.decrypt_options(
-            provider, encryption_context, SignaturePolicy.ALLOW, None, Release.STREAM
+            provider,
+            encryption_context=encryption_context,
+            signature_policy=SignaturePolicy.ALLOW,
+            limits=None,
+            release=Release.STREAM,
         ),
         new_provider=new_provider,
         keep=keep,

@@ -11,15 +11,8 @@ from __future__ import annotations
 
 import asyncio
 
-from aioencrypt import (
-    AWSConnection,
-    BranchKeyStore,
-    KMSConfiguration,
-    KMSDiscovery,
-    KMSKeyArn,
-    ProviderError,
-    ServiceError,
-)
+from aioencrypt import AWSConnection, ProviderError, ServiceError
+from aioencrypt.branch_keys import BranchKeyStore, KMSConfiguration, KMSDiscovery, KMSKeyArn
 from aioencrypt.testing import InMemoryDynamoDB, InMemoryKMS
 
 TENANTS = ["the-baker", "the-butcher"]

@@ -12,15 +12,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 
-from aioencrypt import (
-    AWSConnection,
-    BranchKeyStore,
-    HierarchicalMasterKey,
-    KMSKeyArn,
-    ProviderError,
-    decrypt,
-    encrypt,
-)
+from aioencrypt import AWSConnection, ProviderError, decrypt, encrypt
+from aioencrypt.branch_keys import BranchKeyStore, HierarchicalMasterKey, KMSKeyArn
 from aioencrypt.testing import InMemoryDynamoDB, InMemoryKMS
 
 BRANCH_KEYS: dict[str, str] = {}

@@ -17,18 +17,20 @@ from types import TracebackType
 from typing import Self
 
 from aioencrypt import (
-    DecryptionMaterials,
-    DecryptionMaterialsRequest,
     DefaultCMM,
     EncryptionError,
-    EncryptionMaterials,
-    EncryptionMaterialsRequest,
     MasterKeyProvider,
     PolicyError,
     Provenance,
     RawAESMasterKey,
     decrypt,
     encrypt,
+)
+from aioencrypt.materials import (
+    DecryptionMaterials,
+    DecryptionMaterialsRequest,
+    EncryptionMaterials,
+    EncryptionMaterialsRequest,
 )
 
 

@@ -16,16 +16,8 @@ from collections.abc import Awaitable
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from aioencrypt import (
-    DataKey,
-    DataKeyRequest,
-    EncryptedDataKey,
-    MasterKey,
-    ProviderError,
-    ServiceError,
-    decrypt,
-    encrypt,
-)
+from aioencrypt import ProviderError, ServiceError, decrypt, encrypt
+from aioencrypt.materials import DataKey, DataKeyRequest, EncryptedDataKey, MasterKey
 
 
 class KeyService:

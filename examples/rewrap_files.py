@@ -12,15 +12,10 @@ import secrets
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from aioencrypt import (
-    AlgorithmSuite,
-    MasterKey,
-    MessageError,
-    RawAESMasterKey,
-    encrypt,
-    inspect_message,
-    rewrap_file,
-)
+from aioencrypt import AlgorithmSuite, MessageError, RawAESMasterKey, encrypt
+from aioencrypt.inspection import inspect_message
+from aioencrypt.materials import MasterKey
+from aioencrypt.rewrap import rewrap_file
 
 SUITES = {
     "signed": AlgorithmSuite.ALG_AES_256_GCM_HKDF_SHA512_COMMIT_KEY_ECDSA_P384,

@@ -10,7 +10,8 @@ from types import FrameType
 
 import pytest
 
-from aioencrypt import AWSConnection, DataKeyRequest, KMSMasterKeyProvider, encrypt_stream
+from aioencrypt import AWSConnection, KMSMasterKeyProvider, encrypt_stream
+from aioencrypt.materials import DataKeyRequest
 from aioencrypt.providers.base import make_data_key
 from aioencrypt.testing import InMemoryKMS
 from tests.support.streaming import KEY, UNSIGNED, in_chunks, on_asyncio

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 import aioencrypt
-from aioencrypt import DecryptWriter, Release, decrypt_stream, encrypt_stream, open_seekable, rewrap_stream
+from aioencrypt import DecryptWriter, Release, decrypt_stream, encrypt_stream, open_seekable
 from aioencrypt.format import MessageDecryptor
+from aioencrypt.rewrap import rewrap_stream
 from tests.support.secrets import errors_of
 from tests.support.streaming import KEY, SIGNED, UNSIGNED, flipped, on_asyncio, plaintext_of, sealed
 

@@ -10,21 +10,19 @@ import pytest
 from aioencrypt import (
     AlgorithmSuite,
     AWSConnection,
-    DataKey,
-    DataKeyRequest,
-    EncryptedDataKey,
     EncryptionError,
-    HierarchicalMasterKey,
     KMSDiscoveryMasterKeyProvider,
     KMSMasterKeyProvider,
     MultiMasterKeyProvider,
     RawAESMasterKey,
     decrypt,
     encrypt,
-    inspect_message,
 )
+from aioencrypt.branch_keys import HierarchicalMasterKey
 from aioencrypt.errors import Attempt
+from aioencrypt.inspection import inspect_message
 from aioencrypt.integrations.s3 import open_encrypted, put_encrypted
+from aioencrypt.materials import DataKey, DataKeyRequest, EncryptedDataKey
 from aioencrypt.testing import InMemoryKMS
 from tests.support.hierarchical import MemoryKeyStore
 from tests.support.memory_s3 import MemoryS3

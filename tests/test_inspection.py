@@ -12,19 +12,17 @@ import pytest
 from aioencrypt import (
     AlgorithmSuite,
     AWSConnection,
-    EncryptedDataKey,
-    InspectedKey,
     KMSMasterKeyProvider,
     LimitError,
     Limits,
     MalformedMessageError,
-    MessageInspection,
     RawRSAMasterKey,
     RSAPadding,
     TruncatedMessageError,
     encrypt,
-    inspect_message,
 )
+from aioencrypt.inspection import InspectedKey, MessageInspection, inspect_message
+from aioencrypt.materials import EncryptedDataKey
 from aioencrypt.testing import InMemoryKMS
 from tests.support.messages import build_message, example_message_id
 from tests.support.official import suites

@@ -11,9 +11,9 @@ from typing import Any
 import attrs
 import pytest
 
-from aioencrypt import (
-    AlgorithmSuite,
-    CommitmentPolicy,
+from aioencrypt import AlgorithmSuite, CommitmentPolicy, Limits, Provenance
+from aioencrypt.format.context import read_only, serialize_context
+from aioencrypt.materials import (
     DataKey,
     DataKeyRequest,
     DecryptedDataKey,
@@ -23,10 +23,7 @@ from aioencrypt import (
     EncryptionMaterials,
     EncryptionMaterialsRequest,
     KeyUse,
-    Limits,
-    Provenance,
 )
-from aioencrypt.format.context import read_only, serialize_context
 from tests.support.providers import OwnKey
 
 SUITE = AlgorithmSuite.ALG_AES_256_GCM_HKDF_SHA512_COMMIT_KEY

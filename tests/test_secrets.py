@@ -17,16 +17,10 @@ import aioencrypt.integrations.s3 as s3
 from aioencrypt import (
     AlgorithmSuite,
     AWSConnection,
-    BranchKeyStore,
     CachingCMM,
-    DataKey,
-    DataKeyRequest,
     DecryptWriter,
-    EncryptedDataKey,
     EncryptionClient,
-    HierarchicalMasterKey,
     KMSECDHMasterKey,
-    KMSKeyArn,
     KMSMasterKeyProvider,
     Limits,
     MultiMasterKeyProvider,
@@ -38,8 +32,10 @@ from aioencrypt import (
     RSAPadding,
     encrypt,
     encrypt_stream,
-    rewrap_stream,
 )
+from aioencrypt.branch_keys import BranchKeyStore, HierarchicalMasterKey, KMSKeyArn
+from aioencrypt.materials import DataKey, DataKeyRequest, EncryptedDataKey
+from aioencrypt.rewrap import rewrap_stream
 from aioencrypt.testing import InMemoryDynamoDB, InMemoryKMS
 from tests.support import operations
 from tests.support.ecdh import ec_key, private_pem as ec_pem

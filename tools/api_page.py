@@ -20,13 +20,18 @@ import attr
 
 import aioencrypt
 import aioencrypt.aws
+import aioencrypt.branch_keys
 import aioencrypt.errors
 import aioencrypt.format
+import aioencrypt.inspection
 import aioencrypt.integrations.aiohttp
 import aioencrypt.integrations.asgi
 import aioencrypt.integrations.fsspec
 import aioencrypt.integrations.opentelemetry
 import aioencrypt.integrations.s3
+import aioencrypt.materials
+import aioencrypt.rewrap
+import aioencrypt.streams
 import aioencrypt.testing
 import aioencrypt.testing.kms
 
@@ -39,6 +44,24 @@ INTEGRATIONS = (
     aioencrypt.integrations.fsspec,
     aioencrypt.integrations.opentelemetry,
 )
+
+MODULES = (
+    aioencrypt.streams,
+    aioencrypt.inspection,
+    aioencrypt.rewrap,
+    aioencrypt.branch_keys,
+    aioencrypt.materials,
+    aioencrypt.aws,
+    aioencrypt.format,
+)
+
+
+def _own_names(module: ModuleType) -> Iterator[str]:
+    """Yield the public names of a module that are not public in the package or in an earlier module."""
+    earlier = MODULES[: MODULES.index(module)]
+    shown = {name for other in (aioencrypt, *earlier) for name in other.__all__}
+    yield from (name for name in module.__all__ if name not in shown)
+
 
 # The order of the page. A public name that is missing here, or stands here twice, is an error.
 SECTIONS: dict[str, tuple[ModuleType, list[str]]] = {
@@ -56,31 +79,12 @@ SECTIONS: dict[str, tuple[ModuleType, list[str]]] = {
             "EncryptStream",
             "DecryptStream",
             "DecryptWriter",
-            "PlaintextSink",
             "EncryptWriter",
-            "MessageSink",
-            "Source",
-            "Provider",
-        ],
-    ),
-    "Messages that are there": (
-        aioencrypt,
-        [
             "open_seekable",
             "SeekableDecryptStream",
-            "SeekableSource",
-            "RangeSource",
-            "inspect_message",
-            "MessageInspection",
-            "InspectedKey",
             "ciphertext_length",
             "plaintext_length",
-            "rewrap_stream",
-            "RewrapStream",
-            "rewrap_header",
-            "RewrappedHeader",
-            "rewrap_file",
-            "RewrapResult",
+            "Provider",
         ],
     ),
     "Policies": (aioencrypt, ["CommitmentPolicy", "SignaturePolicy", "Release", "Limits", "Offload"]),
@@ -92,61 +96,26 @@ SECTIONS: dict[str, tuple[ModuleType, list[str]]] = {
             "KMSDiscoveryMasterKeyProvider",
             "MultiRegion",
             "DiscoveryFilter",
-            "KMSClientFactory",
-            "limit_regions",
-            "exclude_regions",
             "KMSMasterKey",
             "KMSRSAMasterKey",
             "KMSECDHMasterKey",
             "KMSEncryptionAlgorithm",
         ],
     ),
-    "Branch keys": (
-        aioencrypt,
-        [
-            "HierarchicalMasterKey",
-            "BranchKeyStore",
-            "KMSConfiguration",
-            "KMSKeyArn",
-            "KMSMRKeyArn",
-            "KMSDiscovery",
-            "KMSMRDiscovery",
-            "KeyStoreInfo",
-            "BranchKeyMaterials",
-            "BeaconKeyMaterials",
-            "BranchKeyReader",
-        ],
-    ),
     "Local keys": (
         aioencrypt,
         ["RawAESMasterKey", "RawRSAMasterKey", "RSAPadding", "RawECDHMasterKey", "MultiMasterKeyProvider"],
     ),
-    "Keys and managers of your own": (
+    "Managers": (
         aioencrypt,
-        [
-            "MasterKeyProvider",
-            "MasterKey",
-            "DataKeyRequest",
-            "DataKey",
-            "DecryptedDataKey",
-            "CryptographicMaterialsManager",
-            "DefaultCMM",
-            "RequiredEncryptionContextCMM",
-            "EncryptionMaterialsRequest",
-            "EncryptionMaterials",
-            "DecryptionMaterialsRequest",
-            "DecryptionMaterials",
-        ],
+        ["DefaultCMM", "RequiredEncryptionContextCMM", "CachingCMM", "AsyncCache", "CacheStatistics"],
     ),
-    "Caching": (aioencrypt, ["CachingCMM", "AsyncCache", "CacheStatistics"]),
     "What a message says": (
         aioencrypt,
         [
+            "MasterKeyProvider",
             "Provenance",
-            "KeyUse",
             "MessageHeader",
-            "EncryptedDataKey",
-            "ContentType",
             "AlgorithmSuite",
             "__version__",
         ],
@@ -155,11 +124,7 @@ SECTIONS: dict[str, tuple[ModuleType, list[str]]] = {
         aioencrypt,
         [name for name in vars(aioencrypt.errors) if name in aioencrypt.__all__],
     ),
-    "aioencrypt.format": (
-        aioencrypt.format,
-        [name for name in aioencrypt.format.__all__ if name not in aioencrypt.__all__],
-    ),
-    "aioencrypt.aws": (aioencrypt.aws, ["KMSClient", "DynamoDBClient", "ClientSupplier"]),
+    **{module.__name__: (module, [*_own_names(module)]) for module in MODULES},
     **{module.__name__: (module, list(module.__all__)) for module in INTEGRATIONS},
     "aioencrypt.testing": (aioencrypt.testing, list(aioencrypt.testing.__all__)),
     "aioencrypt.testing.kms": (aioencrypt.testing.kms, ["KMSServer", "run_in_thread", "main"]),
@@ -174,14 +139,21 @@ page is made by `python -m tools.api_page`, and a test compares it with the pack
 """
 
 NOTES = {
-    "Messages that are there": "Reading parts of them ([seekable.md](seekable.md)), without a key "
-    "([inspection.md](inspection.md)), and other keys for them ([rewrap.md](rewrap.md)).",
-    "Encrypting and decrypting": "All of these stand in `aioencrypt`. The functions are the methods of an "
-    "`EncryptionClient` with default settings.",
+    "Encrypting and decrypting": "`aioencrypt` exports the names of this section and of the next ones, up to "
+    "*Errors*. The functions are the methods of an `EncryptionClient` with default settings.",
+    "aioencrypt.streams": "For type annotations: [streams.md](streams.md), [seekable.md](seekable.md).",
+    "aioencrypt.inspection": "[inspection.md](inspection.md).",
+    "aioencrypt.rewrap": "Other keys for messages that exist: [rewrap.md](rewrap.md).",
+    "aioencrypt.branch_keys": "[branch-keys.md](branch-keys.md),"
+    " [hierarchical-keys.md](hierarchical-keys.md).",
+    "aioencrypt.materials": "For keys ([own-keys.md](own-keys.md)) and managers "
+    "([own-managers.md](own-managers.md)) of your own. "
+    "`MasterKeyProvider` and `Provenance` can be imported from here, too.",
     "aioencrypt.format": "The message format without I/O. "
     "[message-format.md](message-format.md#the-machines) has a whole program. "
-    "The names of *What a message says*, and `CommitmentPolicy`, stand there, too.",
-    "aioencrypt.aws": "What clients of your own look like.",
+    "`AlgorithmSuite`, `CommitmentPolicy`, `EncryptedDataKey`, `MessageHeader`, `ciphertext_length` and "
+    "`plaintext_length` can be imported from here, too.",
+    "aioencrypt.aws": "Client suppliers by region, and what clients of your own look like.",
     "aioencrypt.integrations.s3": "Objects in S3: [s3.md](s3.md). Needs the extra `aws`, or another client.",
     "aioencrypt.integrations.aiohttp": "[aiohttp.md](aiohttp.md). Needs the extra `aiohttp`.",
     "aioencrypt.integrations.asgi": "Starlette and FastAPI: [asgi.md](asgi.md). Needs the extra `asgi`.",
@@ -205,6 +177,7 @@ MADE_BY_US = {
     "InMemoryDynamoDBError",
     "InMemoryKMSClient",
     "InMemoryKMSError",
+    "KMSECDHMasterKey",
     "KMSMasterKey",
     "RewrapStream",
     "SeekableDecryptStream",
@@ -374,7 +347,7 @@ def instance_attributes(cls: type) -> Iterator[tuple[str, str]]:
 
 def members(cls: type) -> Iterator[tuple[str, object]]:
     """Yield public methods and properties that no public base class has with the same signature."""
-    public = {*aioencrypt.__all__, *aioencrypt.format.__all__}
+    public = {name for module in (aioencrypt, *MODULES) for name in module.__all__}
     private_bases = [
         base
         for base in cls.__mro__[1:]

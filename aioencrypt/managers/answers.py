@@ -18,14 +18,14 @@ from aioencrypt.format.context import PUBLIC_KEY_NAME, serialize_context
 from aioencrypt.format.signing import KeySigner, Signer
 from aioencrypt.managers.base import CryptographicMaterialsManager
 from aioencrypt.managers.default import check_decrypt_policy, check_encrypt_policy
-from aioencrypt.materials import (
+from aioencrypt.providers.base import check_data_key, check_encrypted_data_key
+from aioencrypt.providers.values import (
     DecryptionMaterials,
     DecryptionMaterialsRequest,
     EncryptionMaterials,
     EncryptionMaterialsRequest,
     Provenance,
 )
-from aioencrypt.providers.base import check_data_key, check_encrypted_data_key
 from aioencrypt.runtime.arguments import describe_type
 from aioencrypt.runtime.plugins import call_method, call_sync, is_ours, method_name
 

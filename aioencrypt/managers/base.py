@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Protocol, runtime_checkable
 
-from aioencrypt.materials import (
+from aioencrypt.providers.values import (
     DecryptionMaterials,
     DecryptionMaterialsRequest,
     EncryptionMaterials,

@@ -22,13 +22,13 @@ from aioencrypt.format.context import serialize_context
 from aioencrypt.managers.answers import get_decryption_materials, get_encryption_materials
 from aioencrypt.managers.base import CryptographicMaterialsManager
 from aioencrypt.managers.default import OuterManager, check_decrypt_policy, check_encrypt_policy
-from aioencrypt.materials import (
+from aioencrypt.providers.base import MasterKeyProvider, checkpoint_every
+from aioencrypt.providers.values import (
     DecryptionMaterials,
     DecryptionMaterialsRequest,
     EncryptionMaterials,
     EncryptionMaterialsRequest,
 )
-from aioencrypt.providers.base import MasterKeyProvider, checkpoint_every
 from aioencrypt.runtime.arguments import check_age, check_int, check_partition, check_type
 from aioencrypt.runtime.cache import AsyncCache, CacheStatistics
 from aioencrypt.runtime.secrets import hides_arguments

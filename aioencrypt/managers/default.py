@@ -21,14 +21,14 @@ from aioencrypt.format import AlgorithmSuite, CommitmentPolicy
 from aioencrypt.format.context import PUBLIC_KEY_NAME, EncryptionContext, read_only
 from aioencrypt.format.signing import KeySigner, compressed_point, generate_signing_key
 from aioencrypt.managers.base import CryptographicMaterialsManager
-from aioencrypt.materials import (
+from aioencrypt.providers.base import MasterKeyProvider, make_data_key, open_data_key, provider_advice
+from aioencrypt.providers.values import (
     DataKeyRequest,
     DecryptionMaterials,
     DecryptionMaterialsRequest,
     EncryptionMaterials,
     EncryptionMaterialsRequest,
 )
-from aioencrypt.providers.base import MasterKeyProvider, make_data_key, open_data_key, provider_advice
 from aioencrypt.runtime.arguments import describe_type
 from aioencrypt.runtime.offload import run_work
 from aioencrypt.runtime.plugins import is_ours

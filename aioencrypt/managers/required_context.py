@@ -14,13 +14,13 @@ from aioencrypt.format.context import RESERVED_PREFIX
 from aioencrypt.managers.answers import get_decryption_materials, get_encryption_materials
 from aioencrypt.managers.base import CryptographicMaterialsManager
 from aioencrypt.managers.default import OuterManager
-from aioencrypt.materials import (
+from aioencrypt.providers.base import MasterKeyProvider
+from aioencrypt.providers.values import (
     DecryptionMaterials,
     DecryptionMaterialsRequest,
     EncryptionMaterials,
     EncryptionMaterialsRequest,
 )
-from aioencrypt.providers.base import MasterKeyProvider
 from aioencrypt.runtime.arguments import check_texts
 from aioencrypt.runtime.secrets import hides_arguments
 

@@ -29,7 +29,7 @@ from aioencrypt.errors import (
 )
 from aioencrypt.format import AlgorithmSuite, EncryptedDataKey
 from aioencrypt.format.suites import IV_LENGTH, TAG_LENGTH
-from aioencrypt.materials import DataKey, DataKeyRequest, KeyUse, Provenance, refuse_copy
+from aioencrypt.providers.values import DataKey, DataKeyRequest, KeyUse, Provenance, refuse_copy
 from aioencrypt.runtime.arguments import describe_type
 from aioencrypt.runtime.plugins import (
     call_method,

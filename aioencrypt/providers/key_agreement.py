@@ -19,8 +19,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from aioencrypt.errors import ProviderError
 from aioencrypt.format import EncryptedDataKey
 from aioencrypt.format.suites import IV_LENGTH, TAG_LENGTH
-from aioencrypt.materials import DataKey, DataKeyRequest
 from aioencrypt.providers.raw.loading import load_private, load_public
+from aioencrypt.providers.values import DataKey, DataKeyRequest
 from aioencrypt.runtime.secrets import hides_locals
 
 RAW_ECDH_PROVIDER_ID = "raw-ecdh"

@@ -11,7 +11,6 @@ from types import TracebackType
 from typing import Any, Self, final
 
 from aioencrypt.errors import Attempt, AttemptLog, ProviderClosedError, ProviderError
-from aioencrypt.materials import DataKeyRequest
 from aioencrypt.providers.base import (
     DecryptedDataKey,
     MasterKey,
@@ -21,6 +20,7 @@ from aioencrypt.providers.base import (
     no_data_key,
     provider_advice,
 )
+from aioencrypt.providers.values import DataKeyRequest
 from aioencrypt.runtime.arguments import describe_type
 from aioencrypt.runtime.plugins import call_method
 from aioencrypt.runtime.secrets import hides_arguments

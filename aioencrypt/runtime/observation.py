@@ -17,7 +17,7 @@ import attrs
 
 from aioencrypt.errors import ServiceError, escape_text
 from aioencrypt.format import AlgorithmSuite, MessageHeader
-from aioencrypt.materials import Provenance
+from aioencrypt.providers.values import Provenance
 from aioencrypt.runtime.threads import ThreadLock
 
 T = TypeVar("T")

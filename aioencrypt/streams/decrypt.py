@@ -27,8 +27,8 @@ from aioencrypt.format.work import Output
 from aioencrypt.managers.answers import get_decryption_materials
 from aioencrypt.managers.base import CryptographicMaterialsManager
 from aioencrypt.managers.default import check_decrypt_policy
-from aioencrypt.materials import DecryptionMaterials, DecryptionMaterialsRequest, Provenance
 from aioencrypt.policies import Limits, Offload, Release, SignaturePolicy
+from aioencrypt.providers.values import DecryptionMaterials, DecryptionMaterialsRequest, Provenance
 from aioencrypt.runtime.observation import MessageWatch, Tally, watch_message
 from aioencrypt.runtime.offload import LONG, batch_cost, run_work
 from aioencrypt.streams.driver import Driver

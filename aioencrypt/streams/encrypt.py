@@ -16,8 +16,8 @@ from aioencrypt.format.context import read_only, serialize_context
 from aioencrypt.format.work import Output, SealWork
 from aioencrypt.managers.answers import get_encryption_materials
 from aioencrypt.managers.base import CryptographicMaterialsManager
-from aioencrypt.materials import EncryptionMaterials, EncryptionMaterialsRequest, Provenance
 from aioencrypt.policies import Offload
+from aioencrypt.providers.values import EncryptionMaterials, EncryptionMaterialsRequest, Provenance
 from aioencrypt.runtime.digests import DigestQueue
 from aioencrypt.runtime.observation import MessageWatch, Tally, watch_message
 from aioencrypt.runtime.offload import batch_cost, loop_states, run_work

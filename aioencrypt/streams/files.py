@@ -7,7 +7,7 @@ from typing import Protocol, runtime_checkable
 
 from aioencrypt.errors import StreamError
 from aioencrypt.format import MessageHeader
-from aioencrypt.materials import Provenance
+from aioencrypt.providers.values import Provenance
 from aioencrypt.runtime.event_loops import drop_with_loop
 from aioencrypt.runtime.observation import Tally, current
 from aioencrypt.runtime.offload import in_file_thread

@@ -47,8 +47,8 @@ from aioencrypt.format.frames import (
 from aioencrypt.format.header import ReceivedHeader
 from aioencrypt.format.suites import TAG_LENGTH
 from aioencrypt.format.work import Output
-from aioencrypt.materials import Provenance
 from aioencrypt.policies import Limits, Offload
+from aioencrypt.providers.values import Provenance
 from aioencrypt.runtime.arguments import check_int, check_type
 from aioencrypt.runtime.event_loops import Call, loop_caller
 from aioencrypt.runtime.observation import Tally, current, watch_message

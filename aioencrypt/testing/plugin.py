@@ -37,11 +37,11 @@ def aioencrypt_dynamodb() -> testing.InMemoryDynamoDB:
 @pytest.fixture
 def aioencrypt_key_store(
     aioencrypt_kms: testing.InMemoryKMS, aioencrypt_dynamodb: testing.InMemoryDynamoDB
-) -> aioencrypt.BranchKeyStore:
+) -> aioencrypt.branch_keys.BranchKeyStore:
     """A branch key store that uses both, with one new KMS key; `create_key_store` creates its table."""
-    return aioencrypt.BranchKeyStore(
+    return aioencrypt.branch_keys.BranchKeyStore(
         "branch-keys",
-        kms_configuration=aioencrypt.KMSKeyArn(aioencrypt_kms.create_key(region=REGION)),
+        kms_configuration=aioencrypt.branch_keys.KMSKeyArn(aioencrypt_kms.create_key(region=REGION)),
         logical_name="branch-keys",
         connection=aioencrypt.AWSConnection(
             kms=aioencrypt_kms.clients(REGION), dynamodb=aioencrypt_dynamodb.clients(REGION)

@@ -9,17 +9,9 @@ import anyio
 import botocore.session
 import pytest
 
-from aioencrypt import (
-    AWSConnection,
-    BranchKeyStore,
-    HierarchicalMasterKey,
-    KMSClientFactory,
-    KMSKeyArn,
-    KMSMasterKeyProvider,
-    ProviderError,
-    ServiceError,
-    encrypt,
-)
+from aioencrypt import AWSConnection, KMSMasterKeyProvider, ProviderError, ServiceError, encrypt
+from aioencrypt.aws import KMSClientFactory
+from aioencrypt.branch_keys import BranchKeyStore, HierarchicalMasterKey, KMSKeyArn
 from aioencrypt.testing import InMemoryDynamoDB, InMemoryKMS
 from tests.support.kms import US
 from tests.support.streaming import on_asyncio

@@ -14,7 +14,6 @@ from aiobotocore.session import get_session
 
 from aioencrypt import (
     AWSConnection,
-    KMSClientFactory,
     KMSDiscoveryMasterKeyProvider,
     KMSMasterKeyProvider,
     ProviderClosedError,
@@ -22,10 +21,8 @@ from aioencrypt import (
     ServiceError,
     decrypt,
     encrypt,
-    exclude_regions,
-    limit_regions,
 )
-from aioencrypt.aws import ClientSupplier, KMSClient
+from aioencrypt.aws import ClientSupplier, KMSClient, KMSClientFactory, exclude_regions, limit_regions
 from aioencrypt.testing import InMemoryKMS
 from aioencrypt.testing.kms import run_in_thread
 from tests.support.aws import WatchedSession, sealed

@@ -14,7 +14,6 @@ from aiobotocore.session import get_session
 
 from aioencrypt import (
     AWSConnection,
-    EncryptedDataKey,
     EncryptionError,
     KMSDiscoveryMasterKeyProvider,
     KMSMasterKeyProvider,
@@ -24,6 +23,7 @@ from aioencrypt import (
     decrypt,
     encrypt,
 )
+from aioencrypt.materials import EncryptedDataKey
 from aioencrypt.testing import InMemoryKMS
 from aioencrypt.testing.kms import run_in_thread
 from tests.support.aws import WatchedSession, connected, run_script, sealed, strict

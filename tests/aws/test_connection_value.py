@@ -16,16 +16,15 @@ from aiobotocore.config import AioConfig
 
 from aioencrypt import (
     AWSConnection,
-    BranchKeyStore,
     KMSDiscoveryMasterKeyProvider,
     KMSECDHMasterKey,
     KMSEncryptionAlgorithm,
-    KMSKeyArn,
     KMSMasterKeyProvider,
     KMSRSAMasterKey,
     ProviderClosedError,
     decrypt,
 )
+from aioencrypt.branch_keys import BranchKeyStore, KMSKeyArn
 from aioencrypt.testing import InMemoryDynamoDB, InMemoryKMS
 from aioencrypt.testing.kms import run_in_thread
 from tests.support.aws import WatchedSession, sealed

@@ -24,13 +24,14 @@ from botocore.exceptions import (
 
 from aioencrypt import (
     AWSConnection,
-    EncryptedDataKey,
+    EncryptionError,
     KMSDiscoveryMasterKeyProvider,
     ProviderError,
     ServiceError,
     encrypt,
 )
 from aioencrypt.aws.errors import service_error
+from aioencrypt.materials import EncryptedDataKey
 from aioencrypt.testing import InMemoryKMS
 from aioencrypt.testing.kms import run_in_thread
 from tests.support.aws import sealed, strict
@@ -242,7 +243,7 @@ class Answer:
 
     name: str
     data: bytes
-    kind: type[ProviderError] = ServiceError
+    kind: type[EncryptionError] = ServiceError
     text: str = ""
     code: str | None = None
     request_id: str | None = None
@@ -370,4 +371,3 @@ def test_an_error_is_known_by_its_shape(
     told = service_error(error)
     assert str(told) == text
     assert (told.code, told.request_id, told.retryable) == (code, request_id, retryable)
-    assert told.attempts == ()

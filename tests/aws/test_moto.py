@@ -13,7 +13,6 @@ from botocore.exceptions import ClientError
 from aioencrypt import (
     AWSConnection,
     DiscoveryFilter,
-    EncryptedDataKey,
     KMSDiscoveryMasterKeyProvider,
     KMSMasterKeyProvider,
     MessageHeader,
@@ -25,6 +24,7 @@ from aioencrypt import (
     encrypt,
     encrypt_stream,
 )
+from aioencrypt.materials import EncryptedDataKey
 from aioencrypt.providers.base import make_data_key
 from tests.support.kms import CONTEXT, DATA_KEY, EU, US, key_arns, request, service_error_of
 from tests.support.moto import moto_server

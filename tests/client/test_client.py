@@ -15,12 +15,8 @@ from aioencrypt import (
     AlgorithmSuite,
     CommitmentPolicy,
     CommitmentPolicyError,
-    DecryptionMaterialsRequest,
     DefaultCMM,
-    EncryptedDataKey,
     EncryptionClient,
-    EncryptionMaterials,
-    EncryptionMaterialsRequest,
     LimitError,
     Limits,
     MultiMasterKeyProvider,
@@ -35,6 +31,12 @@ from aioencrypt import (
 from aioencrypt.integrations import aiohttp, asgi
 from aioencrypt.integrations.fsspec import EncryptedFileSystem
 from aioencrypt.integrations.s3 import put_encrypted
+from aioencrypt.materials import (
+    DecryptionMaterialsRequest,
+    EncryptedDataKey,
+    EncryptionMaterials,
+    EncryptionMaterialsRequest,
+)
 from tests.support.messages import build_message, example_signing_key, public_key_pair
 from tests.support.streaming import KEY, SIGNED, UNSIGNED, Feed, on_asyncio
 from tests.support.watching import CountingKey

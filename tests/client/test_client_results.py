@@ -13,11 +13,8 @@ import aioencrypt
 from aioencrypt import (
     AlgorithmSuite,
     CachingCMM,
-    DataKey,
-    DataKeyRequest,
     DecryptResult,
     DefaultCMM,
-    EncryptedDataKey,
     EncryptionClient,
     EncryptResult,
     MessageError,
@@ -33,6 +30,8 @@ from aioencrypt import (
     encrypt_stream,
 )
 from aioencrypt.format.batches import batch_frames
+from aioencrypt.format.body import batch_frames
+from aioencrypt.materials import DataKey, DataKeyRequest, EncryptedDataKey
 from tests.support.messages import build_message, cut
 from tests.support.streaming import (
     KEY,

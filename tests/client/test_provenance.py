@@ -12,13 +12,7 @@ import pytest
 import aioencrypt
 from aioencrypt import (
     CachingCMM,
-    CryptographicMaterialsManager,
-    DecryptionMaterials,
-    DecryptionMaterialsRequest,
     DefaultCMM,
-    EncryptionMaterials,
-    EncryptionMaterialsRequest,
-    KeyUse,
     KMSDiscoveryMasterKeyProvider,
     KMSMasterKeyProvider,
     MultiMasterKeyProvider,
@@ -32,6 +26,17 @@ from aioencrypt import (
     decrypt_stream,
     encrypt,
     encrypt_stream,
+)
+from aioencrypt.materials import (
+    CryptographicMaterialsManager,
+    DataKey,
+    DataKeyRequest,
+    DecryptionMaterials,
+    DecryptionMaterialsRequest,
+    EncryptedDataKey,
+    EncryptionMaterials,
+    EncryptionMaterialsRequest,
+    KeyUse,
 )
 from aioencrypt.testing import InMemoryKMS
 from tests.support.kms import EU, US, key_arns
@@ -268,9 +273,11 @@ async def test_a_key_that_gives_a_wrong_length_does_not_show() -> None:
 
     class Short(OwnKey):
         async def unwrap_data_key(
-            self, encrypted_data_key: aioencrypt.EncryptedDataKey, request: aioencrypt.DataKeyRequest
-        ) -> aioencrypt.DataKey:
-            return aioencrypt.DataKey(bytes(16))
+            self,
+            encrypted_data_key: EncryptedDataKey,
+            request: DataKeyRequest,
+        ) -> DataKey:
+            return DataKey(bytes(16))
 
     keys: Sequence[OwnKey] = [Short("a"), OwnKey("b")]
     result = await decrypt(message, MultiMasterKeyProvider(None, *keys))

@@ -21,9 +21,7 @@ from aioencrypt import (
     DecryptWriter,
     DefaultCMM,
     EncryptionClient,
-    HierarchicalMasterKey,
     KMSMasterKeyProvider,
-    KMSMRDiscovery,
     Limits,
     MultiMasterKeyProvider,
     RequiredEncryptionContextCMM,
@@ -31,12 +29,14 @@ from aioencrypt import (
     decrypt_stream,
     encrypt,
     encrypt_stream,
-    inspect_message,
-    limit_regions,
     open_seekable,
-    rewrap_stream,
 )
+from aioencrypt.aws import limit_regions
+from aioencrypt.branch_keys import HierarchicalMasterKey, KMSMRDiscovery
+from aioencrypt.inspection import inspect_message
+from aioencrypt.rewrap import rewrap_stream
 from aioencrypt.runtime.arguments import describe_type
+from tests.support import public
 from tests.support.providers import OwnKey
 from tests.support.rows import each_row
 from tests.support.streaming import in_chunks
@@ -198,7 +198,14 @@ async def test_a_bound_is_ignored_where_the_length_is_known(source: Any) -> None
 
 @pytest.mark.parametrize(
     ("module", "left_out", "more"),
-    [(aioencrypt, {"open"}, {"__version__"}), (aioencrypt.testing, set(), set())],
+    [
+        (
+            aioencrypt,
+            {"open", *(module.__name__.split(".")[1] for module in public.MODULES[1:])},
+            {"__version__"},
+        ),
+        (aioencrypt.testing, set(), set()),
+    ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
 def test_type_checkers_know_the_names_of_a_star_import(

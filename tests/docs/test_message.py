@@ -8,9 +8,10 @@ import attrs
 import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from aioencrypt import AlgorithmSuite, EncryptedDataKey, RawAESMasterKey, decrypt
+from aioencrypt import AlgorithmSuite, RawAESMasterKey, decrypt
 from aioencrypt.format import MessageEncryptor
 from aioencrypt.format.context import serialize_context
+from aioencrypt.materials import EncryptedDataKey
 from tests.support.docs_names import documented_message
 from tests.support.messages import drive_encryptor
 from tests.support.pages import ROOT, rows, section, snippets

@@ -22,6 +22,7 @@ from aws_encryption_sdk.internal.crypto.wrapping_keys import WrappingKey  # whic
 
 import aioencrypt
 import aioencrypt.format
+from tests.support import public
 from tests.support.pages import ROOT, code_words, rows, section
 from tests.support.rows import each_row
 
@@ -173,18 +174,14 @@ def test_the_page_has_no_names_that_the_mpl_has_not() -> None:
 
 
 def test_what_we_call_ours_is_ours() -> None:
-    ours = {*aioencrypt.__all__, *aioencrypt.format.__all__, *vars(builtins)}
+    ours = {*public.NAMES, *vars(builtins)}
     for row in rows(PAGE.read_text()):
         classes = {word for word in code_words(row[-1]) if re.match("[A-Z][a-z]+[A-Z]|[A-Z]{2,}[a-z]", word)}
         assert classes <= ours, row
 
 
 def test_the_parameters_that_we_call_ours_are_ours() -> None:
-    known = {
-        parameter
-        for name in aioencrypt.__all__
-        for parameter in parameters_of_ours(getattr(aioencrypt, name))
-    }
+    known = {parameter for value in public.NAMES.values() for parameter in parameters_of_ours(value)}
     for row in rows(PAGE.read_text()):
         assert set(re.findall(r"\b([a-z_]+)=", row[-1])) <= known, row
 
@@ -196,4 +193,4 @@ def parameters_of_ours(value: object) -> set[str]:
         ]
         own = {name for function in functions for name in parameters(function)}
         return own | (parameters(value) if not issubclass(value, (Exception,)) else set())
-    return parameters(value) if callable(value) else set()
+    return parameters(value) if inspect.isroutine(value) else set()

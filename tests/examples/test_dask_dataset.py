@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from aioencrypt import inspect_message
+from aioencrypt.inspection import inspect_message
 from tests.support.examples import EXAMPLES, run
 from tests.support.streaming import on_asyncio
 

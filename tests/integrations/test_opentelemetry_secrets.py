@@ -15,11 +15,7 @@ from opentelemetry.trace import Link, StatusCode
 from aioencrypt import (
     AWSConnection,
     CachingCMM,
-    DataKey,
-    DataKeyRequest,
-    EncryptedDataKey,
     EncryptionError,
-    HierarchicalMasterKey,
     KMSMasterKeyProvider,
     PolicyError,
     ProviderError,
@@ -32,6 +28,8 @@ from aioencrypt import (
     open as open_file,
     open_seekable,
 )
+from aioencrypt.branch_keys import HierarchicalMasterKey
+from aioencrypt.materials import DataKey, DataKeyRequest, EncryptedDataKey
 from aioencrypt.testing import InMemoryKMS
 from tests.support.branch_keys import World
 from tests.support.kms import US, Call, wrapped

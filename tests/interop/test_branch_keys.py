@@ -15,16 +15,14 @@ from aws_cryptographic_material_providers.keystore.client import KeyStore
 from aws_cryptographic_material_providers.keystore.config import KeyStoreConfig
 from aws_cryptographic_material_providers.keystore.errors import ServiceError as MPLError
 
-from aioencrypt import (
-    AWSConnection,
+from aioencrypt import AWSConnection, ProviderError, ServiceError
+from aioencrypt.branch_keys import (
     BranchKeyStore,
     KMSConfiguration,
     KMSDiscovery,
     KMSKeyArn,
     KMSMRDiscovery,
     KMSMRKeyArn,
-    ProviderError,
-    ServiceError,
 )
 from aioencrypt.testing import InMemoryKMS
 from aioencrypt.testing.kms import run_in_thread

@@ -20,15 +20,8 @@ from aws_cryptographic_material_providers.mpl.models import (
 from aws_cryptographic_material_providers.mpl.references import BranchKeyIdSupplier
 from aws_encryption_sdk.exceptions import AWSEncryptionSDKClientError
 
-from aioencrypt import (
-    AlgorithmSuite,
-    AWSConnection,
-    BranchKeyStore,
-    HierarchicalMasterKey,
-    KMSKeyArn,
-    MultiMasterKeyProvider,
-    ProviderError,
-)
+from aioencrypt import AlgorithmSuite, AWSConnection, MultiMasterKeyProvider, ProviderError
+from aioencrypt.branch_keys import BranchKeyStore, HierarchicalMasterKey, KMSKeyArn
 from aioencrypt.testing import InMemoryKMS
 from aioencrypt.testing.kms import run_in_thread
 from tests.support.moto import moto_server

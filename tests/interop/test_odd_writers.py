@@ -11,14 +11,13 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from aioencrypt import (
     AlgorithmSuite,
     DecryptResult,
-    EncryptedDataKey,
-    MasterKey,
     MultiMasterKeyProvider,
     ProviderError,
     RawAESMasterKey,
     RawRSAMasterKey,
     RSAPadding,
 )
+from aioencrypt.materials import EncryptedDataKey, MasterKey
 from tests.support.messages import (
     Message,
     MessageWriter,

@@ -9,13 +9,13 @@ import pytest
 
 from aioencrypt import (
     AlgorithmSuite,
-    ContentType,
     MessageHeader,
     MultiMasterKeyProvider,
     ProviderError,
     RawAESMasterKey,
     RSAPadding,
 )
+from aioencrypt.format import ContentType
 from tests.support.official import (
     Kind,
     SharedKey,

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 from aws_encryption_sdk.exceptions import AWSEncryptionSDKClientError
 
-from aioencrypt import AlgorithmSuite, RSAPadding, TagError, rewrap_file, rewrap_stream
+from aioencrypt import AlgorithmSuite, RSAPadding, TagError
+from aioencrypt.rewrap import rewrap_file, rewrap_stream
 from tests.interop.test_net_4_0_0 import HKDF_V1, NO_KDF, client_of, write as write_as_net_4_0_0
 from tests.support.official import (
     KINDS,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from aioencrypt import AlgorithmSuite, inspect_message
+from aioencrypt import AlgorithmSuite
+from aioencrypt.inspection import inspect_message
 from tests.support.official import Kind, aes_key, kinds, suites, write
 from tests.support.rows import each_row
 from tests.support.streaming import client_for, on_asyncio, plaintext_of

@@ -5,16 +5,9 @@ from __future__ import annotations
 import pytest
 from aws_encryption_sdk.exceptions import ActionNotAllowedError
 
-from aioencrypt import (
-    AlgorithmSuite,
-    ContentType,
-    LimitError,
-    Limits,
-    Release,
-    SignaturePolicy,
-    SignaturePolicyError,
-    Source,
-)
+from aioencrypt import AlgorithmSuite, LimitError, Limits, Release, SignaturePolicy, SignaturePolicyError
+from aioencrypt.format import ContentType
+from aioencrypt.streams import Source
 from tests.support.official import (
     Kind,
     aes_key,

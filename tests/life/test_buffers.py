@@ -15,14 +15,13 @@ from aioencrypt import (
     AlgorithmSuite,
     DefaultCMM,
     EncryptionError,
-    EncryptionMaterials,
-    EncryptionMaterialsRequest,
     Offload,
     Release,
     SignaturePolicy,
     decrypt_stream,
     open_seekable,
 )
+from aioencrypt.materials import EncryptionMaterials, EncryptionMaterialsRequest
 from aioencrypt.streams.decrypt import decrypt_whole
 from tests.support.streaming import (
     KEY,
@@ -126,7 +125,13 @@ async def test_plaintext_that_fails_authentication_is_wiped(damage: str, length:
         "cut off": message[:-1],
         "too long": message + b"x",
     }[damage]
-    options = client_for(SIGNED).decrypt_options(KEY, None, SignaturePolicy.ALLOW, None, Release.STREAM)
+    options = client_for(SIGNED).decrypt_options(
+        KEY,
+        encryption_context=None,
+        signature_policy=SignaturePolicy.ALLOW,
+        limits=None,
+        release=Release.STREAM,
+    )
     with pytest.raises(EncryptionError) as caught:
         # Not `decrypt`, which clears the frames that hold the buffer.
         await decrypt_whole(bad, options)

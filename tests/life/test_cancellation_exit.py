@@ -13,8 +13,6 @@ import pytest
 import aioencrypt
 from aioencrypt import (
     DefaultCMM,
-    EncryptionMaterials,
-    EncryptionMaterialsRequest,
     MultiMasterKeyProvider,
     Provider,
     RawAESMasterKey,
@@ -24,6 +22,7 @@ from aioencrypt import (
     encrypt,
     encrypt_stream,
 )
+from aioencrypt.materials import EncryptionMaterials, EncryptionMaterialsRequest
 from tests.support.streaming import KEY, assert_idle, plaintext_of, sealed
 
 

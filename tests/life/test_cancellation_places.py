@@ -11,9 +11,6 @@ import pytest
 
 import aioencrypt
 from aioencrypt import (
-    DataKey,
-    DataKeyRequest,
-    EncryptedDataKey,
     KMSMasterKeyProvider,
     MultiMasterKeyProvider,
     Provider,
@@ -25,6 +22,7 @@ from aioencrypt import (
     encrypt,
     encrypt_stream,
 )
+from aioencrypt.materials import DataKey, DataKeyRequest, EncryptedDataKey
 from aioencrypt.testing import InMemoryKMS
 from tests.support.cancelling import (
     Way,

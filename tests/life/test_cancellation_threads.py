@@ -12,15 +12,8 @@ import attrs
 import pytest
 from anyio.lowlevel import checkpoint
 
-from aioencrypt import (
-    DefaultCMM,
-    EncryptionMaterials,
-    EncryptionMaterialsRequest,
-    Provider,
-    decrypt_stream,
-    encrypt,
-    encrypt_stream,
-)
+from aioencrypt import DefaultCMM, Provider, decrypt_stream, encrypt, encrypt_stream
+from aioencrypt.materials import EncryptionMaterials, EncryptionMaterialsRequest
 from aioencrypt.runtime.digests import digest_budgets
 from aioencrypt.runtime.event_loops import loop_caller
 from aioencrypt.runtime.offload import WORKERS, submit

@@ -11,9 +11,6 @@ from anyio.lowlevel import checkpoint
 
 from aioencrypt import (
     AlgorithmSuite,
-    DataKeyRequest,
-    DecryptedDataKey,
-    EncryptedDataKey,
     MasterKeyProvider,
     MultiMasterKeyProvider,
     ProviderError,
@@ -23,6 +20,7 @@ from aioencrypt import (
     encrypt,
     encrypt_stream,
 )
+from aioencrypt.materials import DataKeyRequest, DecryptedDataKey, EncryptedDataKey
 from tests.support.message_writer import build_message
 from tests.support.streaming import KEY, SIGNED, UNSIGNED, assert_idle, client_for, plaintext_of, sealed
 

@@ -15,8 +15,6 @@ from aioencrypt import (
     CacheStatistics,
     CachingCMM,
     DefaultCMM,
-    EncryptionMaterials,
-    EncryptionMaterialsRequest,
     KMSMasterKeyProvider,
     ProviderError,
     decrypt,
@@ -25,6 +23,7 @@ from aioencrypt import (
     encrypt_stream,
 )
 from aioencrypt.format.derivation import derive_message_key
+from aioencrypt.materials import EncryptionMaterials, EncryptionMaterialsRequest
 from aioencrypt.testing import InMemoryKMS
 from tests.support.caching import ALLOW, FORBID, REQUIRE, Below, Clock, at_once, reading, turn_until, writing
 from tests.support.cancelling import Way, each_way, settle

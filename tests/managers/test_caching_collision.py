@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import pytest
 
-from aioencrypt import CachingCMM, DataKey, DecryptionMaterialsRequest, EncryptedDataKey, ProviderError
+from aioencrypt import CachingCMM, ProviderError
 from aioencrypt.format.context import serialize_context
+from aioencrypt.materials import DataKey, DecryptionMaterialsRequest, EncryptedDataKey
 from tests.support.caching import REQUIRE
 from tests.support.providers import OwnKey, asking
 from tests.support.streaming import UNSIGNED

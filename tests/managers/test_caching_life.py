@@ -16,14 +16,13 @@ from anyio.lowlevel import checkpoint
 from aioencrypt import (
     AsyncCache,
     CachingCMM,
-    DecryptionMaterials,
-    EncryptionMaterials,
     KMSMasterKeyProvider,
     ProviderClosedError,
     RawAESMasterKey,
     decrypt,
     encrypt,
 )
+from aioencrypt.materials import DecryptionMaterials, EncryptionMaterials
 from tests.support.caching import Below, Clock, at_once, reading, turn_until, writing
 from tests.support.cancelling import Way, each_way, settle
 from tests.support.providers import CONTEXT, Interruption, OwnKey, OwnProvider

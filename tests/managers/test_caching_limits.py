@@ -18,11 +18,11 @@ from aioencrypt import (
     CacheStatistics,
     CachingCMM,
     CommitmentPolicyError,
-    EncryptionMaterials,
     ProviderError,
     decrypt,
     encrypt,
 )
+from aioencrypt.materials import EncryptionMaterials
 from tests.support.caching import (
     FORBID,
     NOT_COMMITTING,

@@ -23,8 +23,6 @@ from aioencrypt import (
     CachingCMM,
     CommitmentPolicy,
     CommitmentPolicyError,
-    DecryptionMaterialsRequest,
-    EncryptedDataKey,
     EncryptionClient,
     EncryptionContextMismatchError,
     MultiMasterKeyProvider,
@@ -34,6 +32,7 @@ from aioencrypt import (
     decrypt,
     encrypt,
 )
+from aioencrypt.materials import DecryptionMaterialsRequest, EncryptedDataKey
 from tests.support.caching import (
     ALLOW,
     FORBID,

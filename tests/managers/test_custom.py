@@ -17,14 +17,9 @@ from aioencrypt import (
     AlgorithmSuite,
     CommitmentPolicy,
     CommitmentPolicyError,
-    DataKey,
-    DecryptionMaterials,
-    DecryptionMaterialsRequest,
     DefaultCMM,
     EncryptionClient,
     EncryptionError,
-    EncryptionMaterials,
-    EncryptionMaterialsRequest,
     LimitError,
     MessageError,
     MultiMasterKeyProvider,
@@ -34,6 +29,13 @@ from aioencrypt import (
     TagError,
     decrypt,
     encrypt,
+)
+from aioencrypt.materials import (
+    DataKey,
+    DecryptionMaterials,
+    DecryptionMaterialsRequest,
+    EncryptionMaterials,
+    EncryptionMaterialsRequest,
 )
 from tests.support.providers import CONTEXT, OwnKey
 from tests.support.streaming import SIGNED, UNSIGNED, Feed, assert_idle, in_chunks, on_asyncio

@@ -17,16 +17,8 @@ from aioencrypt import (
     AlgorithmSuite,
     CommitmentPolicy,
     CommitmentPolicyError,
-    CryptographicMaterialsManager,
-    DataKey,
-    DataKeyRequest,
-    DecryptionMaterials,
-    DecryptionMaterialsRequest,
     DefaultCMM,
-    EncryptedDataKey,
     EncryptionContextMismatchError,
-    EncryptionMaterialsRequest,
-    KeyUse,
     MalformedMessageError,
     MultiMasterKeyProvider,
     Provenance,
@@ -34,6 +26,16 @@ from aioencrypt import (
     ProviderError,
     SignatureError,
     decrypt,
+)
+from aioencrypt.materials import (
+    CryptographicMaterialsManager,
+    DataKey,
+    DataKeyRequest,
+    DecryptionMaterials,
+    DecryptionMaterialsRequest,
+    EncryptedDataKey,
+    EncryptionMaterialsRequest,
+    KeyUse,
 )
 from aioencrypt.runtime.arguments import describe_type
 from tests.support.messages import build_message, example_data_key, example_signing_key, public_key_pair

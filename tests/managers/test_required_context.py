@@ -18,14 +18,9 @@ from aioencrypt import (
     AlgorithmSuite,
     CachingCMM,
     CommitmentPolicy,
-    CryptographicMaterialsManager,
-    DecryptionMaterials,
-    DecryptionMaterialsRequest,
     DefaultCMM,
     EncryptionClient,
     EncryptionContextMismatchError,
-    EncryptionMaterials,
-    EncryptionMaterialsRequest,
     MultiMasterKeyProvider,
     PolicyError,
     ProviderError,
@@ -37,6 +32,13 @@ from aioencrypt import (
     decrypt_stream,
     encrypt,
     encrypt_stream,
+)
+from aioencrypt.materials import (
+    CryptographicMaterialsManager,
+    DecryptionMaterials,
+    DecryptionMaterialsRequest,
+    EncryptionMaterials,
+    EncryptionMaterialsRequest,
 )
 from tests.support.providers import OwnKey, OwnProvider
 from tests.support.streaming import SIGNED, UNSIGNED, client_for, in_chunks

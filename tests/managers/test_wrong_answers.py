@@ -9,18 +9,16 @@ import pytest
 
 from aioencrypt import (
     CachingCMM,
-    DataKeyRequest,
-    DecryptionMaterialsRequest,
     DefaultCMM,
-    EncryptionMaterialsRequest,
     MultiMasterKeyProvider,
     ProviderError,
     RequiredEncryptionContextCMM,
     decrypt,
     encrypt,
     encrypt_stream,
-    rewrap_stream,
 )
+from aioencrypt.materials import DataKeyRequest, DecryptionMaterialsRequest, EncryptionMaterialsRequest
+from aioencrypt.rewrap import rewrap_stream
 from tests.support.providers import CONTEXT, OwnKey
 
 pytestmark = pytest.mark.anyio

@@ -10,11 +10,6 @@ from anyio.lowlevel import checkpoint
 
 from aioencrypt import (
     AlgorithmSuite,
-    DataKey,
-    DataKeyRequest,
-    DecryptedDataKey,
-    EncryptedDataKey,
-    MasterKey,
     MasterKeyProvider,
     MultiMasterKeyProvider,
     ProviderClosedError,
@@ -23,6 +18,7 @@ from aioencrypt import (
     decrypt,
     encrypt,
 )
+from aioencrypt.materials import DataKey, DataKeyRequest, DecryptedDataKey, EncryptedDataKey, MasterKey
 from tests.support.providers import SUITE, Interruption, OwnKey, Waiting, asking, raised
 from tests.support.streaming import assert_idle, on_asyncio
 

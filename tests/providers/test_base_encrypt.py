@@ -9,13 +9,8 @@ from typing import Any
 import anyio
 import pytest
 
-from aioencrypt import (
-    DataKeyRequest,
-    MasterKey,
-    ProviderClosedError,
-    ProviderError,
-    ServiceError,
-)
+from aioencrypt import ProviderClosedError, ProviderError, ServiceError
+from aioencrypt.materials import DataKeyRequest, MasterKey
 from aioencrypt.providers.base import make_data_key
 from tests.support.providers import Interruption, OwnKey, OwnProvider, Waiting, asking, raised
 from tests.support.streaming import assert_idle, on_asyncio

@@ -11,16 +11,10 @@ import pytest
 from anyio.lowlevel import checkpoint
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from aioencrypt import (
-    EncryptedDataKey,
-    HierarchicalMasterKey,
-    MasterKey,
-    MultiMasterKeyProvider,
-    ProviderError,
-    RawAESMasterKey,
-    RawECDHMasterKey,
-)
+from aioencrypt import MultiMasterKeyProvider, ProviderError, RawAESMasterKey, RawECDHMasterKey
+from aioencrypt.branch_keys import HierarchicalMasterKey
 from aioencrypt.format.context import serialize_context
+from aioencrypt.materials import EncryptedDataKey, MasterKey
 from aioencrypt.providers.branch_keys.items import BranchKeyMaterials
 from aioencrypt.providers.key_agreement import public_key_of
 from tests.support.providers import asking
@@ -72,7 +66,7 @@ async def test_a_context_is_serialized_once_for_all_data_keys_of_a_header(
         return serialize_context(context, order)
 
     monkeypatch.setattr("aioencrypt.format.context.serialize_context", counting)
-    monkeypatch.setattr("aioencrypt.materials.serialize_context", counting)
+    monkeypatch.setattr("aioencrypt.providers.values.serialize_context", counting)
     key, encrypted = make()
     with pytest.raises(ProviderError) as caught:
         await key.decrypt_data_key(asking(*[encrypted] * 100))

@@ -13,7 +13,8 @@ import pytest
 from cryptography.exceptions import InvalidTag
 from hypothesis import given, settings, strategies as st
 
-from aioencrypt import AlgorithmSuite, DataKey, EncryptedDataKey, ProviderError
+from aioencrypt import AlgorithmSuite, ProviderError
+from aioencrypt.materials import DataKey, EncryptedDataKey
 from aioencrypt.providers import key_agreement
 from aioencrypt.providers.key_agreement import (
     Parties,

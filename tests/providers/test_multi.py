@@ -15,8 +15,6 @@ import anyio
 import pytest
 
 from aioencrypt import (
-    DataKey,
-    EncryptedDataKey,
     MasterKeyProvider,
     MultiMasterKeyProvider,
     ProviderClosedError,
@@ -28,6 +26,7 @@ from aioencrypt import (
     decrypt,
     encrypt,
 )
+from aioencrypt.materials import DataKey, EncryptedDataKey
 from tests.support.providers import Interruption, OwnKey, OwnProvider, Waiting, asking, raised
 from tests.support.rsa_keys import rsa_key
 from tests.support.streaming import assert_idle, on_asyncio

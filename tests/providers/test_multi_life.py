@@ -9,7 +9,8 @@ from collections.abc import Callable
 import anyio
 import pytest
 
-from aioencrypt import MasterKey, MultiMasterKeyProvider, RawAESMasterKey
+from aioencrypt import MultiMasterKeyProvider, RawAESMasterKey
+from aioencrypt.materials import MasterKey
 from tests.support.providers import Interruption, OwnProvider
 
 pytestmark = [pytest.mark.anyio, pytest.mark.every_loop]

@@ -14,10 +14,9 @@ from aioencrypt import (
     ProviderError,
     RequiredEncryptionContextCMM,
     TagError,
-    inspect_message,
-    rewrap_header,
-    rewrap_stream,
 )
+from aioencrypt.inspection import inspect_message
+from aioencrypt.rewrap import rewrap_header, rewrap_stream
 from tests.support.messages import build_message, context_bytes, example_data_key
 from tests.support.providers import OwnKey
 from tests.support.rewrapping import (

@@ -15,13 +15,12 @@ from aioencrypt import (
     AlgorithmSuite,
     PolicyError,
     RawAESMasterKey,
-    RewrapResult,
     SignatureError,
     SignaturePolicyError,
     TagError,
-    inspect_message,
-    rewrap_file,
 )
+from aioencrypt.inspection import inspect_message
+from aioencrypt.rewrap import RewrapResult, rewrap_file
 from tests.support.rewrapping import NEW, OLD, OTHER, V1_UNSIGNED, message_of, not_other, opens
 from tests.support.streaming import SIGNED, UNSIGNED, assert_idle, client_for, flipped, plaintext_of
 

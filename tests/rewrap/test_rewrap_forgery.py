@@ -13,7 +13,9 @@ from collections.abc import Sequence
 
 import pytest
 
-from aioencrypt import RewrappedHeader, TagError, decrypt, inspect_message, rewrap_header
+from aioencrypt import TagError, decrypt
+from aioencrypt.inspection import inspect_message
+from aioencrypt.rewrap import RewrappedHeader, rewrap_header
 from tests.support.rewrapping import NEW, OLD, message_of, rewrapped
 from tests.support.streaming import UNSIGNED, on_asyncio
 

@@ -17,9 +17,9 @@ from aioencrypt import (
     StreamClosedError,
     StreamNotEnteredError,
     UnverifiedStreamError,
-    inspect_message,
-    rewrap_header,
 )
+from aioencrypt.inspection import inspect_message
+from aioencrypt.rewrap import rewrap_header
 from tests.support.rewrapping import (
     HEADER_ENOUGH,
     NEW,

@@ -12,7 +12,6 @@ from aioencrypt import (
     CommitmentPolicy,
     CommitmentPolicyError,
     DefaultCMM,
-    EncryptedDataKey,
     EncryptionClient,
     EncryptionContextMismatchError,
     LimitError,
@@ -20,16 +19,15 @@ from aioencrypt import (
     PolicyError,
     ProviderError,
     RawAESMasterKey,
-    RewrapStream,
     SignatureError,
     SignaturePolicyError,
     TagError,
     TrailingDataError,
     TruncatedMessageError,
-    inspect_message,
-    rewrap_header,
-    rewrap_stream,
 )
+from aioencrypt.inspection import inspect_message
+from aioencrypt.materials import EncryptedDataKey
+from aioencrypt.rewrap import RewrapStream, rewrap_header, rewrap_stream
 from tests.support.providers import OwnKey
 from tests.support.rewrapping import (
     NEW,

@@ -17,17 +17,11 @@ from aioencrypt import (
     AlgorithmSuite,
     AsyncCache,
     AWSConnection,
-    BranchKeyStore,
     CachingCMM,
     CommitmentPolicy,
-    DataKeyRequest,
-    DecryptionMaterialsRequest,
     DiscoveryFilter,
     EncryptionClient,
-    EncryptionMaterialsRequest,
-    HierarchicalMasterKey,
     KMSDiscoveryMasterKeyProvider,
-    KMSKeyArn,
     KMSMasterKeyProvider,
     KMSRSAMasterKey,
     Limits,
@@ -40,8 +34,12 @@ from aioencrypt import (
     RSAPadding,
     SignaturePolicy,
 )
+from aioencrypt.branch_keys import BranchKeyStore, HierarchicalMasterKey, KMSKeyArn
 from aioencrypt.integrations.http.conditions import BodyMeter
+from aioencrypt.materials import DataKeyRequest, DecryptionMaterialsRequest, EncryptionMaterialsRequest
 from aioencrypt.providers.kms.rsa import KMSEncryptionAlgorithm
+from aioencrypt.rewrap import rewrap_stream
+from tests.support import public
 from tests.support.providers import OwnKey
 from tests.support.rows import each_row
 
@@ -171,7 +169,9 @@ def test_every_option_that_is_an_enum_is_in_the_table() -> None:
         if isinstance(node, ast.ClassDef) and any("Enum" in ast.unparse(base) for base in node.bases)
     }
     # These two are read from messages and given by no caller.
-    assert defined & set(aioencrypt.__all__) - {"ContentType"} == {kind.__name__ for _, kind, _ in CHOICES}
+    assert defined & set(public.NAMES) - {"ContentType", "SignatureAlgorithm", "State"} == {
+        kind.__name__ for _, kind, _ in CHOICES
+    }
 
 
 INTS: list[tuple[str, int, bool, Callable[[Any], object]]] = [
@@ -229,10 +229,17 @@ def test_seconds(name: str, wrong: Any) -> None:
         ),
         (
             "accept_iv_reuse",
-            lambda value: aioencrypt.rewrap_stream(b"", KEY, new_provider=KEY, accept_iv_reuse=value),
+            lambda value: rewrap_stream(b"", KEY, new_provider=KEY, accept_iv_reuse=value),
         ),
-        ("reencrypt", lambda value: aioencrypt.rewrap_stream(b"", KEY, new_provider=KEY, reencrypt=value)),
-        ("verify", lambda value: aioencrypt.rewrap_stream(b"", KEY, new_provider=KEY, verify=value)),
+        (
+            "reencrypt",
+            lambda value: rewrap_stream(b"", KEY, new_provider=KEY, reencrypt=value),
+        ),
+        (
+            "reencrypt",
+            lambda value: rewrap_stream(b"", KEY, new_provider=KEY, reencrypt=value),
+        ),
+        ("verify", lambda value: rewrap_stream(b"", KEY, new_provider=KEY, verify=value)),
         ("accept_content_encoding", lambda value: BodyMeter({}, None, accept_content_encoding=value)),
     ],
 )
@@ -255,8 +262,8 @@ COLLECTIONS: list[tuple[str, Callable[[Any], object]]] = [
     ("grant_tokens", lambda value: branch_key_store(grant_tokens=value)),
     ("accounts", lambda value: DiscoveryFilter(accounts=value)),
     ("required_keys", lambda value: RequiredEncryptionContextCMM(KEY, value)),
-    ("regions", lambda value: aioencrypt.limit_regions(SUPPLIER, value)),
-    ("regions", lambda value: aioencrypt.exclude_regions(SUPPLIER, value)),
+    ("regions", lambda value: aioencrypt.aws.limit_regions(SUPPLIER, value)),
+    ("regions", lambda value: aioencrypt.aws.exclude_regions(SUPPLIER, value)),
 ]
 SUPPLIER: Any = AWSConnection
 KMS_ARN = KMSKeyArn(RSA_ARN)

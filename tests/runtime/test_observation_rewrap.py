@@ -8,14 +8,8 @@ from typing import Any
 
 import pytest
 
-from aioencrypt import (
-    AlgorithmSuite,
-    ProviderError,
-    RawAESMasterKey,
-    rewrap_file,
-    rewrap_header,
-    rewrap_stream,
-)
+from aioencrypt import AlgorithmSuite, ProviderError, RawAESMasterKey
+from aioencrypt.rewrap import rewrap_file, rewrap_header, rewrap_stream
 from aioencrypt.testing import InMemoryKMS
 from tests.support.kms import US, provider_for
 from tests.support.observing import Notes, observed

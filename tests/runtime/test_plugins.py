@@ -16,14 +16,9 @@ from aioencrypt import (
     AWSConnection,
     CachingCMM,
     CommitmentPolicy,
-    DataKey,
-    DecryptedDataKey,
     DefaultCMM,
-    EncryptedDataKey,
     EncryptionClient,
-    HierarchicalMasterKey,
     KMSMasterKeyProvider,
-    MasterKey,
     MessageError,
     MultiMasterKeyProvider,
     ProviderClosedError,
@@ -32,10 +27,11 @@ from aioencrypt import (
     RequiredEncryptionContextCMM,
     decrypt,
     encrypt,
-    exclude_regions,
-    limit_regions,
-    rewrap_stream,
 )
+from aioencrypt.aws import exclude_regions, limit_regions
+from aioencrypt.branch_keys import HierarchicalMasterKey
+from aioencrypt.materials import DataKey, DecryptedDataKey, EncryptedDataKey, MasterKey
+from aioencrypt.rewrap import rewrap_stream
 from aioencrypt.runtime.event_loops import on_trio
 from tests.support.hierarchical import MemoryKeyStore
 from tests.support.providers import CONTEXT, Interruption, OwnKey, OwnProvider

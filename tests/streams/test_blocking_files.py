@@ -14,7 +14,9 @@ import anyio
 import pytest
 
 import aioencrypt
-from aioencrypt import encrypt, inspect_message, open_seekable, rewrap_file
+from aioencrypt import encrypt, open_seekable
+from aioencrypt.inspection import inspect_message
+from aioencrypt.rewrap import rewrap_file
 from tests.support.streaming import KEY, assert_idle, plaintext_of, sealed
 
 pytestmark = [

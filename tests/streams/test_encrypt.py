@@ -11,14 +11,10 @@ import pytest
 from aioencrypt import (
     AlgorithmSuite,
     CommitmentPolicyError,
-    ContentType,
     DefaultCMM,
     EncryptionClient,
-    EncryptionMaterials,
-    EncryptionMaterialsRequest,
     IncompleteReadError,
     LimitError,
-    MasterKey,
     MultiMasterKeyProvider,
     Offload,
     PlaintextLengthError,
@@ -32,7 +28,9 @@ from aioencrypt import (
     encrypt,
     encrypt_stream,
 )
-from aioencrypt.materials import DataKey, DataKeyRequest
+from aioencrypt.format import ContentType
+from aioencrypt.materials import EncryptionMaterials, EncryptionMaterialsRequest, MasterKey
+from aioencrypt.providers.values import DataKey, DataKeyRequest
 from tests.support.streaming import (
     KEY,
     SIGNED,

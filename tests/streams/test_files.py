@@ -19,7 +19,6 @@ from aioencrypt import (
     DecryptStream,
     EncryptWriter,
     LimitError,
-    MessageSink,
     PlaintextLengthError,
     StreamBusyError,
     StreamClosedError,
@@ -27,6 +26,7 @@ from aioencrypt import (
     StreamNotEnteredError,
     decrypt,
 )
+from aioencrypt.streams import MessageSink
 from aioencrypt.streams.replaced_file import ReplacedFile
 from tests.support.streaming import (
     KEY,

@@ -15,7 +15,7 @@ import pytest
 
 import aioencrypt
 from aioencrypt import AlgorithmSuite, EncryptWriter, ProviderError, RawAESMasterKey, decrypt
-from aioencrypt.materials import DataKeyRequest
+from aioencrypt.providers.values import DataKeyRequest
 from tests.support.streaming import (
     KEY,
     SIGNED,

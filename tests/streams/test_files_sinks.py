@@ -7,7 +7,8 @@ from typing import Any, cast
 import pytest
 
 import aioencrypt
-from aioencrypt import MessageSink, StreamClosedError, decrypt
+from aioencrypt import StreamClosedError, decrypt
+from aioencrypt.streams import MessageSink
 from tests.support.streaming import KEY, SIGNED, UNSIGNED, assert_idle, plaintext_of
 
 pytestmark = pytest.mark.anyio

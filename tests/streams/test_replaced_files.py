@@ -24,7 +24,8 @@ from fsspec.implementations.dirfs import DirFileSystem
 from fsspec.implementations.local import LocalFileSystem
 
 import aioencrypt
-from aioencrypt import RawAESMasterKey, decrypt, encrypt, rewrap_file
+from aioencrypt import RawAESMasterKey, decrypt, encrypt
+from aioencrypt.rewrap import rewrap_file
 from tests.support.encrypted_fs import over
 from tests.support.streaming import on_asyncio, plaintext_of
 from tests.support.watching import file_size_limit, watched

@@ -15,7 +15,6 @@ from aioencrypt import (
     AlgorithmSuite,
     EncryptionContextMismatchError,
     IncompleteReadError,
-    KeyUse,
     LimitError,
     Limits,
     ProviderError,
@@ -30,6 +29,7 @@ from aioencrypt import (
     encrypt,
     open_seekable,
 )
+from aioencrypt.materials import KeyUse
 from aioencrypt.streams.ranges import FileRangeSource
 from tests.support.messages import build_message, example_data_key, example_signing_key, public_key_pair
 from tests.support.ranges import Recorded, is_range_source

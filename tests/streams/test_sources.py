@@ -16,7 +16,8 @@ import pytest
 from anyio.streams.buffered import BufferedByteReceiveStream
 from anyio.streams.file import FileReadStream
 
-from aioencrypt import Source, decrypt, encrypt, encrypt_stream
+from aioencrypt import decrypt, encrypt, encrypt_stream
+from aioencrypt.streams import Source
 from aioencrypt.streams.sources import as_bytes, known_length, open_source
 from tests.support.streaming import KEY, in_chunks, on_asyncio_and_uvloop, plaintext_of, sealed
 

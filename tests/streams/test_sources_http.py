@@ -23,8 +23,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from aioencrypt import Source, StreamError, decrypt, encrypt
+from aioencrypt import StreamError, decrypt, encrypt
 from aioencrypt.integrations.aiohttp import UploadReader
+from aioencrypt.streams import Source
 from tests.support.moto import moto_server
 from tests.support.streaming import KEY, in_chunks, on_asyncio, on_asyncio_and_uvloop, plaintext_of
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import attrs
 
-from aioencrypt import BranchKeyStore, KMSConfiguration, KMSKeyArn
+from aioencrypt.branch_keys import BranchKeyStore, KMSConfiguration, KMSKeyArn
 from aioencrypt.testing import InMemoryDynamoDB, InMemoryKMS
 from tests.support.aws import connected
 

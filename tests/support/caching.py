@@ -13,13 +13,15 @@ from aioencrypt import (
     AlgorithmSuite,
     AsyncCache,
     CommitmentPolicy,
-    DecryptionMaterials,
-    DecryptionMaterialsRequest,
     DefaultCMM,
-    EncryptionMaterials,
-    EncryptionMaterialsRequest,
     MasterKeyProvider,
     MessageHeader,
+)
+from aioencrypt.materials import (
+    DecryptionMaterials,
+    DecryptionMaterialsRequest,
+    EncryptionMaterials,
+    EncryptionMaterialsRequest,
 )
 from tests.support.cancelling import settle
 from tests.support.providers import CONTEXT, OwnKey

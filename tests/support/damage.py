@@ -12,13 +12,13 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from aioencrypt import (
     AlgorithmSuite,
     CommitmentPolicy,
-    EncryptedDataKey,
     EncryptionClient,
     Limits,
     MessageHeader,
     MultiMasterKeyProvider,
     RawAESMasterKey,
 )
+from aioencrypt.materials import EncryptedDataKey
 from tests.support.message_writer import (
     Message,
     MessageWriter,

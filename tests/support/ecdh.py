@@ -17,7 +17,8 @@ from cryptography.hazmat.primitives.serialization import (
     PublicFormat,
 )
 
-from aioencrypt import EncryptedDataKey, KMSECDHMasterKey, RawECDHMasterKey
+from aioencrypt import KMSECDHMasterKey, RawECDHMasterKey
+from aioencrypt.materials import EncryptedDataKey
 from aioencrypt.testing import InMemoryKMS, InMemoryKMSClient
 from tests.support.aws import connected
 from tests.support.kms import Around

@@ -9,7 +9,8 @@ from uuid import UUID
 
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from aioencrypt import BranchKeyMaterials, EncryptedDataKey, HierarchicalMasterKey
+from aioencrypt.branch_keys import BranchKeyMaterials, HierarchicalMasterKey
+from aioencrypt.materials import EncryptedDataKey
 from tests.support.messages import sorted_context
 
 LABEL = b"aws-kms-hierarchy"

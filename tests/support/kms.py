@@ -12,8 +12,6 @@ import pytest
 from aioencrypt import (
     AlgorithmSuite,
     AWSConnection,
-    DataKeyRequest,
-    EncryptedDataKey,
     KMSMasterKeyProvider,
     MasterKeyProvider,
     MessageHeader,
@@ -22,6 +20,7 @@ from aioencrypt import (
     decrypt,
     encrypt,
 )
+from aioencrypt.materials import DataKeyRequest, EncryptedDataKey
 from aioencrypt.testing import InMemoryKMS, InMemoryKMSClient
 
 US, EU, AP = "us-east-1", "eu-west-1", "ap-south-1"

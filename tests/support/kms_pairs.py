@@ -11,13 +11,8 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from aioencrypt import (
-    AlgorithmSuite,
-    DataKeyRequest,
-    EncryptedDataKey,
-    KMSEncryptionAlgorithm,
-    KMSRSAMasterKey,
-)
+from aioencrypt import AlgorithmSuite, KMSEncryptionAlgorithm, KMSRSAMasterKey
+from aioencrypt.materials import DataKeyRequest, EncryptedDataKey
 from aioencrypt.testing import InMemoryKMS, InMemoryKMSError
 from tests.support.aws import connected
 from tests.support.kms import AP, CONTEXT, DATA_KEY, EU, SUITE, US

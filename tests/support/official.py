@@ -33,7 +33,8 @@ from cryptography.hazmat.primitives.serialization import (
     PublicFormat,
 )
 
-from aioencrypt import AlgorithmSuite, MasterKey, RawAESMasterKey, RawRSAMasterKey, RSAPadding
+from aioencrypt import AlgorithmSuite, RawAESMasterKey, RawRSAMasterKey, RSAPadding
+from aioencrypt.materials import MasterKey
 
 Kind = Literal["legacy", "mpl"]
 KINDS: tuple[Kind, ...] = ("legacy", "mpl")

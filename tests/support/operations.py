@@ -27,21 +27,15 @@ import aioencrypt.integrations.fsspec
 import aioencrypt.integrations.s3 as s3
 from aioencrypt import (
     AWSConnection,
-    BranchKeyStore,
     CachingCMM,
-    DataKeyRequest,
     DefaultCMM,
     DiscoveryFilter,
-    HierarchicalMasterKey,
-    KMSClientFactory,
     KMSDiscoveryMasterKeyProvider,
     KMSECDHMasterKey,
     KMSEncryptionAlgorithm,
-    KMSKeyArn,
     KMSMasterKey,
     KMSMasterKeyProvider,
     KMSRSAMasterKey,
-    MasterKey,
     MasterKeyProvider,
     MultiMasterKeyProvider,
     ProviderError,
@@ -55,14 +49,16 @@ from aioencrypt import (
     decrypt_stream,
     encrypt,
     encrypt_stream,
-    inspect_message,
     open_seekable,
-    rewrap_file,
-    rewrap_header,
-    rewrap_stream,
 )
+from aioencrypt.aws import KMSClientFactory
+from aioencrypt.branch_keys import BranchKeyStore, HierarchicalMasterKey, KMSKeyArn
+from aioencrypt.inspection import inspect_message
+from aioencrypt.materials import DataKeyRequest, MasterKey
+from aioencrypt.rewrap import rewrap_file, rewrap_header, rewrap_stream
 from aioencrypt.runtime.event_loops import on_trio
 from aioencrypt.testing import InMemoryDynamoDB, InMemoryKMS
+from tests.support import public
 from tests.support.caching import reading, writing
 from tests.support.ecdh import ec_key
 from tests.support.encrypted_fs import OTHER_PROVIDER, AsyncMemoryFileSystem, over
@@ -488,7 +484,9 @@ async def client_suppliers(world: World) -> None:
     arn = world.kms.create_key(region=REGION)
     factory = KMSClientFactory(**world.reach())
     async with factory:
-        supplier = aioencrypt.limit_regions(aioencrypt.exclude_regions(factory, ["eu-west-1"]), [REGION])
+        supplier = aioencrypt.aws.limit_regions(
+            aioencrypt.aws.exclude_regions(factory, ["eu-west-1"]), [REGION]
+        )
         await _use(KMSMasterKeyProvider([arn], connection=AWSConnection(kms=supplier)))
     await factory.aclose()
 
@@ -756,7 +754,7 @@ async def encrypted_files_on_disk(world: World) -> None:
 # Which operations there are
 
 
-MODULES: tuple[ModuleType, ...] = (aioencrypt, s3, on_aiohttp, on_asgi, aioencrypt.integrations.fsspec)
+MODULES: tuple[ModuleType, ...] = (*public.MODULES, s3, on_aiohttp, on_asgi, aioencrypt.integrations.fsspec)
 # Documented hooks, which fsspec calls.
 _HOOKS = (
     "_cat_file",

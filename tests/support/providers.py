@@ -12,16 +12,8 @@ import anyio
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from aioencrypt import (
-    AlgorithmSuite,
-    DataKey,
-    DataKeyRequest,
-    DecryptedDataKey,
-    EncryptedDataKey,
-    MasterKey,
-    MasterKeyProvider,
-    ProviderError,
-)
+from aioencrypt import AlgorithmSuite, MasterKeyProvider, ProviderError
+from aioencrypt.materials import DataKey, DataKeyRequest, DecryptedDataKey, EncryptedDataKey, MasterKey
 from tests.support.messages import sorted_context
 
 SUITE = AlgorithmSuite.ALG_AES_256_GCM_HKDF_SHA512_COMMIT_KEY

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import anyio
 
-from aioencrypt import RangeSource
+from aioencrypt.streams import RangeSource
 
 
 class Recorded:

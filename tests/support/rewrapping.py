@@ -8,15 +8,14 @@ import pytest
 
 from aioencrypt import (
     AlgorithmSuite,
-    EncryptedDataKey,
     MasterKeyProvider,
     MultiMasterKeyProvider,
     ProviderError,
     RawAESMasterKey,
-    RewrapStream,
-    Source,
-    rewrap_stream,
 )
+from aioencrypt.materials import EncryptedDataKey
+from aioencrypt.rewrap import RewrapStream, rewrap_stream
+from aioencrypt.streams import Source
 from tests.support.streaming import client_for
 
 OLD, OTHER, NEW, NEWER = (

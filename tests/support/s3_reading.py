@@ -7,10 +7,7 @@ from typing import Any
 
 import pytest
 
-from aioencrypt import (
-    DecryptStream,
-    SeekableDecryptStream,
-)
+from aioencrypt import DecryptStream, SeekableDecryptStream
 from aioencrypt.integrations.s3 import open_encrypted, open_seekable_encrypted, ranges as s3_ranges
 from tests.support.memory_s3 import BUCKET, KEY_NAME, MemoryS3
 from tests.support.streaming import KEY, UNSIGNED, plaintext_of, sealed

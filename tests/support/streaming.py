@@ -12,16 +12,9 @@ from typing import Any
 import anyio
 import pytest
 
-from aioencrypt import (
-    AlgorithmSuite,
-    CommitmentPolicy,
-    EncryptionClient,
-    Limits,
-    Offload,
-    RawAESMasterKey,
-    Source,
-)
+from aioencrypt import AlgorithmSuite, CommitmentPolicy, EncryptionClient, Limits, Offload, RawAESMasterKey
 from aioencrypt.runtime.offload import loop_states
+from aioencrypt.streams import Source
 
 SIGNED = AlgorithmSuite.ALG_AES_256_GCM_HKDF_SHA512_COMMIT_KEY_ECDSA_P384
 UNSIGNED = AlgorithmSuite.ALG_AES_256_GCM_HKDF_SHA512_COMMIT_KEY

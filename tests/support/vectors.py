@@ -19,22 +19,19 @@ import attrs
 from aioencrypt import (
     AlgorithmSuite,
     CommitmentPolicy,
-    ContentType,
-    DataKey,
-    DataKeyRequest,
-    EncryptedDataKey,
     EncryptionClient,
-    HierarchicalMasterKey,
-    MasterKey,
     MessageHeader,
     RawAESMasterKey,
     RawRSAMasterKey,
     RSAPadding,
     SignaturePolicy,
 )
+from aioencrypt.branch_keys import HierarchicalMasterKey
+from aioencrypt.format import ContentType
 from aioencrypt.format.header import parse_header
 from aioencrypt.format.signing import RunningDigest, verify
 from aioencrypt.format.wire import ByteQueue
+from aioencrypt.materials import DataKey, DataKeyRequest, EncryptedDataKey, MasterKey
 from tests.support.hierarchical import MemoryKeyStore
 
 _PROJECT = Path(__file__).parents[2]

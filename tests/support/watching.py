@@ -11,7 +11,7 @@ from typing import Any
 
 import anyio
 
-from aioencrypt import DataKey, DataKeyRequest, EncryptedDataKey, MasterKey
+from aioencrypt.materials import DataKey, DataKeyRequest, EncryptedDataKey, MasterKey
 from tests.support.message_writer import DEFAULT_KEYS, example_data_key
 
 resource: Any

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from aioencrypt import BranchKeyStore, HierarchicalMasterKey, KMSMasterKeyProvider, decrypt, encrypt
+from aioencrypt import KMSMasterKeyProvider, decrypt, encrypt
+from aioencrypt.branch_keys import BranchKeyStore, HierarchicalMasterKey
 from aioencrypt.testing import InMemoryDynamoDB, InMemoryKMS, plugin
 
 pytestmark = pytest.mark.anyio

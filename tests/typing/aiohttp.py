@@ -22,11 +22,11 @@ from aioencrypt import (
     EncryptStream,
     Limits,
     MasterKeyProvider,
-    RangeSource,
     RawAESMasterKey,
     Release,
     SignaturePolicy,
 )
+from aioencrypt.streams import RangeSource
 
 key = RawAESMasterKey("tests", "typing", wrapping_key=bytes(32))
 client = EncryptionClient()

@@ -26,11 +26,9 @@ from aioencrypt import (
     AlgorithmSuite,
     Attempt,
     CommitmentPolicy,
-    ContentType,
     DecryptResult,
     DecryptStream,
     DecryptWriter,
-    EncryptedDataKey,
     EncryptionClient,
     EncryptResult,
     EncryptStream,
@@ -42,19 +40,18 @@ from aioencrypt import (
     MessageHeader,
     Offload,
     PlaintextLengthError,
-    PlaintextSink,
     ProviderError,
     RawAESMasterKey,
     Release,
     ServiceError,
     SignaturePolicy,
-    Source,
     decrypt,
     decrypt_stream,
     encrypt,
     encrypt_stream,
 )
 from aioencrypt.format import (
+    ContentType,
     EndOfMessage,
     Event,
     HeaderParsed,
@@ -68,6 +65,8 @@ from aioencrypt.format import (
     State,
     VerifyWork,
 )
+from aioencrypt.materials import EncryptedDataKey
+from aioencrypt.streams import PlaintextSink, Source
 from aioencrypt.testing import InMemoryKMS, InMemoryKMSClient, KMSCall
 from aioencrypt.testing.kms import KMSServer, run_in_thread
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, assert_type
 
-from aioencrypt import (
-    AWSConnection,
+from aioencrypt import AWSConnection
+from aioencrypt.aws import DynamoDBClient
+from aioencrypt.branch_keys import (
     BeaconKeyMaterials,
     BranchKeyMaterials,
     BranchKeyReader,
@@ -19,7 +20,6 @@ from aioencrypt import (
     KMSMRDiscovery,
     KMSMRKeyArn,
 )
-from aioencrypt.aws import DynamoDBClient
 from aioencrypt.testing import DynamoDBCall, InMemoryDynamoDB, InMemoryDynamoDBClient, InMemoryKMS
 
 if TYPE_CHECKING:

@@ -4,19 +4,13 @@ from __future__ import annotations
 
 from typing import Any, assert_type
 
-from aioencrypt import (
-    AsyncCache,
-    CacheStatistics,
-    CachingCMM,
+from aioencrypt import AsyncCache, CacheStatistics, CachingCMM, DefaultCMM, Provider, RawAESMasterKey, encrypt
+from aioencrypt.materials import (
     CryptographicMaterialsManager,
     DecryptionMaterials,
     DecryptionMaterialsRequest,
-    DefaultCMM,
     EncryptionMaterials,
     EncryptionMaterialsRequest,
-    Provider,
-    RawAESMasterKey,
-    encrypt,
 )
 
 key = RawAESMasterKey("tests", "typing", wrapping_key=bytes(32))

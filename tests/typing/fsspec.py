@@ -4,16 +4,11 @@ from __future__ import annotations
 
 from typing import assert_type
 
-from aioencrypt import (
-    AlgorithmSuite,
-    EncryptionClient,
-    KMSMasterKeyProvider,
-    MessageInspection,
-    MessageSink,
-    RawAESMasterKey,
-    RewrapResult,
-)
+from aioencrypt import AlgorithmSuite, EncryptionClient, KMSMasterKeyProvider, RawAESMasterKey
+from aioencrypt.inspection import MessageInspection
 from aioencrypt.integrations.fsspec import EncryptedFileSystem, FileReplacedError, GivenProvider
+from aioencrypt.rewrap import RewrapResult
+from aioencrypt.streams import MessageSink
 
 key = RawAESMasterKey("tests", "typing", wrapping_key=bytes(32))
 

@@ -6,15 +6,9 @@ from collections.abc import Mapping
 from typing import Any, assert_type
 from uuid import UUID
 
-from aioencrypt import (
-    AsyncCache,
-    BranchKeyMaterials,
-    BranchKeyReader,
-    BranchKeyStore,
-    HierarchicalMasterKey,
-    MasterKey,
-    Provider,
-)
+from aioencrypt import AsyncCache, Provider
+from aioencrypt.branch_keys import BranchKeyMaterials, BranchKeyReader, BranchKeyStore, HierarchicalMasterKey
+from aioencrypt.materials import MasterKey
 
 
 class OwnStore:

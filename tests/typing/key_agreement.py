@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, assert_type
 
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey, EllipticCurvePublicKey
 
-from aioencrypt import AWSConnection, KMSECDHMasterKey, MasterKey, RawECDHMasterKey
+from aioencrypt import AWSConnection, KMSECDHMasterKey, RawECDHMasterKey
+from aioencrypt.materials import MasterKey
 from aioencrypt.testing import InMemoryKMS, InMemoryKMSClient
 
 if TYPE_CHECKING:

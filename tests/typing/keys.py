@@ -11,23 +11,13 @@ from aioencrypt import (
     AlgorithmSuite,
     AWSConnection,
     CommitmentPolicy,
-    CryptographicMaterialsManager,
-    DataKey,
-    DataKeyRequest,
-    DecryptedDataKey,
-    DecryptionMaterials,
-    DecryptionMaterialsRequest,
     DefaultCMM,
     DiscoveryFilter,
-    EncryptedDataKey,
-    EncryptionMaterials,
-    EncryptionMaterialsRequest,
     KMSDiscoveryMasterKeyProvider,
     KMSEncryptionAlgorithm,
     KMSMasterKey,
     KMSMasterKeyProvider,
     KMSRSAMasterKey,
-    MasterKey,
     MasterKeyProvider,
     MultiMasterKeyProvider,
     MultiRegion,
@@ -38,6 +28,18 @@ from aioencrypt import (
     encrypt,
 )
 from aioencrypt.aws import ClientSupplier, KMSClient
+from aioencrypt.materials import (
+    CryptographicMaterialsManager,
+    DataKey,
+    DataKeyRequest,
+    DecryptedDataKey,
+    DecryptionMaterials,
+    DecryptionMaterialsRequest,
+    EncryptedDataKey,
+    EncryptionMaterials,
+    EncryptionMaterialsRequest,
+    MasterKey,
+)
 from aioencrypt.testing import InMemoryKMS, InMemoryKMSClient
 
 if TYPE_CHECKING:

@@ -6,11 +6,7 @@ from typing import assert_type
 
 from aioencrypt import (
     AWSConnection,
-    DecryptionMaterials,
     EncryptionClient,
-    EncryptionMaterials,
-    KeyUse,
-    KMSClientFactory,
     KMSDiscoveryMasterKeyProvider,
     KMSMasterKeyProvider,
     Provenance,
@@ -22,11 +18,10 @@ from aioencrypt import (
     decrypt_stream,
     encrypt,
     encrypt_stream,
-    exclude_regions,
-    limit_regions,
     open,
 )
-from aioencrypt.aws import ClientSupplier, KMSClient
+from aioencrypt.aws import ClientSupplier, KMSClient, KMSClientFactory, exclude_regions, limit_regions
+from aioencrypt.materials import DecryptionMaterials, EncryptionMaterials, KeyUse
 
 key = RawAESMasterKey("tests", "typing", wrapping_key=bytes(32))
 kms_key = "arn:aws:kms:us-east-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab"

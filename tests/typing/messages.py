@@ -12,28 +12,25 @@ from typing import assert_type
 from aioencrypt import (
     AlgorithmSuite,
     DefaultCMM,
-    EncryptedDataKey,
     EncryptionClient,
-    InspectedKey,
-    MasterKey,
     MessageHeader,
-    MessageInspection,
     Provenance,
-    RangeSource,
+    SeekableDecryptStream,
+    ciphertext_length,
+    open_seekable,
+    plaintext_length,
+)
+from aioencrypt.inspection import InspectedKey, MessageInspection, inspect_message
+from aioencrypt.materials import EncryptedDataKey, MasterKey
+from aioencrypt.rewrap import (
     RewrappedHeader,
     RewrapResult,
     RewrapStream,
-    SeekableDecryptStream,
-    SeekableSource,
-    Source,
-    ciphertext_length,
-    inspect_message,
-    open_seekable,
-    plaintext_length,
     rewrap_file,
     rewrap_header,
     rewrap_stream,
 )
+from aioencrypt.streams import RangeSource, SeekableSource, Source
 
 
 class Ranges:

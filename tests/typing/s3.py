@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any, assert_type
 from aioencrypt import (
     AlgorithmSuite,
     DecryptStream,
-    EncryptedDataKey,
     EncryptionClient,
     Limits,
     MessageHeader,
@@ -29,6 +28,7 @@ from aioencrypt.integrations.s3 import (
     put_encrypted,
     rewrap_encrypted,
 )
+from aioencrypt.materials import EncryptedDataKey
 
 if TYPE_CHECKING:
     from types_aiobotocore_s3.client import S3Client as AiobotocoreS3Client

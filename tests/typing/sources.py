@@ -23,11 +23,11 @@ from aioencrypt import (
     EncryptStream,
     RawAESMasterKey,
     SeekableDecryptStream,
-    Source,
     decrypt_stream,
     encrypt_stream,
     open_seekable,
 )
+from aioencrypt.streams import Source
 
 key = RawAESMasterKey("tests", "typing", wrapping_key=bytes(32))
 

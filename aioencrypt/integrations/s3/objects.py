@@ -36,9 +36,9 @@ from aioencrypt.integrations.s3.upload import (
     part_lengths,
     upload,
 )
-from aioencrypt.materials import Provenance
 from aioencrypt.policies import Limits, Release, SignaturePolicy
 from aioencrypt.providers.base import MasterKeyProvider
+from aioencrypt.providers.values import Provenance
 from aioencrypt.rewrap import Keep, RewrapStream, rewrap_options
 from aioencrypt.runtime.arguments import check_int, check_type
 from aioencrypt.runtime.secrets import hides_arguments
@@ -233,7 +233,11 @@ def open_encrypted(
         timeout=timeout,
     )
     options = (encryption_client or EncryptionClient()).decrypt_options(
-        provider, encryption_context, signature_policy, limits, release
+        provider,
+        encryption_context=encryption_context,
+        signature_policy=signature_policy,
+        limits=limits,
+        release=release,
     )
     return DecryptStream(ObjectReader(stored), options)
 

@@ -22,10 +22,10 @@ from cryptography.hazmat.primitives.kdf.kbkdf import KBKDFHMAC, CounterLocation,
 from aioencrypt.errors import AttemptLog, ProviderError
 from aioencrypt.format import EncryptedDataKey
 from aioencrypt.format.suites import IV_LENGTH, TAG_LENGTH
-from aioencrypt.materials import DataKey, DataKeyRequest
 from aioencrypt.providers.base import DecryptedDataKey, MasterKey, checkpoint_every, no_data_key
 from aioencrypt.providers.branch_keys.items import KEY_LENGTH, BranchKeyMaterials
 from aioencrypt.providers.raw.names import not_copied, random_data_key
+from aioencrypt.providers.values import DataKey, DataKeyRequest
 from aioencrypt.runtime.arguments import (
     check_age,
     check_cache_name,

@@ -15,7 +15,6 @@ from aioencrypt.aws.connection import AWSConnection, EntersConnection
 from aioencrypt.aws.errors import bytes_of, text_of
 from aioencrypt.errors import AttemptLog, ProviderClosedError, ProviderError, escape_text
 from aioencrypt.format import EncryptedDataKey
-from aioencrypt.materials import DataKey, DataKeyRequest
 from aioencrypt.providers.base import DecryptedDataKey, MasterKey, attempt, checkpoint_every, no_data_key
 from aioencrypt.providers.key_agreement import (
     KMS_ECDH_PROVIDER_ID,
@@ -30,6 +29,7 @@ from aioencrypt.providers.key_agreement import (
 from aioencrypt.providers.kms.arn import check_identifier, parse_key_arn
 from aioencrypt.providers.kms.service import KMSService
 from aioencrypt.providers.raw.names import random_data_key
+from aioencrypt.providers.values import DataKey, DataKeyRequest
 from aioencrypt.runtime.cache import AsyncCache
 from aioencrypt.runtime.secrets import SecretBytes
 

@@ -19,12 +19,12 @@ from aioencrypt.aws.connection import AWSConnection, EntersConnection
 from aioencrypt.aws.errors import bytes_of, text_of
 from aioencrypt.errors import ProviderError
 from aioencrypt.format import AlgorithmSuite, EncryptedDataKey
-from aioencrypt.materials import DataKey, DataKeyRequest
 from aioencrypt.providers.base import DecryptedDataKey, MasterKey, checkpoint_every
 from aioencrypt.providers.kms.arn import KeyArn, matches_for_decrypt, parse_key_arn
 from aioencrypt.providers.kms.service import KMSService
 from aioencrypt.providers.raw.names import random_data_key
 from aioencrypt.providers.raw.rsa import ENCRYPT_COST, RSAPadding, load_public_key, padding_scheme
+from aioencrypt.providers.values import DataKey, DataKeyRequest
 from aioencrypt.runtime.arguments import check_choice, check_type
 from aioencrypt.runtime.offload import run_work
 from aioencrypt.runtime.secrets import SecretBytes

@@ -18,7 +18,6 @@ from aioencrypt.aws.errors import bytes_of, text_of
 from aioencrypt.aws.protocols import KMSClient
 from aioencrypt.errors import AttemptLog, ProviderError
 from aioencrypt.format import EncryptedDataKey
-from aioencrypt.materials import DataKey, DataKeyRequest
 from aioencrypt.providers.base import (
     DecryptedDataKey,
     MasterKey,
@@ -36,6 +35,7 @@ from aioencrypt.providers.kms.arn import (
 )
 from aioencrypt.providers.kms.service import KMSService
 from aioencrypt.providers.raw.names import KMS_PROVIDER_ID
+from aioencrypt.providers.values import DataKey, DataKeyRequest
 from aioencrypt.runtime.arguments import check_choice, check_texts, check_type
 
 

@@ -16,7 +16,6 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from aioencrypt.errors import ProviderError
 from aioencrypt.format import EncryptedDataKey
 from aioencrypt.format.suites import IV_LENGTH, TAG_LENGTH
-from aioencrypt.materials import DataKey, DataKeyRequest
 from aioencrypt.providers.base import MasterKey
 from aioencrypt.providers.raw.names import (
     check_names,
@@ -25,6 +24,7 @@ from aioencrypt.providers.raw.names import (
     not_identified,
     random_data_key,
 )
+from aioencrypt.providers.values import DataKey, DataKeyRequest
 from aioencrypt.runtime.arguments import describe_type
 from aioencrypt.runtime.secrets import hides_locals
 

@@ -13,7 +13,6 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from aioencrypt.errors import ProviderError
 from aioencrypt.format import EncryptedDataKey
-from aioencrypt.materials import DataKey, DataKeyRequest
 from aioencrypt.providers.base import MasterKey
 from aioencrypt.providers.key_agreement import (
     RAW_ECDH_PROVIDER_ID,
@@ -27,6 +26,7 @@ from aioencrypt.providers.key_agreement import (
     wrap,
 )
 from aioencrypt.providers.raw.names import not_copied, not_identified, random_data_key
+from aioencrypt.providers.values import DataKey, DataKeyRequest
 from aioencrypt.runtime.offload import run_work
 from aioencrypt.runtime.secrets import SecretBytes, hides_locals
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 
 from aioencrypt.format import AlgorithmSuite
-from aioencrypt.materials import DataKey
+from aioencrypt.providers.values import DataKey
 from aioencrypt.runtime.arguments import encode_text
 
 KMS_PROVIDER_ID = "aws-kms"

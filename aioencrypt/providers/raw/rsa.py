@@ -15,7 +15,6 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, RSAPubl
 
 from aioencrypt.errors import ProviderError
 from aioencrypt.format import EncryptedDataKey
-from aioencrypt.materials import DataKey, DataKeyRequest
 from aioencrypt.providers.base import MasterKey
 from aioencrypt.providers.raw.loading import load_private, load_public
 from aioencrypt.providers.raw.names import (
@@ -25,6 +24,7 @@ from aioencrypt.providers.raw.names import (
     not_identified,
     random_data_key,
 )
+from aioencrypt.providers.values import DataKey, DataKeyRequest
 from aioencrypt.runtime.arguments import check_choice
 from aioencrypt.runtime.offload import run_work
 from aioencrypt.runtime.secrets import SecretBytes, hides_locals

@@ -11,11 +11,7 @@ import pytest
 from fsspec.implementations.dirfs import DirFileSystem
 from fsspec.implementations.local import LocalFileSystem
 
-from aioencrypt import (
-    ProviderError,
-    RawAESMasterKey,
-    TruncatedMessageError,
-)
+from aioencrypt import ProviderError, RawAESMasterKey, TruncatedMessageError
 from aioencrypt.integrations.fsspec import EncryptedFileSystem
 from tests.support.encrypted_fs import (
     OTHER_PROVIDER,

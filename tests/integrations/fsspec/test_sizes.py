@@ -7,10 +7,7 @@ from typing import Any
 
 import pytest
 
-from aioencrypt import (
-    AlgorithmSuite,
-    encrypt,
-)
+from aioencrypt import AlgorithmSuite, encrypt
 from tests.support.encrypted_fs import (
     CountingFileSystem,
     make_provider,

@@ -8,10 +8,7 @@ from typing import Any
 import anyio
 import pytest
 
-from aioencrypt import (
-    ServiceError,
-    TagError,
-)
+from aioencrypt import ServiceError, TagError
 from aioencrypt.integrations.s3 import ranges as s3_ranges
 from tests.support.memory_s3 import Body, MemoryS3, S3Error
 from tests.support.s3_reading import (

@@ -12,16 +12,14 @@ import pytest
 from aiobotocore.config import AioConfig
 from aiobotocore.session import get_session
 
-from aioencrypt import (
-    AWSConnection,
+from aioencrypt import AWSConnection, ProviderClosedError, ServiceError
+from aioencrypt.branch_keys import (
     BranchKeyStore,
     KMSConfiguration,
     KMSDiscovery,
     KMSKeyArn,
     KMSMRDiscovery,
     KMSMRKeyArn,
-    ProviderClosedError,
-    ServiceError,
 )
 from aioencrypt.testing.kms import run_in_thread
 from tests.support.aws import connected

@@ -11,7 +11,8 @@ import attrs
 import pytest
 from anyio.lowlevel import checkpoint
 
-from aioencrypt import BranchKeyStore, ProviderError, ServiceError
+from aioencrypt import ProviderError, ServiceError
+from aioencrypt.branch_keys import BranchKeyStore
 from aioencrypt.testing import InMemoryDynamoDBError, InMemoryKMSError
 from tests.support.branch_keys import ACTIVE, CONTEXT, LOGICAL, TABLE, US, WatchedClient, World
 from tests.support.streaming import on_asyncio

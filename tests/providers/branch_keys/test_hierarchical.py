@@ -14,10 +14,6 @@ from cryptography.exceptions import InvalidTag
 
 from aioencrypt import (
     AlgorithmSuite,
-    BranchKeyMaterials,
-    DataKey,
-    EncryptedDataKey,
-    HierarchicalMasterKey,
     MultiMasterKeyProvider,
     ProviderClosedError,
     ProviderError,
@@ -25,6 +21,8 @@ from aioencrypt import (
     decrypt,
     encrypt,
 )
+from aioencrypt.branch_keys import BranchKeyMaterials, HierarchicalMasterKey
+from aioencrypt.materials import DataKey, EncryptedDataKey
 from aioencrypt.providers.base import make_data_key
 from tests.support.hierarchical import LABEL, MemoryKeyStore, key_with, wrapped, wrapping_key
 from tests.support.messages import example_data_key, sorted_context

@@ -11,15 +11,9 @@ from uuid import UUID
 import anyio
 import pytest
 
-from aioencrypt import (
-    DataKey,
-    EncryptedDataKey,
-    HierarchicalMasterKey,
-    ProviderClosedError,
-    ProviderError,
-    decrypt,
-    encrypt,
-)
+from aioencrypt import ProviderClosedError, ProviderError, decrypt, encrypt
+from aioencrypt.branch_keys import HierarchicalMasterKey
+from aioencrypt.materials import DataKey, EncryptedDataKey
 from aioencrypt.runtime import arguments
 from aioencrypt.runtime.cache import AsyncCache
 from tests.support.hierarchical import MemoryKeyStore, key_with

@@ -13,12 +13,6 @@ from anyio.lowlevel import checkpoint
 
 from aioencrypt import (
     AsyncCache,
-    BranchKeyMaterials,
-    HierarchicalMasterKey,
-    KMSDiscovery,
-    KMSKeyArn,
-    KMSMRDiscovery,
-    KMSMRKeyArn,
     MultiMasterKeyProvider,
     ProviderClosedError,
     ProviderError,
@@ -26,6 +20,14 @@ from aioencrypt import (
     ServiceError,
     decrypt,
     encrypt,
+)
+from aioencrypt.branch_keys import (
+    BranchKeyMaterials,
+    HierarchicalMasterKey,
+    KMSDiscovery,
+    KMSKeyArn,
+    KMSMRDiscovery,
+    KMSMRKeyArn,
 )
 from tests.support.branch_keys import ACTIVE, CONTEXT, EU, TABLE, US, World
 from tests.support.providers import SUITE, asking

@@ -10,16 +10,9 @@ import anyio
 import attrs
 import pytest
 
-from aioencrypt import (
-    DataKey,
-    EncryptedDataKey,
-    HierarchicalMasterKey,
-    MultiMasterKeyProvider,
-    ProviderError,
-    RawAESMasterKey,
-    decrypt,
-    encrypt,
-)
+from aioencrypt import MultiMasterKeyProvider, ProviderError, RawAESMasterKey, decrypt, encrypt
+from aioencrypt.branch_keys import HierarchicalMasterKey
+from aioencrypt.materials import DataKey, EncryptedDataKey
 from aioencrypt.runtime.cache import AsyncCache
 from tests.support.hierarchical import MemoryKeyStore, wrapped
 from tests.support.messages import example_data_key

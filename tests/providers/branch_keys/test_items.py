@@ -7,15 +7,14 @@ from typing import Any
 
 import pytest
 
-from aioencrypt import (
+from aioencrypt import ProviderError, ServiceError
+from aioencrypt.branch_keys import (
     BranchKeyStore,
     KMSConfiguration,
     KMSDiscovery,
     KMSKeyArn,
     KMSMRDiscovery,
     KMSMRKeyArn,
-    ProviderError,
-    ServiceError,
 )
 from tests.support.branch_keys import ACTIVE, BEACON, CONTEXT, EU, TABLE, US, WatchedClient, World
 from tests.support.streaming import on_asyncio

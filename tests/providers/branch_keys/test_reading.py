@@ -8,13 +8,8 @@ import re
 
 import pytest
 
-from aioencrypt import (
-    BeaconKeyMaterials,
-    BranchKeyMaterials,
-    KeyStoreInfo,
-    KMSKeyArn,
-    ProviderError,
-)
+from aioencrypt import ProviderError
+from aioencrypt.branch_keys import BeaconKeyMaterials, BranchKeyMaterials, KeyStoreInfo, KMSKeyArn
 from tests.support.branch_keys import (
     ACTIVE,
     BEACON,

@@ -8,15 +8,8 @@ from typing import Any
 
 import pytest
 
-from aioencrypt import (
-    KMSConfiguration,
-    KMSDiscovery,
-    KMSKeyArn,
-    KMSMRDiscovery,
-    KMSMRKeyArn,
-    ProviderError,
-    ServiceError,
-)
+from aioencrypt import ProviderError, ServiceError
+from aioencrypt.branch_keys import KMSConfiguration, KMSDiscovery, KMSKeyArn, KMSMRDiscovery, KMSMRKeyArn
 from tests.support.branch_keys import (
     ACTIVE,
     BEACON,

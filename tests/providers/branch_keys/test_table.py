@@ -8,7 +8,8 @@ from typing import Any
 import anyio
 import pytest
 
-from aioencrypt import AWSConnection, BranchKeyStore, KMSDiscovery, KMSKeyArn, ProviderError, ServiceError
+from aioencrypt import AWSConnection, ProviderError, ServiceError
+from aioencrypt.branch_keys import BranchKeyStore, KMSDiscovery, KMSKeyArn
 from aioencrypt.testing import InMemoryDynamoDB
 from tests.support.branch_keys import EU, LOGICAL, TABLE, US, WatchedClient, World
 

@@ -12,16 +12,15 @@ import attrs
 import pytest
 
 from aioencrypt import (
-    EncryptedDataKey,
     KMSDiscoveryMasterKeyProvider,
     KMSECDHMasterKey,
     KMSEncryptionAlgorithm,
-    KMSKeyArn,
     KMSMasterKeyProvider,
-    KMSMRKeyArn,
     KMSRSAMasterKey,
     ProviderError,
 )
+from aioencrypt.branch_keys import KMSKeyArn, KMSMRKeyArn
+from aioencrypt.materials import EncryptedDataKey
 from aioencrypt.providers.kms.arn import (
     KeyArn,
     check_identifier,

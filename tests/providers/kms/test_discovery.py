@@ -11,7 +11,6 @@ import pytest
 
 from aioencrypt import (
     DiscoveryFilter,
-    EncryptedDataKey,
     KMSDiscoveryMasterKeyProvider,
     MultiMasterKeyProvider,
     ProviderError,
@@ -20,6 +19,7 @@ from aioencrypt import (
     decrypt,
     encrypt,
 )
+from aioencrypt.materials import EncryptedDataKey
 from aioencrypt.testing import InMemoryKMS
 from tests.support.kms import (
     ACCOUNT,

@@ -15,8 +15,6 @@ import pytest
 from aioencrypt import (
     AlgorithmSuite,
     AWSConnection,
-    DataKey,
-    EncryptedDataKey,
     KMSECDHMasterKey,
     MultiMasterKeyProvider,
     ProviderError,
@@ -25,6 +23,7 @@ from aioencrypt import (
     decrypt,
     encrypt,
 )
+from aioencrypt.materials import DataKey, EncryptedDataKey
 from aioencrypt.providers.base import make_data_key
 from aioencrypt.testing import InMemoryKMS
 from tests.support.ecdh import (

@@ -16,7 +16,6 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from aioencrypt import (
-    EncryptedDataKey,
     KMSECDHMasterKey,
     MultiMasterKeyProvider,
     ProviderError,
@@ -24,6 +23,7 @@ from aioencrypt import (
     ServiceError,
     encrypt,
 )
+from aioencrypt.materials import EncryptedDataKey
 from aioencrypt.testing import InMemoryKMS, InMemoryKMSError
 from tests.support.ecdh import (
     CURVES,

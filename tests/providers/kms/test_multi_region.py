@@ -7,15 +7,8 @@ from __future__ import annotations
 
 import pytest
 
-from aioencrypt import (
-    AWSConnection,
-    EncryptedDataKey,
-    KMSMasterKeyProvider,
-    MultiRegion,
-    ProviderError,
-    decrypt,
-    encrypt,
-)
+from aioencrypt import AWSConnection, KMSMasterKeyProvider, MultiRegion, ProviderError, decrypt, encrypt
+from aioencrypt.materials import EncryptedDataKey
 from aioencrypt.testing import InMemoryKMS
 from tests.support.kms import (
     EU,

@@ -11,7 +11,6 @@ import pytest
 
 from aioencrypt import (
     DiscoveryFilter,
-    EncryptedDataKey,
     KMSDiscoveryMasterKeyProvider,
     KMSMasterKeyProvider,
     MultiMasterKeyProvider,
@@ -21,6 +20,7 @@ from aioencrypt import (
     decrypt,
     encrypt,
 )
+from aioencrypt.materials import EncryptedDataKey
 from aioencrypt.testing import InMemoryKMS
 from tests.support.kms import (
     ACCOUNT,

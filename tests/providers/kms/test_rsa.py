@@ -14,7 +14,6 @@ import pytest
 from aioencrypt import (
     AlgorithmSuite,
     AWSConnection,
-    DataKey,
     KMSEncryptionAlgorithm,
     KMSMasterKeyProvider,
     KMSRSAMasterKey,
@@ -23,6 +22,7 @@ from aioencrypt import (
     decrypt,
     encrypt,
 )
+from aioencrypt.materials import DataKey
 from aioencrypt.testing import InMemoryKMS
 from tests.support.kms import CONTEXT, DATA_KEY, SUITE, US, arn
 from tests.support.kms_pairs import (

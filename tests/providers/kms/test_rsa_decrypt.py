@@ -12,15 +12,13 @@ import pytest
 
 from aioencrypt import (
     AlgorithmSuite,
-    DataKey,
-    DataKeyRequest,
-    EncryptedDataKey,
     KMSEncryptionAlgorithm,
     KMSRSAMasterKey,
     ProviderClosedError,
     ProviderError,
     ServiceError,
 )
+from aioencrypt.materials import DataKey, DataKeyRequest, EncryptedDataKey
 from aioencrypt.testing import InMemoryKMS
 from tests.support.kms import CONTEXT, DATA_KEY, EU, MRK, SECRET, US, Call, arn, wrapped
 from tests.support.kms_pairs import (

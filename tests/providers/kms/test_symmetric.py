@@ -15,7 +15,6 @@ from anyio.lowlevel import checkpoint
 from aioencrypt import (
     AlgorithmSuite,
     AWSConnection,
-    EncryptedDataKey,
     KMSMasterKeyProvider,
     MultiRegion,
     ProviderError,
@@ -23,6 +22,7 @@ from aioencrypt import (
     decrypt,
     encrypt,
 )
+from aioencrypt.materials import EncryptedDataKey
 from aioencrypt.providers.base import make_data_key
 from aioencrypt.testing import InMemoryKMS
 from tests.support.kms import (

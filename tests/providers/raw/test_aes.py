@@ -15,14 +15,13 @@ from hypothesis import given, settings, strategies as st
 
 from aioencrypt import (
     AlgorithmSuite,
-    DataKey,
-    EncryptedDataKey,
     MultiMasterKeyProvider,
     ProviderError,
     RawAESMasterKey,
     decrypt,
     encrypt,
 )
+from aioencrypt.materials import DataKey, EncryptedDataKey
 from aioencrypt.providers.base import make_data_key
 from tests.support.messages import context_bytes, example_data_key, sorted_context
 from tests.support.providers import CONTEXT, SUITE, asking

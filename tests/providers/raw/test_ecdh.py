@@ -15,8 +15,6 @@ from hypothesis import given, settings, strategies as st
 
 from aioencrypt import (
     AlgorithmSuite,
-    DataKey,
-    EncryptedDataKey,
     MultiMasterKeyProvider,
     ProviderError,
     RawAESMasterKey,
@@ -24,6 +22,7 @@ from aioencrypt import (
     decrypt,
     encrypt,
 )
+from aioencrypt.materials import DataKey, EncryptedDataKey
 from aioencrypt.providers.base import make_data_key
 from tests.support.ecdh import (
     CURVES,

@@ -13,7 +13,8 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import BestAvailableEncryption
 
-from aioencrypt import DataKey, EncryptedDataKey, RawECDHMasterKey
+from aioencrypt import RawECDHMasterKey
+from aioencrypt.materials import DataKey, EncryptedDataKey
 from tests.support.ecdh import (
     CURVES,
     DATA_KEY,

@@ -15,8 +15,6 @@ from cryptography.hazmat.primitives.serialization import (
 
 from aioencrypt import (
     AlgorithmSuite,
-    DataKey,
-    EncryptedDataKey,
     MultiMasterKeyProvider,
     ProviderError,
     RawRSAMasterKey,
@@ -25,6 +23,7 @@ from aioencrypt import (
     decrypt,
     encrypt,
 )
+from aioencrypt.materials import DataKey, EncryptedDataKey
 from tests.support.messages import example_data_key
 from tests.support.providers import CONTEXT, SUITE, asking
 from tests.support.rsa_keys import private_pem, public_pem, rsa_key

@@ -22,13 +22,7 @@ from cryptography.hazmat.primitives.serialization import (
     PublicFormat,
 )
 
-from aioencrypt import (
-    ProviderError,
-    RawRSAMasterKey,
-    RSAPadding,
-    decrypt,
-    encrypt,
-)
+from aioencrypt import ProviderError, RawRSAMasterKey, RSAPadding, decrypt, encrypt
 from tests.support.providers import asking
 from tests.support.rsa_keys import private_pem, public_pem, rsa_key
 
