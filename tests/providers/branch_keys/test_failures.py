@@ -11,7 +11,7 @@ import attrs
 import pytest
 from anyio.lowlevel import checkpoint
 
-from aioencrypt import ProviderError, ServiceError
+from aioencrypt import EncryptionError, ServiceError
 from aioencrypt.branch_keys import BranchKeyStore
 from aioencrypt.testing import InMemoryDynamoDBError, InMemoryKMSError
 from tests.support.branch_keys import ACTIVE, CONTEXT, LOGICAL, TABLE, US, WatchedClient, World
@@ -52,10 +52,10 @@ DYNAMODB_CALLS = {
 names = pytest.mark.parametrize("name", OPERATIONS)
 
 
-async def failure(world: World, name: str, **options: Any) -> ProviderError:
+async def failure(world: World, name: str, **options: Any) -> EncryptionError:
     """Let an operation fail, expect that nothing was written, and return the error."""
     before = world.dynamodb.items(TABLE)
-    with pytest.raises(ProviderError) as caught, anyio.fail_after(10):
+    with pytest.raises(EncryptionError) as caught, anyio.fail_after(10):
         await OPERATIONS[name](world.store(**options))
     assert world.dynamodb.items(TABLE) == before
     for value in CONTEXT.values():
