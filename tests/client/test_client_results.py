@@ -30,7 +30,6 @@ from aioencrypt import (
     encrypt_stream,
 )
 from aioencrypt.format.batches import batch_frames
-from aioencrypt.format.body import batch_frames
 from aioencrypt.materials import DataKey, DataKeyRequest, EncryptedDataKey
 from tests.support.messages import build_message, cut
 from tests.support.streaming import (
