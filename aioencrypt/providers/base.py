@@ -40,6 +40,7 @@ from aioencrypt.runtime.plugins import (
     read_attribute,
 )
 
+_KMS = "aws-kms"
 _KEYS_PER_TURN = 64
 _KEY_ID = re.compile("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 # Limits for the list of unknown keys in an error message: keys, characters of a name, data keys examined.
@@ -91,6 +92,11 @@ class MasterKeyProvider(ABC):
         Raises `ProviderError` with the failed attempts.
         """
 
+    @property
+    def named_keys(self) -> Sequence[MasterKey]:
+        """The keys that an error lists if no data key of a message belongs to any key. By default none."""
+        return ()
+
     async def __aenter__(self) -> Self:
         return self
 
@@ -135,6 +141,10 @@ class MasterKey(MasterKeyProvider):
     async def unwrap_data_key(self, encrypted_data_key: EncryptedDataKey, request: DataKeyRequest) -> DataKey:
         """Decrypt one encrypted data key that this key owns. Any exception counts as a failed attempt."""
 
+    @property
+    def named_keys(self) -> Sequence[MasterKey]:
+        return (self,)
+
     async def encryption_keys(self, request: DataKeyRequest) -> Sequence[MasterKey]:
         return (self,)
 
@@ -146,7 +156,7 @@ class MasterKey(MasterKeyProvider):
                 opened = await try_decrypt(self, encrypted_data_key, request, attempts)
                 if opened:
                     return opened
-        raise no_data_key(request, attempts, [self])
+        raise no_data_key(request, attempts, self)
 
 
 def provider_advice(given: object) -> str:
@@ -229,13 +239,8 @@ def stored_name(key: EncryptedDataKey) -> str | None:
     return name if name.isprintable() else None
 
 
-def no_data_key(
-    request: DataKeyRequest, attempts: AttemptLog, given: Sequence[MasterKeyProvider] = (), advice: str = ""
-) -> ProviderError:
-    """Return the error for a message none of whose data keys could be decrypted.
-
-    It names the master keys among `given`. `advice` ends the text if no key was tried.
-    """
+def no_data_key(request: DataKeyRequest, attempts: AttemptLog, given: MasterKeyProvider) -> ProviderError:
+    """Return the error for a message none of whose data keys `given` could decrypt."""
     count = len(request.encrypted_data_keys)
     if attempts.kept:
         return ProviderError(
@@ -245,7 +250,12 @@ def no_data_key(
             retryable=attempts.retryable,
         )
     wanted = _listed((key.provider_id, stored_name(key)) for key in request.encrypted_data_keys)
-    ours = _listed(key_names(key) for key in given if isinstance(key, MasterKey))
+    names = [key_names(key) for key in given.named_keys]
+    ours, advice = _listed(names), ""
+    if _KMS in {key.provider_id for key in request.encrypted_data_keys} and any(
+        provider_id == _KMS and ":key/" not in key_id for provider_id, key_id in names
+    ):
+        advice = "; only a key ARN decrypts: name the key by its key ARN"
     return ProviderError(
         f"none of the {count} encrypted data keys of the message belongs to a master key given here; "
         f"they come from the providers {wanted}" + (f"; given are {ours}" if ours else "") + advice,

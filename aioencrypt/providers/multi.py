@@ -72,6 +72,10 @@ class MultiMasterKeyProvider(MasterKeyProvider):
         return self._providers
 
     @property
+    def named_keys(self) -> Sequence[MasterKey]:
+        return [key for provider in self._providers for key in provider.named_keys]
+
+    @property
     def generates(self) -> bool:
         """Whether there is a generator."""
         return self._generates
@@ -98,7 +102,7 @@ class MultiMasterKeyProvider(MasterKeyProvider):
                 raise
             except Exception as error:
                 _keep(attempts, provider, error)
-        raise no_data_key(request, attempts, self._providers)
+        raise no_data_key(request, attempts, self)
 
     async def __aenter__(self) -> Self:
         stack = AsyncExitStack()

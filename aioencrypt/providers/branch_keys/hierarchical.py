@@ -209,7 +209,7 @@ class HierarchicalMasterKey(MasterKey):
                 chosen = await self._chosen(request)
                 return await chosen.decrypt_data_key(request)
         # Messages of other keys are not the supplier's business.
-        raise no_data_key(request, AttemptLog(), [self])
+        raise no_data_key(request, AttemptLog(), self)
 
     async def unwrap_data_key(self, encrypted_data_key: EncryptedDataKey, request: DataKeyRequest) -> DataKey:
         chosen = await self._chosen(request)

@@ -174,7 +174,7 @@ class KMSECDHMasterKey(EntersConnection, MasterKey):
                 except ProviderClosedError:
                     raise
                 except Exception as error:
-                    raise no_data_key(request, AttemptLog([attempt("decrypt", self, error)])) from error
+                    raise no_data_key(request, AttemptLog([attempt("decrypt", self, error)]), self) from error
         return await super().decrypt_data_key(request)
 
     async def unwrap_data_key(self, encrypted_data_key: EncryptedDataKey, request: DataKeyRequest) -> DataKey:

@@ -197,6 +197,10 @@ class _KMSProvider(EntersConnection, MasterKeyProvider):
     def _keys_for(self, stored: KeyArn) -> Sequence[KMSMasterKey]:
         """Return the keys that may decrypt a data key encrypted under `stored`."""
 
+    @property
+    def named_keys(self) -> Sequence[MasterKey]:
+        return self._keys
+
     async def decrypt_data_key(self, request: DataKeyRequest) -> DecryptedDataKey:
         preferred: list[tuple[EncryptedDataKey, KeyArn]] = []
         others: list[tuple[EncryptedDataKey, KeyArn]] = []
@@ -216,10 +220,7 @@ class _KMSProvider(EntersConnection, MasterKeyProvider):
                 opened = await try_decrypt(key, encrypted_data_key, request, attempts)
                 if opened:
                     return opened
-        advice = ""
-        if (preferred or others) and any(parse_key_arn(key.key_id) is None for key in self._keys):
-            advice = "; only a key ARN decrypts: name the key by its key ARN"
-        raise no_data_key(request, attempts, self._keys, advice)
+        raise no_data_key(request, attempts, self)
 
     def _prefers(self, stored: KeyArn) -> bool:
         # Compare the region to be called: for a multi-Region key it may differ from the stored one.

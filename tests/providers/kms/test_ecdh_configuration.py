@@ -148,7 +148,7 @@ def test_a_public_key_does_not_go_with_an_alias(key_id: str) -> None:
 @pytest.mark.parametrize(
     ("options", "error", "text"),
     [
-        ({"grant_tokens": "token"}, TypeError, "a sequence of tokens: write"),
+        ({"grant_tokens": "token"}, TypeError, "a collection of grant tokens"),
         ({"connection": get_session()}, TypeError, "connection must be an AWSConnection, not AioSession"),
     ],
 )

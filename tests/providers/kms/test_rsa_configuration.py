@@ -124,7 +124,7 @@ def test_public_keys_that_are_none(public_key: Any, error: type[Exception]) -> N
 @pytest.mark.parametrize(
     ("options", "error", "text"),
     [
-        ({"grant_tokens": "token"}, TypeError, "a sequence of tokens: write"),
+        ({"grant_tokens": "token"}, TypeError, "a collection of grant tokens"),
         ({"connection": AWSConnection}, TypeError, "connection must be an AWSConnection, not the class"),
     ],
 )

@@ -16,6 +16,7 @@ from aioencrypt import (
     AlgorithmSuite,
     AWSConnection,
     KMSMasterKeyProvider,
+    MultiMasterKeyProvider,
     MultiRegion,
     ProviderError,
     RawAESMasterKey,
@@ -281,8 +282,15 @@ async def test_only_a_key_named_by_its_arn_decrypts(kms: InMemoryKMS, name: str)
     encrypted = await encrypted_data_key(kms, key)
     for multi_region in MultiRegion:
         provider = KMSMasterKeyProvider([name], connection=kms.connection(US), multi_region=multi_region)
-        with pytest.raises(ProviderError, match=r"; only a key ARN decrypts: name the key by its key ARN$"):
-            await provider.decrypt_data_key(request(encrypted))
+        other = RawAESMasterKey("tests", "other", wrapping_key=bytes(32))
+        multi = MultiMasterKeyProvider(None, MultiMasterKeyProvider(other), provider)
+        for given, names in ((provider, ""), (multi, "'tests' ('other'), ")):
+            with pytest.raises(ProviderError) as caught:
+                await given.decrypt_data_key(request(encrypted))
+            assert str(caught.value).endswith(
+                f"; given are {names}'aws-kms' ('{name}'); "
+                "only a key ARN decrypts: name the key by its key ARN"
+            )
     assert not kms.calls
 
 

@@ -112,7 +112,7 @@ FOR_PRIVATE: dict[str, tuple[Callable[[Any], object], str]] = {
     "certificate": (certificate, "a certificate, which has no private key"),
     "public object": (
         lambda key: key.public_key(),
-        r"private key: give PEM bytes .* not \w+Public",
+        r"not an .* private key: give PEM .* not \w+Public",
     ),
     "text": (
         lambda key: private(key, Encoding.PEM, PrivateFormat.PKCS8).decode(),
