@@ -543,7 +543,7 @@ class SeekableDecryptStream(Lifecycle):
         return self._frames
 
     async def read(self, n: int = -1) -> bytes:
-        """Return `n` bytes, fewer only at the end; all remaining bytes if `n` is negative.
+        """Return up to `n` bytes, or all remaining bytes if `n` is negative; ``b""`` only at the end.
 
         Consecutive reads fetch ahead, more each time. An error does not move the position. Raises
         `MessageError` and the exceptions of the source.
