@@ -1,4 +1,6 @@
-"""Many frames in one call: how many make a batch, and encrypting and decrypting one.
+"""Encrypt and decrypt many frames in one call: batch sizes, and the IVs and AADs of a whole batch.
+
+`BatchCipher.aad` returns the AAD of every frame, also of those that `body.py` processes one at a time.
 
 Specification: data-format/message-body.md, data-format/message-body-aad.md.
 """
@@ -36,7 +38,7 @@ _BYTES_PER_MICROSECOND = 9000
 # One and a half batches fit into the time budget of one event loop iteration. Larger batches are slower: the
 # allocator returns their buffers to the operating system, and the page faults cost more than AES-GCM.
 BATCH_COST = 130
-# A remainder this small joins the batch before it.
+# A batch may grow by this factor, so that a small remainder does not become a batch of its own.
 _STRETCH = 1.5
 
 
@@ -163,7 +165,7 @@ def write_headers(out: memoryview, sequence: int, count: int, stride: int) -> No
 def ivs_and_aads(
     aad: bytes, place: int, sequence: int, count: int
 ) -> tuple[tuple[bytes, ...], tuple[bytes, ...]]:
-    """Return the IVs and AADs of consecutive regular frames; `place` is the offset of the number in an AAD.
+    """Return the IVs and AADs of consecutive regular frames; `place` is the offset of the number in `aad`.
 
     The sequence numbers are written into templates column by column: four slice assignments instead of
     three objects per frame.
@@ -244,10 +246,11 @@ class BatchCipher(ABC):
         try:
             deque(map(self.key.aead.decrypt_into, waiting, sealed, aads, targets), maxlen=0)
         except InvalidTag as error:
+            # `map` has taken the IVs up to that of the bad frame.
             bad = sequence + count - 1 - length_hint(waiting)
-            raise refused(f"frame {bad}") from error
+            raise tag_error(f"frame {bad}") from error
 
 
-def refused(what: str) -> TagError:
-    """Return the error for a frame, or a body, with a wrong tag."""
+def tag_error(what: str) -> TagError:
+    """Return the error for a frame or body that fails authentication."""
     return TagError(f"the {what} fails authentication: it was changed, or is out of place")

@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.ciphers import Cipher, CipherContext
 from cryptography.hazmat.primitives.ciphers.algorithms import AES
 from cryptography.hazmat.primitives.ciphers.modes import GCM
 
-from aioencrypt.format.batches import INCREMENTAL_LENGTH, REGULAR, BatchCipher, refused
+from aioencrypt.format.batches import INCREMENTAL_LENGTH, REGULAR, BatchCipher, tag_error
 from aioencrypt.format.frames import (
     FINAL_HEADER_LENGTH,
     FINAL_MARKER,
@@ -32,7 +32,7 @@ _STEP = 16 * 1024 * 1024
 
 
 def each_frame(pieces: Sequence[memoryview], stride: int) -> Iterator[tuple[memoryview, ...]]:
-    """Yield each frame in `pieces` as a list of views, without a copy."""
+    """Yield each frame in `pieces` as a tuple of views, without a copy."""
     straddling: list[memoryview] = []
     missing = stride
     for piece in pieces:
@@ -131,7 +131,7 @@ class BodyCipher(BatchCipher):
             _update(context, content, out, start, end)
             context.finalize_with_tag(tag)
         except InvalidTag as error:
-            raise refused(what) from error
+            raise tag_error(what) from error
 
 
 def _at_once(pieces: Sequence[memoryview], length: int) -> bool:
@@ -165,7 +165,7 @@ def _update(
 ) -> None:
     """Run pieces through a cipher into `out`, from `start` up to `end`; `end - start` is their total length.
 
-    `update_into` needs room for one block more than it writes, so the last bytes take the way that copies.
+    `update_into` needs room for one block more than it writes, so the last bytes use `update`, which copies.
     """
     room = AES.block_size // 8 - 1
     for piece in pieces:

@@ -96,6 +96,7 @@ class MessageDecryptor:
     ) -> None:
         self.state: State = State.HEADER
         self._queue = ByteQueue()
+        # Parse again only when the queue holds this many bytes, so that input byte by byte costs no more.
         self._wanted = 1
         self._input_ended = False
         self._parser = parse_header(
@@ -151,7 +152,7 @@ class MessageDecryptor:
             raise
 
     def fail(self, error: EncryptionError) -> None:
-        """Fail for good with the error of a work, and drop withheld plaintext."""
+        """Make an error of a work final, and drop all buffered data and withheld plaintext."""
         self._failure = self._failure or error
         self.close()
 
@@ -171,6 +172,7 @@ class MessageDecryptor:
     def _advance(self) -> Event:
         if self._events:
             return self._events.popleft()
+        work: OpenWork | VerifyWork | None
         match self.state:
             case State.HEADER:
                 return self._next_header()
@@ -195,7 +197,7 @@ class MessageDecryptor:
         return _NEED_DATA
 
     def _missing(self, wanted: int) -> bool:
-        """Tell whether the queue is shorter than `length`; if so, wait for that much before parsing."""
+        """Tell whether fewer than `wanted` bytes have arrived; if so, parse again only when they have."""
         self._wanted = wanted
         return len(self._queue) < wanted
 
@@ -281,7 +283,7 @@ class MessageDecryptor:
         undigested, self._undigested = self._undigested, ()
         return undigested
 
-    def _next_frames(self) -> OpenWork | VerifyWork | None:
+    def _next_frames(self) -> OpenWork | None:
         available = len(self._queue)
         if available < self._wanted or self._missing(frames.SEQUENCE_LENGTH):
             return None
@@ -305,7 +307,7 @@ class MessageDecryptor:
         return None if self._missing(stride) else self._open_regular(1, stride)
 
     def _frames_allowed(self, length: int) -> int:
-        """Return how many regular frames the limits allow; the first one above a limit is rejected alone."""
+        """Return how many regular frames the limits allow. With 0, the caller checks the next one alone."""
         most = frames.MAX_FRAMES - self._sequence
         if self._max_plaintext_length is None:
             return most
@@ -320,7 +322,7 @@ class MessageDecryptor:
         self._wanted = 0
         return OpenWork(pieces, length, count, False, open_into, self._running, self._take_undigested())
 
-    def _next_final(self) -> OpenWork | VerifyWork | None:
+    def _next_final(self) -> OpenWork | None:
         if self._missing(frames.FINAL_HEADER_LENGTH):
             return None
         header = self._queue.peek(frames.FINAL_HEADER_LENGTH)
@@ -339,7 +341,7 @@ class MessageDecryptor:
         open_final = partial(self.cipher.open_final, sequence, nonce)
         return self._open_last(frames.FINAL_HEADER_LENGTH, length, open_final)
 
-    def _next_non_framed(self) -> OpenWork | VerifyWork | None:
+    def _next_non_framed(self) -> OpenWork | None:
         if len(self._queue) < self._wanted or self._missing(frames.NON_FRAMED_HEADER_LENGTH):
             return None
         header = self._queue.peek(frames.NON_FRAMED_HEADER_LENGTH)
@@ -367,7 +369,7 @@ class MessageDecryptor:
             self._take_undigested(),
         )
 
-    def _next_footer(self) -> OpenWork | VerifyWork | None:
+    def _next_footer(self) -> VerifyWork | None:
         algorithm = self.received.header.algorithm_suite.signature
         if algorithm is None or self._running is None or self._verification_key is None:
             raise ValueError("an unsigned message has no footer")
@@ -405,7 +407,7 @@ class MessageDecryptor:
             raise ValueError("works must be settled in the order in which the machine returned them")
         self._unsettled.popleft()
         if self.state is State.FAILED:
-            return
+            return  # closed while the work ran: nothing is released
         if isinstance(work, VerifyWork):
             if self._withheld:
                 self._events.append(self._withheld)

@@ -80,7 +80,7 @@ class MessageEncryptor:
         self._pending = ByteQueue()
         self._batch_cost = batch_cost
         self._length = 0
-        self._most = MAX_FRAMES * frame_length - 1
+        self._max_length = MAX_FRAMES * frame_length - 1
         self._sequence = 1
         self._unsettled: deque[SealWork] = deque()
         self._ended = False
@@ -119,7 +119,7 @@ class MessageEncryptor:
         length = self._length + len(plaintext)
         try:
             self._check_length(length, last)
-            if length > self._most:
+            if length > self._max_length:
                 check_frame_count(length, self.header.frame_length)
         except PolicyError as error:
             self._failure = error
@@ -139,7 +139,7 @@ class MessageEncryptor:
         count, rest = divmod(len(self._pending), frame_length)
         final_length = rest if last else None
         undigested: tuple[bytes, ...] = ()
-        if count or last:  # work without output is not digested, so the header waits
+        if count or last:  # the header is digested with the first work that has output
             undigested, self._undigested = self._undigested, ()
         work = SealWork(
             self._cipher,
@@ -166,7 +166,7 @@ class MessageEncryptor:
             )
 
     def settle(self, work: SealWork) -> None:
-        """Report that the oldest work is done and, for a signed suite, digested."""
+        """Report that the oldest work is encrypted. Its digest must end before `finish`, not before this."""
         if not self._unsettled or self._unsettled[0] is not work:
             raise ValueError("works must be settled in the order in which the machine returned them")
         self._unsettled.popleft()

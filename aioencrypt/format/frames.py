@@ -38,7 +38,7 @@ _NON_FRAMED_OVERHEAD = NON_FRAMED_HEADER_LENGTH + TAG_LENGTH
 
 
 def starts_frame(start: bytes, index: int, *, final: bool) -> bool:
-    """Tell whether `data`, which may be incomplete, starts the regular or final frame with this index."""
+    """Tell whether `start`, which may be incomplete, begins the regular or final frame with this index."""
     expected = FINAL_MARKER * final + (index + 1).to_bytes(SEQUENCE_LENGTH, "big")
     return expected.startswith(start[: len(expected)])
 
@@ -124,7 +124,7 @@ class BodyLayout:
     """The positions of the parts of a body. All lengths are in bytes.
 
     `frame_length` is 0 for a non-framed body, which counts as one final frame. `footer_length` is the
-    length of what follows the body.
+    length of everything after the body.
     """
 
     header_length: int

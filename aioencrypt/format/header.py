@@ -23,12 +23,12 @@ MAX_FRAME_LENGTH = 0xFFFFFFFF
 _TYPE_CUSTOMER_AED = 0x80
 _RESERVED = bytes(4)
 _HEADER_IV = bytes(IV_LENGTH)
-# The number of pairs in an empty context, which the specification leaves out.
+# An empty context as .NET 4.0.0 serialized it. The specification serializes it as no bytes at all.
 _NO_PAIRS = bytes(2)
 # Data often mistaken for a message: its first bytes, what it is, and what to do.
 # Base64 of version 1 (01 80) starts with AY, that of version 2 (02 04, 02 05) with Ag.
 _KMS_ADVICE = "it holds one encrypted value and no message; decrypt it with the Decrypt operation of AWS KMS"
-# Blanks, a byte order mark, the quotes of a literal.
+# Found before the data: blanks, a byte order mark, the quotes of a literal.
 _BEFORE = rb"(\xef\xbb\xbf|\s|b?[\"'])"
 _LOOK_ALIKES: tuple[tuple[bytes, str, str], ...] = (
     (rb"A[Yg]", "a message encoded in base64", "decode it first"),
@@ -81,7 +81,7 @@ _LOOK_ALIKES: tuple[tuple[bytes, str, str], ...] = (
     (rb"(\xef\xbb\xbf|\s)*<[?!a-zA-Z]", "XML or HTML", "an error page of a server, perhaps: look at it"),
     (rb"version https://git-lfs", "a Git LFS pointer", "fetch the file with git lfs pull"),
 )
-# The longest of these prefixes, with leading blanks, in bytes.
+# The number of bytes to compare: the longest of these prefixes, with leading blanks.
 _LOOK_ALIKE_LENGTH = 64
 
 

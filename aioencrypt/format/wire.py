@@ -94,7 +94,7 @@ class ByteQueue:
         """Take the first `length` bytes. The queue must hold that many."""
         front = self.front()
         if len(front) > length:
-            # What nearly every field of a header is: a few bytes of a longer piece.
+            # The fast path: nearly every field of a header is a few bytes of a longer piece.
             self._pieces[0] = front[length:]
             self._length -= length
             return bytes(front[:length])
@@ -157,7 +157,7 @@ class Cursor:
         self._committed = 0
 
     def take(self, length: int) -> bytes:
-        """Take bytes; raises `Short`, and `LimitError` before the bytes are there."""
+        """Take bytes; raises `Short`, and `LimitError` before it waits for bytes above the limit."""
         end = self._position + length
         if end > self._available:
             end = self._pull(length)
@@ -179,7 +179,7 @@ class Cursor:
         missing = end - len(self._data)
         if missing > 0:
             self._data += self._queue.take(min(len(self._queue), max(missing, _SMALL)))
-        # One comparison in take() then stands for both: is it there, and is it allowed?
+        # Bytes above the limit do not count as available, so take() needs one comparison for both.
         self._available = len(self._data)
         if self._max_length is not None:
             self._available = min(self._available, self._max_length - self._length_before)
@@ -195,13 +195,13 @@ class Cursor:
         """Take a field that is preceded by its length in 2 bytes."""
         start = self._position + 2
         end = start + int.from_bytes(self._data[self._position : start], "big")
-        if end > self._available:
+        if end > self._available:  # also if the length itself is incomplete
             return self.take(int.from_bytes(self.take(2), "big"))
         self._position = end
         return self._data[start:end]
 
     def ahead(self, length: int) -> bytes:
-        """Return up to `length` bytes after the last commit, as far as they have arrived."""
+        """Return up to `length` of the bytes after the last commit that were fetched from the queue."""
         return self._data[self._committed : self._committed + length]
 
     def commit(self) -> None:

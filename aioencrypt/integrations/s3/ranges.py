@@ -1,4 +1,4 @@
-"""Reading an object: in bounded ranges, over lost connections, and always one version of it.
+"""Read one version of an object in bounded ranges, and retry a range after its connection was lost.
 
 No reader holds a connection while its caller does something else: a range is read to its end first. So a
 program may read and write with one client whose pool has a single connection.
@@ -31,7 +31,8 @@ _START_LENGTH = 8 * 1024
 _FIRST_RANGE = 1024 * 1024
 _LONGEST_RANGE = 4 * 1024 * 1024
 _RANGES_AHEAD = 2
-# Connections that may be lost in a row without a byte in between, and the pause before the second of them.
+# A ranged read fails after this many lost connections in a row without a byte in between. The first retry
+# follows at once; before retry n (from 2 on), the reader sleeps for `_PAUSE * 2**n` seconds.
 _LOST_CONNECTIONS = 4
 _PAUSE = 0.05
 _CLOSING_SECONDS = 10.0
@@ -143,7 +144,7 @@ class _RangeReader:
                 await self.aclose()
                 if not _is_lost(error):
                     raise service_error(error) from error
-                await self._lose(error)
+                await self._before_retry(error)
             else:
                 self._lost = 0
                 self._position += len(chunk)
@@ -167,7 +168,8 @@ class _RangeReader:
         # A store that does not know ranges gives everything.
         return chunk if self._end is None else chunk[: self._end - self._position]
 
-    async def _lose(self, error: Exception) -> None:
+    async def _before_retry(self, error: Exception) -> None:
+        """Count a lost connection and pause; raises `ServiceError` after too many in a row."""
         self._lost += 1
         if self._lost == _LOST_CONNECTIONS:
             raise ServiceError(
