@@ -55,7 +55,6 @@ def read_only(context: Mapping[str, str]) -> EncryptionContext:
     return context if type(context) is EncryptionContext else EncryptionContext(context)
 
 
-@hides_locals
 def validate_context(
     context: Mapping[str, str], *, reserved: bool = False, signature: SignatureAlgorithm | None = None
 ) -> EncryptionContext:

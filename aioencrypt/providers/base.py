@@ -276,7 +276,7 @@ def _listed(keys: Iterable[tuple[str, str | None]]) -> str:
 
 def check_data_key(name: str, data_key: object, suite: AlgorithmSuite) -> None:
     """Check the type and length of a data key that the method `name` returned; raises `ProviderError`."""
-    key = check_answer(name, data_key, DataKey)
+    key = data_key if type(data_key) is DataKey else check_answer(name, data_key, DataKey)
     if not isinstance(key.plaintext, bytes):
         raise ProviderError(f"{name} returned a DataKey of {describe_type(key.plaintext)}, not bytes")
     if len(key.plaintext) != suite.data_key_length:
