@@ -6,7 +6,7 @@
         async for chunk in stream:
             await sink.write(chunk)
 
-A *provider* gives master keys, a *master key* encrypts data keys, a *data key* encrypts one message.
+A *provider* supplies master keys, a *master key* encrypts data keys, and a *data key* encrypts one message.
 """
 
 import logging
@@ -15,8 +15,8 @@ import lazy_loader
 
 __version__ = "0.1.0"
 
-# The names stand in __init__.pyi. A module is loaded when a name of it is first used: who encrypts under
-# one kind of key waits for no other.
+# __init__.pyi lists the names. A module is imported when one of its names is first used, so a program loads
+# only the kinds of keys that it uses.
 __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
 # `from aioencrypt import *` leaves the builtins open and format alone, and imports no modules.
 _MODULES = {"aws", "branch_keys", "format", "inspection", "materials", "rewrap", "streams"}

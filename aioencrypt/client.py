@@ -1,4 +1,4 @@
-"""The client, and the same functions over a default client."""
+"""`EncryptionClient`, and the same functions with a default client."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ DEFAULT_CACHE_LENGTH = 4 * 1024 * 1024
 DEFAULT_CONCURRENCY = 4
 
 Provider = MasterKeyProvider | CryptographicMaterialsManager
-"""What gives data keys: a master key, a provider or a CMM."""
+"""A source of data keys: a master key, a provider or a CMM."""
 
 
 class _Result(tuple[bytes, MessageHeader]):
-    """A pair that also tells the provenance of its data key."""
+    """A pair with the provenance of its data key."""
 
     def __new__(cls, data: bytes, header: MessageHeader, provenance: Provenance) -> Self:
         return super().__new__(cls, (data, header))
@@ -55,7 +55,7 @@ class _Result(tuple[bytes, MessageHeader]):
 
     @property
     def provenance(self) -> Provenance:
-        """The keys that made or opened the data key, and whether a cache answered."""
+        """The master keys that generated or decrypted the data key, and whether it came from a cache."""
         return self._provenance
 
     def __repr__(self) -> str:
@@ -81,12 +81,13 @@ class DecryptResult(_Result):
 
 
 class EncryptionClient:
-    """Encrypts and decrypts by one set of policies. Holds nothing open; share it as you like.
+    """Encrypt and decrypt with one set of policies. A client holds no resources and may be shared freely.
 
-    `commitment_policy` says which suites are written and read. `max_encrypted_data_keys` limits the
-    encrypted data keys of a message in both directions; None is no limit. `limits` bounds what is
-    decrypted. `offload` says where AES-GCM runs. `net_v4_0_0_retry`: a header that fails is verified
-    once more as version 4.0.0 of the SDK for .NET wrote it. `frame_length` is the default of its calls.
+    `commitment_policy`: the suites allowed for encrypting and decrypting. `max_encrypted_data_keys`: the
+    limit for a message, in both directions; None means no limit. `limits`: limits for decrypting.
+    `offload`: where AES-GCM runs. `net_v4_0_0_retry`: verify a header that fails again as version 4.0.0 of
+    the SDK for .NET wrote it. `frame_length`: the default frame length in bytes.
+
     Specification: client-apis/client.md.
     """
 
@@ -115,12 +116,12 @@ class EncryptionClient:
 
     @property
     def commitment_policy(self) -> CommitmentPolicy:
-        """The commitment policy; it does not change."""
+        """The commitment policy."""
         return self._commitment_policy
 
     @property
     def max_encrypted_data_keys(self) -> int | None:
-        """The limit of encrypted data keys in a message; None is no limit."""
+        """The limit for encrypted data keys in a message; None means no limit."""
         return self._max_encrypted_data_keys
 
     @property
@@ -130,17 +131,17 @@ class EncryptionClient:
 
     @property
     def net_v4_0_0_retry(self) -> bool:
-        """Whether messages of version 4.0.0 of the SDK for .NET are read."""
+        """Whether messages of version 4.0.0 of the SDK for .NET are accepted."""
         return self._net_v4_0_0_retry
 
     @property
     def frame_length(self) -> int:
-        """The frame length of calls that give no other."""
+        """The default frame length in bytes."""
         return self._frame_length
 
     @property
     def limits(self) -> Limits:
-        """The limits of decryption, where a call gives no others."""
+        """The default limits for decrypting."""
         return self._limits
 
     @hides_arguments
@@ -155,7 +156,7 @@ class EncryptionClient:
         plaintext_length: int | None = None,
         plaintext_length_bound: int | None = None,
     ) -> EncryptResult:
-        """Encrypt all of a source and return the message. Arguments and errors: `encrypt_stream`."""
+        """Encrypt a whole source and return the message. Arguments and errors: see `encrypt_stream`."""
         known = known_length(source)
         options = self._encrypt_options(
             provider,
@@ -184,12 +185,12 @@ class EncryptionClient:
     ) -> EncryptStream:
         """Return a stream of the message that a source is encrypted to; enter it with `async with`.
 
-        `encryption_context`: text pairs, authenticated and stored in the clear; at most 65,535 bytes.
-        `algorithm_suite`: by default the one of the commitment policy, signed and committing.
-        `frame_length`: 1 to 2**32 - 1 bytes, by default the client's; larger frames are faster, and take
-        more memory to read.
-        `plaintext_length`: the exact number of bytes, enforced; it makes `ciphertext_length` known.
-        `plaintext_length_bound`: an upper bound, where the length is not known; ignored where it is.
+        `encryption_context`: pairs of text, authenticated and stored in the clear; at most 65,535 bytes.
+        `algorithm_suite`: by default the signed, committing suite of the commitment policy.
+        `frame_length`: 1 to 2**32 - 1 bytes, by default the client's; larger frames are faster but need more
+        memory to decrypt.
+        `plaintext_length`: the exact number of bytes, enforced; it makes `ciphertext_length` available.
+        `plaintext_length_bound`: an upper bound, ignored if the length is known.
 
         Raises `ValueError` and `TypeError` for wrong arguments and `CommitmentPolicyError` here;
         `ProviderError` and `LimitError` on entry.
@@ -214,9 +215,9 @@ class EncryptionClient:
         signature_policy: SignaturePolicy = SignaturePolicy.ALLOW,
         limits: Limits | None = None,
     ) -> DecryptResult:
-        """Decrypt a whole message; returns nothing before all of it is verified.
+        """Decrypt a whole message, and return its plaintext once all of it is verified.
 
-        Arguments and errors: `decrypt_stream`.
+        Arguments and errors: see `decrypt_stream`.
         """
         options = self.decrypt_options(
             provider,
@@ -243,9 +244,9 @@ class EncryptionClient:
     ) -> DecryptStream:
         """Return a stream of the plaintext of a message; enter it with `async with`.
 
-        `encryption_context`: pairs that the message must have been written with; one that the header
-        has with another value is an `EncryptionContextMismatchError`, one that it lacks is
-        authenticated. `limits`: instead of the client's.
+        `encryption_context`: pairs that the message must have been encrypted with. If the header has
+        another value for a key, this raises `EncryptionContextMismatchError`; pairs that the header does
+        not store are authenticated. `limits`: override those of the client.
 
         Raises `ValueError` and `TypeError` for wrong arguments here; `MessageError`, `PolicyError` and
         `ProviderError` on entry; `MessageError` and `LimitError` from reads.
@@ -324,11 +325,11 @@ class EncryptionClient:
         limits: Limits | None = None,
         release: Release = Release.STREAM,
     ) -> DecryptStream | EncryptWriter:
-        """Open an encrypted file: ``"rb"`` gives a `DecryptStream`, ``"wb"`` an `EncryptWriter`.
+        """Open an encrypted file: ``"rb"`` returns a `DecryptStream`, ``"wb"`` an `EncryptWriter`.
 
-        Enter either with `async with`. The writer puts the file in its place at the end, whole, or
-        not at all; in place of a path it takes a `MessageSink`. Other arguments: `decrypt_stream` and
-        `encrypt_stream`. Raises `OSError` on entry.
+        Enter either with `async with`. The written file appears complete at the end, or not at all. Instead
+        of a path, the writer accepts a `MessageSink`. Raises `OSError` on entry. Other arguments and
+        errors: see `decrypt_stream` and `encrypt_stream`.
         """
         if mode == "rb":
             if isinstance(path, MessageSink):
@@ -366,16 +367,16 @@ class EncryptionClient:
         cache_length: int = DEFAULT_CACHE_LENGTH,
         concurrency: int = DEFAULT_CONCURRENCY,
     ) -> SeekableDecryptStream:
-        """Return a message that can be read anywhere; enter it with `async with`.
+        """Return a stream with random access to the plaintext of a message; enter it with `async with`.
 
-        `source`: bytes, the path of a file, or any `RangeSource`, which is closed with the stream.
-        `accept_unverified_signature`: read signed messages, too, though nobody verifies a signature
-        without reading everything: whoever can decrypt the message could have written it.
-        `cache_length`: bytes of plaintext that are kept; the frames read last are kept however long.
-        `concurrency`: how many ranges are read at once.
+        `source`: bytes, the path of a file, or a `RangeSource`, which is closed with the stream.
+        `accept_unverified_signature`: also accept signed messages, although partial reads cannot verify the
+        signature: anyone who can decrypt the message could have written it. `cache_length`: bytes of
+        plaintext in the cache; the last frames read are kept regardless of their length. `concurrency`: the
+        number of concurrent range reads.
 
         Raises `ValueError` and `TypeError` for wrong arguments here; `MessageError`, `PolicyError`,
-        `ProviderError` and what the source raises on entry. Other arguments: `decrypt_stream`.
+        `ProviderError` and the errors of the source on entry. Other arguments: see `decrypt_stream`.
         """
         check_int("cache_length", cache_length, 0)
         check_int("concurrency", concurrency, 1)

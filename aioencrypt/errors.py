@@ -3,35 +3,35 @@
 ::
 
     EncryptionError
-    |-- MessageError                      the bytes are wrong
-    |   |-- MalformedMessageError           they do not follow the message format
-    |   |-- TruncatedMessageError           they end before the message does
-    |   |-- TrailingDataError               they go on after the message
+    |-- MessageError                      the message is invalid
+    |   |-- MalformedMessageError           it does not follow the message format
+    |   |-- TruncatedMessageError           the input ends before the message
+    |   |-- TrailingDataError               bytes follow the message
     |   |-- TagError                        a header, frame or body fails authentication
     |   |-- SignatureError                  the signature does not verify
-    |   `-- CommitmentError                 the data key is not the one that the message commits to
-    |-- PolicyError                       we refuse
+    |   `-- CommitmentError                 the data key does not match the key commitment
+    |-- PolicyError                       a policy or limit forbids it
     |   |-- CommitmentPolicyError           the algorithm suite is not allowed
-    |   |-- SignaturePolicyError            signed, or not signed, against the caller's wish
-    |   |-- LimitError                      larger than a limit
-    |   |-- PlaintextLengthError            the source is not as long as the caller said
-    |   |-- EncryptionContextMismatchError  the header says otherwise than the caller
-    |   `-- RequiredEncryptionContextError  the caller leaves out what a manager requires
-    |-- ProviderError                     no data key: see .attempts
-    |-- ServiceError                      a service refused a call, or did not answer
-    |-- StreamError                       a stream is used in a way that it does not allow
-    |   |-- UnverifiedStreamError           left before its end was verified or handed out
+    |   |-- SignaturePolicyError            a signed or unsigned message is not allowed
+    |   |-- LimitError                      a limit is exceeded
+    |   |-- PlaintextLengthError            the source does not have the announced length
+    |   |-- EncryptionContextMismatchError  the header and the caller disagree
+    |   `-- RequiredEncryptionContextError  the caller omitted required pairs
+    |-- ProviderError                     no data key is available: see .attempts
+    |-- ServiceError                      a service rejected a call, or did not answer
+    |-- StreamError                       a stream is used incorrectly
+    |   |-- UnverifiedStreamError           left before its end
     |   |-- StreamBusyError                 used by two tasks at once
     |   |-- StreamClosedError               used after it was closed
     |   |-- StreamNotEnteredError           used outside `async with`
-    |   `-- IncompleteReadError             `readexactly` asked for more than is left
+    |   `-- IncompleteReadError             `readexactly` asked for more bytes than are left
     `-- ProviderClosedError               a provider is used outside `async with`
 
-The branches follow what a caller would do: report bad data, change a policy, look at keys and permissions,
-look at a service, mend the program. `retryable` tells whether trying again may help. Wrong arguments are
-`ValueError` and `TypeError`. Exceptions of the caller's own source pass through as they are. No message
-carries plaintext, key bytes or values of an encryption context, and neither does an attribute, apart from
-`ServiceError.message` and `IncompleteReadError.partial`.
+The branches correspond to what a caller can do: report bad data, change a policy, check keys and
+permissions, check a service, or fix the program. `retryable` tells whether another attempt may succeed.
+Wrong arguments raise `ValueError` and `TypeError`. Exceptions of the caller's own source are raised
+unchanged. No error text and no attribute holds plaintext, key bytes or values of an encryption context,
+except `ServiceError.message` and `IncompleteReadError.partial`.
 """
 
 from __future__ import annotations
@@ -43,12 +43,12 @@ import attrs
 
 
 class EncryptionError(Exception):
-    """The root of every error of this library. `retryable` tells whether the same call may succeed later."""
+    """Base class of all errors of this library. `retryable` tells whether the same call may succeed later."""
 
     retryable: bool = False
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Constructors differ; what they made is the text and the attributes.
+        # Constructors differ, so rebuild an error from its text and attributes.
         return _rebuild, (type(self), self.args, self.__dict__)
 
 
@@ -59,7 +59,7 @@ def _rebuild(cls: type[EncryptionError], args: tuple[Any, ...], state: dict[str,
 
 
 class MessageError(EncryptionError):
-    """The bytes are not a message that can be trusted. Discard what was released of it."""
+    """The message is invalid or was modified. Discard the plaintext that was released."""
 
 
 class MalformedMessageError(MessageError):
@@ -79,15 +79,15 @@ class TagError(MessageError):
 
 
 class SignatureError(MessageError):
-    """The signature in the footer does not verify, or no verification key is there."""
+    """The signature in the footer does not verify, or there is no verification key."""
 
 
 class CommitmentError(MessageError):
-    """The data key is not the one that the message commits to."""
+    """The data key does not match the key commitment of the message."""
 
 
 class PolicyError(EncryptionError):
-    """The message may be fine; a setting of the caller forbids it."""
+    """A setting of the caller forbids the operation; the message may be valid."""
 
 
 class CommitmentPolicyError(PolicyError):
@@ -101,8 +101,8 @@ class SignaturePolicyError(PolicyError):
 class LimitError(PolicyError):
     """A limit is exceeded.
 
-    `parameter` names the setting, `limit` is its value, `actual` what was met; both in the unit of
-    the parameter (bytes, or a count).
+    `parameter` names the setting, `limit` is its value, and `actual` is the value found; both in the unit
+    of the parameter (bytes or a count).
     """
 
     def __init__(self, parameter: str, *, limit: int, actual: int, what: str) -> None:
@@ -115,7 +115,7 @@ class LimitError(PolicyError):
 
 
 class PlaintextLengthError(PolicyError):
-    """The plaintext is not `expected` bytes long; `actual` bytes had been read when that showed."""
+    """The plaintext does not have `expected` bytes; `actual` bytes had been read when this was detected."""
 
     def __init__(self, *, expected: int, actual: int) -> None:
         relation = "has more bytes than" if actual > expected else f"ended after {actual} bytes, not at"
@@ -125,18 +125,18 @@ class PlaintextLengthError(PolicyError):
 
 
 class EncryptionContextMismatchError(PolicyError):
-    """Pairs that the caller gave on decrypt differ from those in the header. `keys` names them."""
+    """Pairs that the caller passed to decrypt differ from those in the header. `keys` names them."""
 
     def __init__(self, keys: Sequence[str]) -> None:
         self.keys: tuple[str, ...] = tuple(keys)
         names = ", ".join(repr(key) for key in self.keys)
         super().__init__(
-            f"the header has another value than the caller for the encryption context keys {names}"
+            f"the header has other values than the caller passed for the encryption context keys {names}"
         )
 
 
 class RequiredEncryptionContextError(PolicyError):
-    """Pairs are not given that a `RequiredEncryptionContextCMM` requires. `keys` names them."""
+    """The caller omitted pairs that a `RequiredEncryptionContextCMM` requires. `keys` names them."""
 
     def __init__(self, keys: Sequence[str]) -> None:
         self.keys: tuple[str, ...] = tuple(keys)
@@ -151,7 +151,7 @@ Operation = Literal["generate", "encrypt", "decrypt"]
 
 @attrs.frozen
 class Attempt:
-    """One attempt at a data key: what was tried, under which master key, and how it failed."""
+    """One failed attempt to get a data key: the operation, the master key, and the error."""
 
     operation: Operation
     provider_id: str
@@ -163,13 +163,13 @@ class Attempt:
         return escape_text(text, 5000)
 
 
-# A stranger's header may have thousands of data keys that belong to one key. They must not make a text, and a
-# line in a log, of a megabyte, nor keep thousands of errors with their tracebacks in memory.
+# A header may have thousands of data keys for one master key. They must not produce an error text of a
+# megabyte, or keep thousands of errors with their tracebacks in memory.
 _ATTEMPTS_KEPT = 20
 
 
 class AttemptLog:
-    """The first failed attempts of a provider, and the number of those that came later."""
+    """The first failed attempts of a provider, and the number of later ones."""
 
     def __init__(self, kept: Sequence[Attempt] = ()) -> None:
         self.kept: list[Attempt] = [*kept]
@@ -177,7 +177,7 @@ class AttemptLog:
         self.retryable: bool = False
 
     def add(self, attempt: Attempt) -> None:
-        """Keep an attempt while there are few, and count it otherwise."""
+        """Keep one of the first attempts, and count later ones."""
         self.retryable |= is_retryable(attempt.error)
         if len(self.kept) < _ATTEMPTS_KEPT:
             self.kept.append(attempt)
@@ -191,10 +191,10 @@ def is_retryable(error: BaseException) -> bool:
 
 
 class ProviderError(EncryptionError):
-    """No data key could be had. `attempts` holds the first attempts, with their keys and errors.
+    """No data key is available. `attempts` holds the first failed attempts, with their keys and errors.
 
-    `omitted` counts the attempts that failed after those. `unclaimed` says that there was nothing to try: no
-    encrypted data key belongs to a key given here. `retryable` is true if an attempt may succeed later.
+    `omitted` counts further failed attempts. `unclaimed` is True if no encrypted data key belongs to one of
+    the given keys, so nothing was tried. `retryable` is True if an attempt may succeed later.
     """
 
     def __init__(
@@ -238,11 +238,11 @@ class ServiceError(EncryptionError):
 
 
 class StreamError(EncryptionError):
-    """A stream is used in a way that it does not allow."""
+    """A stream is used incorrectly."""
 
 
 class UnverifiedStreamError(StreamError):
-    """A stream was left before its end was verified (decrypt) or handed out (encrypt)."""
+    """A stream was left before its end was verified (decrypt) or read (encrypt)."""
 
 
 class StreamBusyError(StreamError):
@@ -277,7 +277,7 @@ class ProviderClosedError(EncryptionError):
 
 
 def describe(error: BaseException) -> str:
-    """Return the text of an error for use inside another: never empty."""
+    """Return the text of an error for use in another error; never empty."""
     text = str(error)
     name = type(error).__name__
     if isinstance(error, EncryptionError):
@@ -286,9 +286,10 @@ def describe(error: BaseException) -> str:
 
 
 def escape_text(text: str, limit: int = 500) -> str:
-    """Escape text from a message, a service or a plug-in, for use in an error, a log or a repr.
+    """Escape text from a message, a service or a plug-in for use in an error, a log or a `repr`.
 
-    Line breaks, control and direction characters become backslash escapes. Cuts after `limit` characters.
+    Line breaks, control and direction characters become backslash escapes. Text is cut after `limit`
+    characters.
     """
     cut = text[:limit]
     if not cut.isprintable():

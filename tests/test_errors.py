@@ -125,7 +125,7 @@ def test_a_mismatch_names_the_keys() -> None:
     error = EncryptionContextMismatchError(["tenant", "größe"])
     assert error.keys == ("tenant", "größe")
     assert str(error) == (
-        "the header has another value than the caller for the encryption context keys 'tenant', 'größe'"
+        "the header has other values than the caller passed for the encryption context keys 'tenant', 'größe'"
     )
 
 
