@@ -262,11 +262,7 @@ def test_descriptions_are_never_empty(error: Exception, text: str) -> None:
     ],
     ids=lambda error: type(error).__name__,
 )
-@pytest.mark.parametrize(
-    "duplicate",
-    [lambda error: pickle.loads(pickle.dumps(error)), copy.copy, copy.deepcopy],
-    ids=["pickle", "copy", "deepcopy"],
-)
+@each_row("duplicate", [lambda error: pickle.loads(pickle.dumps(error)), copy.copy, copy.deepcopy])
 def test_errors_are_copied_and_pickled_whole(
     error: EncryptionError, duplicate: Callable[[EncryptionError], EncryptionError]
 ) -> None:

@@ -27,6 +27,7 @@ from aioencrypt.testing import InMemoryKMS
 from tests.support.messages import build_message, example_message_id
 from tests.support.official import suites
 from tests.support.ranges import Recorded
+from tests.support.rows import each_row
 from tests.support.rsa_keys import public_pem, rsa_key
 from tests.support.streaming import KEY, SIGNED, UNSIGNED, Feed, in_chunks, on_asyncio, plaintext_of, sealed
 
@@ -37,7 +38,7 @@ US = "arn:aws:kms:us-east-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890a
 
 
 @suites
-@pytest.mark.parametrize("frame_length", [1, 1000, 4096, None])
+@each_row("frame_length", [1, 1000, 4096, None])
 async def test_everything_in_the_header_is_told(suite: AlgorithmSuite, frame_length: int | None) -> None:
     plaintext = PLAINTEXT[:100] if frame_length == 1 else PLAINTEXT
     message = build_message(
@@ -58,7 +59,7 @@ async def test_everything_in_the_header_is_told(suite: AlgorithmSuite, frame_len
 
 
 @pytest.mark.parametrize("suite", [SIGNED, UNSIGNED], ids=["signed", "unsigned"])
-@pytest.mark.parametrize("length", [0, 1, 999, 1000, 1001, 2000, 10_000])
+@each_row("length", [0, 1, 999, 1000, 1001, 2000, 10_000])
 async def test_the_plaintext_length_follows_from_the_length_of_the_message(
     suite: AlgorithmSuite, length: int
 ) -> None:

@@ -25,6 +25,7 @@ from aioencrypt.materials import (
     KeyUse,
 )
 from tests.support.providers import OwnKey
+from tests.support.rows import each_row
 
 SUITE = AlgorithmSuite.ALG_AES_256_GCM_HKDF_SHA512_COMMIT_KEY
 POLICY = CommitmentPolicy.REQUIRE_ENCRYPT_REQUIRE_DECRYPT
@@ -144,7 +145,7 @@ COPIES: dict[str, Callable[[Any], Any]] = {
 each_copy = pytest.mark.parametrize("duplicate", COPIES.values(), ids=COPIES)
 
 
-@pytest.mark.parametrize(
+@each_row(
     "value",
     [
         DATA_KEY,
@@ -152,7 +153,6 @@ each_copy = pytest.mark.parametrize("duplicate", COPIES.values(), ids=COPIES)
         made(DecryptionMaterials),
         DecryptedDataKey(DATA_KEY, WRAPPED, OwnKey("own")),
     ],
-    ids=lambda value: type(value).__name__,
 )
 @each_copy
 def test_what_has_key_bytes_is_not_copied(value: object, duplicate: Callable[[object], object]) -> None:

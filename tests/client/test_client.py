@@ -38,6 +38,7 @@ from aioencrypt.materials import (
     EncryptionMaterialsRequest,
 )
 from tests.support.messages import build_message, example_signing_key, public_key_pair
+from tests.support.rows import each_row
 from tests.support.streaming import KEY, SIGNED, UNSIGNED, Feed, on_asyncio
 from tests.support.watching import CountingKey
 
@@ -137,7 +138,7 @@ def test_the_module_has_the_functions_of_one_client_with_the_defaults() -> None:
     "client-apis/client.md#commitment-policy", "client-apis/encrypt.md#get-the-encryption-materials"
 )
 @policies
-@all_suites
+@each_row("suite", AlgorithmSuite)
 @on_asyncio
 async def test_commitment_policy_for_writing(suite: AlgorithmSuite, policy: CommitmentPolicy) -> None:
     """encrypt.md#algorithm-suite, framework/commitment-policy.md."""
@@ -170,7 +171,7 @@ async def test_the_default_suite(policy: CommitmentPolicy) -> None:
     "client-apis/client.md#commitment-policy", "client-apis/decrypt.md#get-the-decryption-materials"
 )
 @policies
-@all_suites
+@each_row("suite", AlgorithmSuite)
 @on_asyncio
 async def test_commitment_policy_for_reading(suite: AlgorithmSuite, policy: CommitmentPolicy) -> None:
     """decrypt.md#get-the-decryption-materials: refused before any key call."""

@@ -32,6 +32,7 @@ from aioencrypt import (
 from aioencrypt.format.batches import batch_frames
 from aioencrypt.materials import DataKey, DataKeyRequest, EncryptedDataKey
 from tests.support.messages import build_message, cut
+from tests.support.rows import each_row
 from tests.support.streaming import (
     KEY,
     SIGNED,
@@ -233,7 +234,7 @@ def batch_lengths(frame_length: int) -> list[int]:
 
 
 @pytest.mark.parametrize("offload", Offload, ids=lambda offload: offload.name)
-@pytest.mark.parametrize("frame_length", [1, 100, 4096, 65_536])
+@each_row("frame_length", [1, 100, 4096, 65_536])
 @suites
 @on_asyncio
 async def test_one_shot_calls_at_the_edges_of_batches(

@@ -47,7 +47,7 @@ KEY = OwnKey("a")
 SECRET: Any = b"attack at dawn, key of 32 bytes!"
 
 
-@pytest.mark.parametrize(
+@each_row(
     "call",
     [
         lambda: encrypt_stream(b"", SECRET),

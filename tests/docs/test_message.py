@@ -15,6 +15,7 @@ from aioencrypt.materials import EncryptedDataKey
 from tests.support.docs_names import documented_message
 from tests.support.messages import drive_encryptor
 from tests.support.pages import ROOT, rows, section, snippets
+from tests.support.rows import each_row
 
 PAGE = ROOT / "docs/message-format.md"
 PLAINTEXT = b"a plaintext in two frames"
@@ -113,7 +114,7 @@ def test_what_is_said_of_numbers_and_text_is_so() -> None:
             assert int.from_bytes(row.data, "big") == int(number[1]), row
 
 
-@pytest.mark.parametrize("index", range(len(FIELDS) - 1))
+@each_row("index", range(len(FIELDS) - 1))
 def test_a_length_is_that_of_what_follows(index: int) -> None:
     row, following = FIELDS[index], FIELDS[index + 1]
     length = int.from_bytes(row.data, "big")

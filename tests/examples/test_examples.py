@@ -14,6 +14,7 @@ import pytest
 
 from tests.support.examples import EXAMPLES, FIGURES, KEY, load, run, served
 from tests.support.pages import ROOT
+from tests.support.rows import each_row
 from tests.support.streaming import flipped, on_asyncio
 
 pytestmark = pytest.mark.anyio
@@ -22,7 +23,7 @@ PROGRAMS = sorted(EXAMPLES.glob("*.py"))
 demo = load("demo")
 
 
-@pytest.mark.parametrize("path", PROGRAMS, ids=lambda path: path.name)
+@each_row("path", PROGRAMS)
 def test_a_program_says_what_it_is_and_how_to_run_it(path: Path) -> None:
     tree = ast.parse(path.read_text())
     docstring = ast.get_docstring(tree)

@@ -187,8 +187,8 @@ def with_bad_byte(message: Message, field: str) -> bytes:
     return message.replaced(field, bytes([message[field][0] ^ 1]) + message[field][1:])
 
 
-@pytest.mark.parametrize("number", [1, 2, 50, 99, 100])
-@pytest.mark.parametrize("field", ["iv", "content", "tag"])
+@each_row("number", [1, 2, 50, 99, 100])
+@each_row("field", ["iv", "content", "tag"])
 def test_the_bad_frame_of_a_batch_is_named(number: int, field: str) -> None:
     message = build_message(COMMITTING, LONG[: 64 * 100 - 1], frame_length=64)
     data = with_bad_byte(message, f"frame.{number}.{field}")

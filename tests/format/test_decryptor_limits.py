@@ -23,6 +23,7 @@ from tests.support.messages import (
     u16,
 )
 from tests.support.reading import opened, released_by
+from tests.support.rows import each_row
 
 HKDF = AlgorithmSuite.ALG_AES_256_GCM_IV12_TAG16_HKDF_SHA256
 COMMITTING = AlgorithmSuite.ALG_AES_256_GCM_HKDF_SHA512_COMMIT_KEY
@@ -124,7 +125,7 @@ def test_frames_may_be_as_long_as_the_limit(suite: AlgorithmSuite) -> None:
 
 @each_suite
 @pytest.mark.parametrize("form", ["regular", "full final", "short final"])
-@pytest.mark.parametrize("chunks", CHUNKS)
+@each_row("chunks", CHUNKS)
 def test_the_frame_limit_is_about_frames_that_come(
     suite: AlgorithmSuite, form: str, chunks: int | None
 ) -> None:
@@ -163,7 +164,7 @@ def test_a_non_framed_body_is_a_frame(suite: AlgorithmSuite) -> None:
 
 
 @each_suite
-@pytest.mark.parametrize("limit", [0, 1, 15, 16, 17, 31, 32, 48, 95, 96, 97, 99, 100, 101])
+@each_row("limit", [0, 1, 15, 16, 17, 31, 32, 48, 95, 96, 97, 99, 100, 101])
 def test_the_plaintext_may_be_as_long_as_the_limit(suite: AlgorithmSuite, limit: int) -> None:
     """What stands before the frame that passes the limit is released, however the bytes come."""
     message = message_of(suite)

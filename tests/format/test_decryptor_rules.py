@@ -33,6 +33,7 @@ from tests.support.messages import (
     decrypt_message,
 )
 from tests.support.reading import do, locked, opened, released_by, unlock, work_of
+from tests.support.rows import each_row
 
 HKDF = AlgorithmSuite.ALG_AES_256_GCM_IV12_TAG16_HKDF_SHA256
 COMMITTING = AlgorithmSuite.ALG_AES_256_GCM_HKDF_SHA512_COMMIT_KEY
@@ -104,9 +105,7 @@ def test_no_frame_is_released_before_its_tag(suite: AlgorithmSuite) -> None:
     "client-apis/decrypt.md#authenticated-data", "client-apis/decrypt.md#decrypt-the-message-body"
 )
 @each_suite
-@pytest.mark.parametrize(
-    "field", ["frame.1.tag", "frame.2.content", "frame.3.tag", "body.content", "body.tag"]
-)
+@each_row("field", ["frame.1.tag", "frame.2.content", "frame.3.tag", "body.content", "body.tag"])
 def test_a_frame_with_a_bad_tag_has_no_plaintext(suite: AlgorithmSuite, field: str) -> None:
     message = message_of(suite, framed=field.startswith("frame"))
     data = message.replaced(field, bytes(len(message[field])))

@@ -11,6 +11,7 @@ from aioencrypt.errors import CommitmentError
 from aioencrypt.format import AlgorithmSuite
 from aioencrypt.format.derivation import derive_message_key
 from tests.support.messages import MessageWriter, example_data_key, example_message_id
+from tests.support.rows import each_row
 
 each_suite = pytest.mark.parametrize("suite", AlgorithmSuite, ids=lambda suite: f"{suite.value:04x}")
 COMMITTING = AlgorithmSuite.ALG_AES_256_GCM_HKDF_SHA512_COMMIT_KEY
@@ -75,7 +76,7 @@ def test_keys_are_those_of_the_official_sdk(suite: AlgorithmSuite) -> None:
 
 
 @pytest.mark.spec("framework/algorithm-suites.md#encryption-algorithm")
-@each_suite
+@each_row("suite", AlgorithmSuite)
 @pytest.mark.parametrize("change", [-1, 1])
 def test_a_data_key_of_the_wrong_length(suite: AlgorithmSuite, change: int) -> None:
     with pytest.raises(ValueError, match=f"{suite.name} needs {suite.data_key_length}"):

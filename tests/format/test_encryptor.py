@@ -173,7 +173,7 @@ def test_no_plaintext_is_an_empty_final_frame() -> None:
     assert final[20:24] == bytes(4)
 
 
-@each_suite
+@each_row("suite", AlgorithmSuite)
 @pytest.mark.parametrize(
     ("length", "frame_length", "body"),
     [

@@ -29,6 +29,7 @@ from aioencrypt.format.decryptor import open_frames
 from aioencrypt.format.frames import MAX_NON_FRAMED_LENGTH, BodyLayout, body_layouts
 from tests.support.messages import Message, MessageWriter, build_message, example_data_key
 from tests.support.reading import locked, opened
+from tests.support.rows import each_row
 
 SIGNED = AlgorithmSuite.ALG_AES_256_GCM_HKDF_SHA512_COMMIT_KEY_ECDSA_P384
 UNSIGNED = AlgorithmSuite.ALG_AES_256_GCM_HKDF_SHA512_COMMIT_KEY
@@ -70,7 +71,7 @@ def layout_of(message: Message) -> BodyLayout:
 
 
 @suites
-@pytest.mark.parametrize("frame_length", [1, 2, 31, 32, 33, 64, 200])
+@each_row("frame_length", [1, 2, 31, 32, 33, 64, 200])
 def test_the_layout_is_that_of_the_message(suite: AlgorithmSuite, frame_length: int) -> None:
     for length in (0, 1, 2, 31, 32, 33, 63, 64, 65, 100, 128, 199, 200, 201):
         message = build_message(suite, plaintext_of(length), frame_length=frame_length)
@@ -154,7 +155,7 @@ def test_signatures_of_every_length_are_found(signature_length: int, frame_lengt
 
 
 @suites
-@pytest.mark.parametrize("frame_length", [1, 32, 50, None])
+@each_row("frame_length", [1, 32, 50, None])
 def test_one_length_tells_the_other(suite: AlgorithmSuite, frame_length: int | None) -> None:
     for length in range(105):
         for full in {False, frame_length is not None and length > 0}:

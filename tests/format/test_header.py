@@ -36,6 +36,7 @@ from tests.support.messages import (
     example_message_id,
     sized,
 )
+from tests.support.rows import each_row
 
 # A provider id that was cut off in the middle of a character.
 ODD = EncryptedDataKey(b"caf\xc3".decode(errors="surrogateescape"), b"info", b"wrapped")
@@ -44,7 +45,7 @@ each_content_type = pytest.mark.parametrize("frame_length", [None, 1, 4096, 2**3
 
 
 @pytest.mark.spec("client-apis/decrypt.md#parse-the-header", "data-format/message-header.md#structure")
-@each_suite
+@each_row("suite", AlgorithmSuite)
 @each_content_type
 def test_a_header_is_parsed_into_its_fields(suite: AlgorithmSuite, frame_length: int | None) -> None:
     message = message_of(suite, frame_length)
@@ -76,7 +77,7 @@ def test_a_header_is_parsed_into_its_fields(suite: AlgorithmSuite, frame_length:
     "framework/algorithm-suites.md#message-format-version",
     "framework/algorithm-suites.md#supported-algorithm-suite-data",
 )
-@each_suite
+@each_row("suite", AlgorithmSuite)
 @each_content_type
 def test_a_header_is_serialized_as_the_specification_says(
     suite: AlgorithmSuite, frame_length: int | None
@@ -287,7 +288,7 @@ STORED_ELSEWHERE = context_bytes([("not", "stored")])
     "client-apis/decrypt.md#verify-the-header",
     "framework/structures.md#structure-1",
 )
-@each_suite
+@each_row("suite", AlgorithmSuite)
 @pytest.mark.parametrize("context", [b"", STORED_ELSEWHERE], ids=["stored", "not stored"])
 def test_the_tag_covers_the_header_and_what_is_not_stored(suite: AlgorithmSuite, context: bytes) -> None:
     message = message_of(suite, authenticated_context=context)

@@ -13,6 +13,7 @@ from hypothesis import given, settings, strategies as st
 
 from aioencrypt.errors import LimitError
 from aioencrypt.format.wire import ByteQueue, Cursor, Short, immutable
+from tests.support.rows import each_row
 
 LARGE = 5000  # above what is gathered
 BLOCK = bytes(range(256)) * 300
@@ -205,7 +206,7 @@ BUFFERS: dict[str, Callable[[bytearray], Any]] = {
 
 
 @pytest.mark.parametrize("kind", BUFFERS)
-@pytest.mark.parametrize("length", [2, 100, 100_000])
+@each_row("length", [2, 100, 100_000])
 def test_what_may_change_later_is_copied(kind: str, length: int) -> None:
     data = bytearray(range(1, 3)) * (length // 2)
     view = BUFFERS[kind](data)

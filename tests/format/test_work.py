@@ -18,6 +18,7 @@ from aioencrypt.format.derivation import derive_message_key
 from aioencrypt.format.signing import RunningDigest
 from aioencrypt.format.work import SIGN_COST, VERIFY_COST, Output
 from tests.support.messages import MessageWriter, build_message, example_data_key, example_message_id
+from tests.support.rows import each_row
 from tests.support.streaming import plaintext_of
 
 SUITE = AlgorithmSuite.ALG_AES_256_GCM_HKDF_SHA512_COMMIT_KEY
@@ -197,7 +198,7 @@ FRAMES = [(0, None), (1, None), (9, None), (0, 0), (0, 1), (0, 20), (3, 0), (9, 
 
 
 @pytest.mark.parametrize(("regular_count", "final_length"), FRAMES)
-@pytest.mark.parametrize("sequence", [1, 300, LAST - 9])
+@each_row("sequence", [1, 300, LAST - 9])
 def test_seal_work(regular_count: int, final_length: int | None, sequence: int) -> None:
     writer = writer_of()
     for i in range(regular_count):

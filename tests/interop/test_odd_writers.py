@@ -30,7 +30,6 @@ from tests.support.messages import (
     u16,
     u32,
 )
-from tests.support.official import suites
 from tests.support.rows import each_row
 from tests.support.streaming import SIGNED, UNSIGNED, client_for, in_chunks, on_asyncio, plaintext_of
 from tests.support.vectors import StaticDataKey
@@ -240,7 +239,7 @@ async def test_a_cut_provider_id_under_another_wrapping_key_is_a_failed_attempt(
 # Frames
 
 
-@suites
+@each_row("suite", AlgorithmSuite)
 @pytest.mark.parametrize("length", [64, 192])
 async def test_full_final_frames_are_read(suite: AlgorithmSuite, length: int) -> None:
     context = context_for(suite, {"a": "1"})
@@ -270,7 +269,7 @@ async def test_full_final_frames_of_long_messages_are_read(suite: AlgorithmSuite
         assert (await client.decrypt(in_chunks(message.data, chunk), key)).plaintext == plaintext
 
 
-@suites
+@some_suites
 @each_row("frame_length", [1, 64, None])
 @each_row("length", [0, 1, 64, 150])
 async def test_random_ivs_are_read(suite: AlgorithmSuite, frame_length: int | None, length: int) -> None:

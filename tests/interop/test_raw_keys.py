@@ -24,7 +24,6 @@ from tests.support.official import (
     kinds,
     read,
     rsa_key,
-    suites,
     write,
 )
 from tests.support.rows import each_row
@@ -67,7 +66,7 @@ def lengths(frame_length: int) -> list[int]:
 
 @pytest.mark.spec("client-apis/decrypt.md#overview", "client-apis/decrypt.md#encrypted-message")
 @kinds
-@suites
+@each_row("suite", AlgorithmSuite)
 @each_row("frame_length", [128, 4096, 65536])
 async def test_official_messages_are_read(kind: Kind, suite: AlgorithmSuite, frame_length: int) -> None:
     key = aes_key(256)
@@ -87,7 +86,7 @@ async def test_official_messages_are_read(kind: Kind, suite: AlgorithmSuite, fra
 
 @pytest.mark.spec("client-apis/encrypt.md#overview", "client-apis/encrypt.md#encrypted-message")
 @kinds
-@suites
+@each_row("suite", AlgorithmSuite)
 @each_row("frame_length", [1, 16, 4096, 65536])
 async def test_the_official_sdk_reads_our_messages(
     kind: Kind, suite: AlgorithmSuite, frame_length: int

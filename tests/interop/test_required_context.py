@@ -21,7 +21,8 @@ from aioencrypt import (
     TagError,
 )
 from aioencrypt.format import AlgorithmSuite
-from tests.support.official import SharedKey, aes_key, mpl, read, rsa_key, suites, write
+from tests.support.official import SharedKey, aes_key, mpl, read, rsa_key, write
+from tests.support.rows import each_row
 from tests.support.streaming import SIGNED, UNSIGNED, client_for, in_chunks, on_asyncio, plaintext_of
 
 pytestmark = [pytest.mark.anyio, on_asyncio]
@@ -58,7 +59,7 @@ def only(*names: str) -> dict[str, str]:
 
 @keys
 @requirements
-@suites
+@each_row("suite", AlgorithmSuite)
 async def test_absent_pairs_are_given_back(
     key: SharedKey, required: list[str], suite: AlgorithmSuite
 ) -> None:
@@ -120,7 +121,7 @@ async def test_a_stored_pair_must_have_the_value_that_is_given() -> None:
 
 @keys
 @requirements
-@suites
+@each_row("suite", AlgorithmSuite)
 async def test_the_official_sdk_reads_ours_with_absent_pairs(
     key: SharedKey, required: list[str], suite: AlgorithmSuite
 ) -> None:
@@ -160,7 +161,7 @@ async def test_both_managers_refuse_what_lacks_a_required_pair(key: SharedKey, r
 
 
 @keys
-@suites
+@each_row("suite", AlgorithmSuite)
 async def test_both_managers_make_the_same_header(key: SharedKey, suite: AlgorithmSuite) -> None:
     required = ["größe", "zone"]
     message, header = await client_for(suite).encrypt(

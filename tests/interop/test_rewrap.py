@@ -19,10 +19,10 @@ from tests.support.official import (
     kinds,
     read,
     rsa_key,
-    suites,
     write,
 )
 from tests.support.rewrapping import UNSIGNED_SUITES, each
+from tests.support.rows import each_row
 from tests.support.streaming import UNSIGNED, client_for, on_asyncio, plaintext_of
 from tests.support.watching import CountingKey
 
@@ -49,7 +49,7 @@ def opened_by(key: SharedKey, kind: Kind, message: bytes, suite: AlgorithmSuite)
     return plaintext
 
 
-@suites
+@each_row("suite", AlgorithmSuite)
 @kinds
 @pytest.mark.parametrize("accept_iv_reuse", [False, True])
 async def test_the_official_sdk_reads_what_is_replaced(
@@ -65,7 +65,7 @@ async def test_the_official_sdk_reads_what_is_replaced(
 
 @each(UNSIGNED_SUITES)
 @kinds
-@pytest.mark.parametrize("options", [{}, {"accept_iv_reuse": True}, {"verify": True}], ids=str)
+@each_row("options", [{}, {"accept_iv_reuse": True}, {"verify": True}])
 async def test_the_official_sdk_reads_what_is_added_and_removed(
     suite: AlgorithmSuite, kind: Kind, options: dict[str, Any]
 ) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from aioencrypt import AlgorithmSuite
 from aioencrypt.inspection import inspect_message
-from tests.support.official import Kind, aes_key, kinds, suites, write
+from tests.support.official import Kind, aes_key, kinds, write
 from tests.support.rows import each_row
 from tests.support.streaming import client_for, on_asyncio, plaintext_of
 
@@ -16,7 +16,7 @@ KEY = aes_key(256)
 PLAINTEXT = plaintext_of(5 * 4096)
 
 
-@suites
+@each_row("suite", AlgorithmSuite)
 @kinds
 @each_row("length", [0, 1, 4095, 4096, 4097, 3 * 4096, 5 * 4096 - 1, 5 * 4096])
 async def test_its_messages_are_read_at_random(suite: AlgorithmSuite, kind: Kind, length: int) -> None:

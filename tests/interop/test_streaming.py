@@ -19,6 +19,7 @@ from tests.support.official import (
     write,
     write_in_pieces,
 )
+from tests.support.rows import each_row
 from tests.support.streaming import SIGNED, UNSIGNED, Feed, client_for, in_chunks, on_asyncio, plaintext_of
 
 pytestmark = [pytest.mark.anyio, on_asyncio]
@@ -53,7 +54,7 @@ async def opened_in_chunks(
 
 @kinds
 @some_suites
-@pytest.mark.parametrize("frame_length", [128, 4096, 65536])
+@each_row("frame_length", [128, 4096, 65536])
 async def test_official_streams_are_read_however_the_bytes_come(
     kind: Kind, suite: AlgorithmSuite, frame_length: int
 ) -> None:
@@ -78,7 +79,7 @@ async def test_a_small_official_message_comes_byte_by_byte(kind: Kind, suite: Al
 
 @kinds
 @some_suites
-@pytest.mark.parametrize("frame_length", [1, 16, 4096, 65536])
+@each_row("frame_length", [1, 16, 4096, 65536])
 async def test_official_streams_read_ours(kind: Kind, suite: AlgorithmSuite, frame_length: int) -> None:
     plaintext = PLAINTEXT if frame_length >= 4096 else PLAINTEXT[: 1000 * frame_length]
     for length in (len(plaintext), 3 * frame_length, frame_length, 0):

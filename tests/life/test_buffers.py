@@ -23,6 +23,7 @@ from aioencrypt import (
 )
 from aioencrypt.materials import EncryptionMaterials, EncryptionMaterialsRequest
 from aioencrypt.streams.decrypt import decrypt_whole
+from tests.support.rows import each_row
 from tests.support.streaming import (
     KEY,
     SIGNED,
@@ -75,7 +76,7 @@ def views_on_buffers() -> list[object]:
 
 # The first frames, a middle one, the last but one and the final frame; short and long ones, one at a time
 # and many at once, and one that lies in several pieces and is opened piece by piece.
-@pytest.mark.parametrize("place", [0.1, 0.5, 0.9, -3])
+@each_row("place", [0.1, 0.5, 0.9, -3])
 @pytest.mark.parametrize("frame_length", [1000, 4096, 600_000, 2 * MIB])
 @pytest.mark.parametrize("operation", OPERATIONS)
 async def test_no_view_outlives_a_failure(operation: Operation, frame_length: int, place: float) -> None:

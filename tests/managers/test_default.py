@@ -40,6 +40,7 @@ from aioencrypt.materials import (
 from aioencrypt.runtime.arguments import describe_type
 from tests.support.messages import build_message, example_data_key, example_signing_key, public_key_pair
 from tests.support.providers import CONTEXT, SUITE, OwnKey, OwnProvider, asking
+from tests.support.rows import each_row
 from tests.support.streaming import SIGNED, on_asyncio
 
 pytestmark = pytest.mark.anyio
@@ -141,7 +142,7 @@ async def test_the_suite_of_the_policy(policy: CommitmentPolicy) -> None:
     "framework/default-cmm.md#get-encryption-materials", "framework/default-cmm.md#decrypt-materials"
 )
 @each_policy
-@each_suite
+@each_row("suite", AlgorithmSuite)
 @on_asyncio
 async def test_the_suite_of_the_request(policy: CommitmentPolicy, suite: AlgorithmSuite) -> None:
     key = OwnKey("a")
@@ -261,7 +262,7 @@ async def test_required_keys_must_be_in_the_context() -> None:
 
 @pytest.mark.spec("framework/default-cmm.md#decrypt-materials")
 @each_policy
-@each_suite
+@each_row("suite", AlgorithmSuite)
 @on_asyncio
 async def test_the_policy_for_reading(policy: CommitmentPolicy, suite: AlgorithmSuite) -> None:
     key = OwnKey("a")

@@ -38,6 +38,7 @@ from tests.support.ecdh import (
 )
 from tests.support.messages import sorted_context
 from tests.support.providers import CONTEXT, SUITE, asking
+from tests.support.rows import each_row
 
 SECRET = bytes(range(200, 232))
 each_curve = pytest.mark.parametrize("curve", CURVES)
@@ -144,7 +145,7 @@ MALFORMED: dict[str, Callable[[str], bytes]] = {
 @pytest.mark.spec(
     "framework/raw-ecdh-keyring.md#ondecrypt", "framework/aws-kms/aws-kms-ecdh-keyring.md#ondecrypt"
 )
-@pytest.mark.parametrize("name", MALFORMED)
+@each_row("name", MALFORMED)
 @each_curve
 def test_malformed_provider_info_is_nobodys(curve: str, name: str) -> None:
     assert parties_of(with_info(MALFORMED[name](curve))) is None
@@ -184,7 +185,7 @@ def test_the_sender_is_a_point_on_the_curve(curve: str) -> None:
     assert parties(curve).sender_public_key() == load_public_key(sender.public_key(), "x")
 
 
-@pytest.mark.parametrize("prefix", [0, 1, 2, 4, 5, 6, 255])
+@each_row("prefix", [0, 1, 2, 4, 5, 6, 255])
 @each_curve
 def test_a_sender_that_is_no_point_on_the_curve(curve: str, prefix: int) -> None:
     # with x = 2**n - 1, above the prime of each curve, no point is there

@@ -38,6 +38,7 @@ from tests.support.rewrapping import (
     rewrapped,
     rewrapping,
 )
+from tests.support.rows import each_row
 from tests.support.streaming import (
     SIGNED,
     UNSIGNED,
@@ -141,8 +142,8 @@ async def test_the_operations_of_the_keys_are_those_that_are_needed() -> None:
 
 
 @each(HEADER_ENOUGH)
-@pytest.mark.parametrize("verify", [False, True])
-@pytest.mark.parametrize("frame_length", [1, 100, 5000])
+@each_row("verify", [False, True])
+@each_row("frame_length", [1, 100, 5000])
 async def test_version_1_unsigned_only_the_header_changes(
     suite: AlgorithmSuite, verify: bool, frame_length: int
 ) -> None:
@@ -238,7 +239,7 @@ async def test_signed_messages_are_signed_anew(suite: AlgorithmSuite) -> None:
 
 
 @pytest.mark.parametrize("suite", [UNSIGNED, SIGNED, V1_UNSIGNED], ids=["v2", "signed", "v1"])
-@pytest.mark.parametrize("length", [0, 1, 99, 100, 101, 500_000])
+@each_row("length", [0, 1, 99, 100, 101, 500_000])
 async def test_messages_of_every_length_are_rewrapped_from_pieces(suite: AlgorithmSuite, length: int) -> None:
     plaintext = plaintext_of(length)
     message = await message_of(suite, plaintext, frame_length=100 if length < 1000 else 4096)

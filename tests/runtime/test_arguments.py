@@ -217,7 +217,7 @@ def test_seconds(name: str, wrong: Any) -> None:
         CachingCMM(KEY, **{"max_age": 60, name: wrong})
 
 
-@pytest.mark.parametrize("wrong", ["false", 0, 1, None], ids=repr)
+@each_row("wrong", ["false", 0, 1, None])
 @pytest.mark.parametrize(
     ("name", "call"),
     [

@@ -13,6 +13,7 @@ from aioencrypt import (
     decrypt_stream,
 )
 from aioencrypt.format.batches import batch_frames
+from tests.support.rows import each_row
 from tests.support.streaming import (
     KEY,
     SIGNED,
@@ -32,8 +33,8 @@ suites = pytest.mark.parametrize("suite", [SIGNED, UNSIGNED], ids=["signed", "un
 # Reading
 
 
-@pytest.mark.parametrize("feed", [1, 45, 10**6])
-@pytest.mark.parametrize("length", [0, 30, 33])
+@each_row("feed", [1, 45, 10**6])
+@each_row("length", [0, 30, 33])
 @suites
 @on_asyncio
 async def test_read_of_any_size(suite: AlgorithmSuite, length: int, feed: int) -> None:
@@ -87,7 +88,7 @@ def batch_edges(frame_length: int) -> list[int]:
 
 
 @pytest.mark.parametrize("offload", Offload, ids=lambda offload: offload.name)
-@pytest.mark.parametrize("frame_length", [1, 7, 4096, 65_536, 3_000_000])
+@each_row("frame_length", [1, 7, 4096, 65_536, 3_000_000])
 @suites
 @on_asyncio
 async def test_frames_at_the_edges_of_batches(

@@ -31,6 +31,7 @@ from aioencrypt import (
 from aioencrypt.format import ContentType
 from aioencrypt.materials import EncryptionMaterials, EncryptionMaterialsRequest, MasterKey
 from aioencrypt.providers.values import DataKey, DataKeyRequest
+from tests.support.rows import each_row
 from tests.support.streaming import (
     KEY,
     SIGNED,
@@ -113,7 +114,7 @@ async def test_two_messages_differ_in_everything() -> None:
 
 
 @suites
-@pytest.mark.parametrize("length", EDGES)
+@each_row("length", EDGES)
 async def test_a_message_ends_with_a_shorter_frame(suite: AlgorithmSuite, length: int) -> None:
     """encrypt.md#construct-the-body; an empty one after a multiple of the frame length."""
     client = client_for(suite)
@@ -316,7 +317,7 @@ async def leave_after(length: int, suite: AlgorithmSuite) -> int:
 
 @pytest.mark.spec("client-apis/streaming.md#outputs")
 @suites
-@pytest.mark.parametrize("length", [0, 1, 400, 500, -200, -130, -1])
+@each_row("length", [0, 1, 400, 500, -200, -130, -1])
 async def test_leaving_before_the_last_byte_was_handed_out_raises(suite: AlgorithmSuite, length: int) -> None:
     with pytest.raises(UnverifiedStreamError, match="before its last byte was handed out"):
         await leave_after(length, suite)

@@ -11,6 +11,7 @@ import pytest
 from aioencrypt import decrypt_stream, encrypt_stream
 from aioencrypt.runtime.offload import loop_states
 from aioencrypt.streams import reading
+from tests.support.rows import each_row
 from tests.support.streaming import KEY, UNSIGNED, plaintext_of
 
 pytestmark = [pytest.mark.anyio, pytest.mark.every_loop]
@@ -27,8 +28,8 @@ async def all_of(stream: Any) -> list[bytes]:
         return [chunk async for chunk in stream]
 
 
-@pytest.mark.parametrize("length", [16_384, 65_536, 262_144, 350_000, 500_000, 700_000, 2**20])
-@pytest.mark.parametrize("frame_length", [1024, 4096, 65_536])
+@each_row("length", [16_384, 65_536, 262_144, 350_000, 500_000, 700_000, 2**20])
+@each_row("frame_length", [1024, 4096, 65_536])
 async def test_batches_stay_in_the_loop(frame_length: int, length: int) -> None:
     before = loop_states.get().hops_begun
     source = ready(PLAINTEXT, length)

@@ -25,6 +25,7 @@ from aioencrypt import (
 )
 from aioencrypt.streams.reading import ByteStream
 from aioencrypt.streams.sources import open_source
+from tests.support.rows import each_row
 from tests.support.streaming import (
     KEY,
     SIGNED as SUITE,
@@ -450,7 +451,7 @@ SIZES: list[tuple[Callable[..., Any], Callable[[Any, Any], Any]]] = [
 ]
 
 
-@pytest.mark.parametrize("wrong", [None, 1.0, float("nan"), "1", b"1", True, [1]], ids=repr)
+@each_row("wrong", [None, 1.0, float("nan"), "1", b"1", True, [1]])
 @pytest.mark.parametrize("row", range(len(SIZES)))
 async def test_a_size_that_is_no_int_is_refused_and_reads_nothing(row: int, wrong: Any) -> None:
     make, read = SIZES[row]

@@ -33,6 +33,7 @@ from aioencrypt.materials import KeyUse
 from aioencrypt.streams.ranges import FileRangeSource
 from tests.support.messages import build_message, example_data_key, example_signing_key, public_key_pair
 from tests.support.ranges import Recorded, is_range_source
+from tests.support.rows import each_row
 from tests.support.streaming import KEY, SIGNED, UNSIGNED, assert_idle, client_for, plaintext_of, sealed
 from tests.support.vectors import StaticDataKey
 
@@ -54,7 +55,7 @@ def counts(stop: int) -> list[int]:
 
 
 @pytest.mark.parametrize("suite", [UNSIGNED, V1], ids=["v2", "v1"])
-@pytest.mark.parametrize("length", [0, 1, 999, 1000, 1001, 2000, 9999, 10_000])
+@each_row("length", [0, 1, 999, 1000, 1001, 2000, 9999, 10_000])
 async def test_every_part_reads_as_the_same_part_of_the_plaintext(suite: AlgorithmSuite, length: int) -> None:
     plaintext = PLAINTEXT[:length]
     message = await sealed(plaintext, suite, frame_length=1000)

@@ -10,6 +10,7 @@ import pytest
 
 from aioencrypt import MessageError, Release, SignatureError, encrypt
 from tests.support.http_services import Pieces, Service
+from tests.support.rows import each_row
 from tests.support.streaming import (
     SIGNED,
     UNSIGNED,
@@ -99,8 +100,8 @@ async def test_a_proper_part_of_a_signed_message_is_read_alone_where_the_caller_
 
 
 @on_both
-@pytest.mark.parametrize("given", ["argument", "header"])
-@pytest.mark.parametrize("suite", [SIGNED, UNSIGNED], ids=["signed", "unsigned"])
+@each_row("given", ["argument", "header"])
+@each_row("suite", [SIGNED, UNSIGNED])
 @pytest.mark.parametrize(
     ("headers", "status"),
     [
@@ -176,7 +177,7 @@ async def test_a_response_with_a_status_of_the_caller_is_no_part_of_a_message(ki
 
 
 @on_both
-@pytest.mark.parametrize("status", [100, 199, 204, 205, 206, 304, 600, "200"])
+@each_row("status", [100, 199, 204, 205, 206, 304, 600, "200"])
 async def test_a_status_without_content_is_refused(kind: str, status: Any) -> None:
     service = Service(lambda: b"", **status_option(kind, status))
     await get(service, kind, {})

@@ -32,6 +32,7 @@ from aioencrypt.providers.kms.arn import (
 )
 from aioencrypt.testing import InMemoryKMS
 from tests.support.providers import asking
+from tests.support.rows import each_row
 
 US, EU = "us-east-1", "eu-west-1"
 ID = "1234abcd-12ab-34cd-56ef-1234567890ab"
@@ -95,7 +96,7 @@ def test_valid_arns(text: str, parts: KeyArn) -> None:
 
 
 @pytest.mark.spec("framework/aws-kms/aws-kms-key-arn.md#a-valid-aws-kms-arn")
-@pytest.mark.parametrize("text", INVALID)
+@each_row("text", INVALID)
 def test_invalid_arns(text: str) -> None:
     assert parse_arn(text) is None
     assert parse_key_arn(text) is None
@@ -127,7 +128,7 @@ def test_ids_and_alias_names_are_identifiers(text: str) -> None:
     "framework/aws-kms/aws-kms-key-arn.md#identifying-an-an-aws-kms-multi-region-arn",
     "framework/aws-kms/aws-kms-key-arn.md#identifying-an-an-aws-kms-multi-region-identifier",
 )
-@pytest.mark.parametrize("text", [text for text in INVALID if text.startswith("arn:")])
+@each_row("text", [text for text in INVALID if text.startswith("arn:")])
 def test_invalid_arns_are_no_identifiers(text: str) -> None:
     with pytest.raises(ValueError, match="is not the ARN of a KMS key or alias") as caught:
         check_identifier(text)
@@ -277,8 +278,8 @@ def test_related_keys_are_refused(related: list[str], others: list[str]) -> None
 STRANGE = ["\n", "\r", "\t", " ", "\x00", "\x1b[31m", "\x7f", "\x85", "\xa0", "\u2028", "\u202e", "\ufeff"]
 
 
-@pytest.mark.parametrize("text", STRANGE, ids=ascii)
-@pytest.mark.parametrize("place", ["{0}{1}", "{1}{0}", "{1}{0}x"])
+@each_row("text", STRANGE)
+@each_row("place", ["{0}{1}", "{1}{0}", "{1}{0}x"])
 def test_spaces_and_control_characters_make_no_name(text: str, place: str) -> None:
     for name in (arn(), "alias/app", ID):
         spoiled = place.format(text, name)

@@ -25,6 +25,7 @@ from aioencrypt.materials import DataKey, EncryptedDataKey
 from aioencrypt.providers.base import make_data_key
 from tests.support.messages import context_bytes, example_data_key, sorted_context
 from tests.support.providers import CONTEXT, SUITE, asking
+from tests.support.rows import each_row
 from tests.support.streaming import on_asyncio
 
 pytestmark = pytest.mark.anyio
@@ -123,7 +124,7 @@ async def test_the_orders_of_javascript_open_too(order: str) -> None:
 
 
 @pytest.mark.spec("framework/raw-aes-keyring.md#onencrypt")
-@pytest.mark.parametrize("suite", AlgorithmSuite, ids=lambda suite: hex(suite.value))
+@each_row("suite", AlgorithmSuite)
 @each_length
 @on_asyncio
 async def test_a_new_data_key_for_every_suite(suite: AlgorithmSuite, length: int) -> None:

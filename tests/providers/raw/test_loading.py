@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.serialization import (
 from cryptography.hazmat.primitives.serialization.pkcs12 import serialize_key_and_certificates
 
 from aioencrypt import KMSECDHMasterKey, KMSRSAMasterKey, RawECDHMasterKey, RawRSAMasterKey, RSAPadding
+from tests.support.rows import each_row
 
 RSA = rsa.generate_private_key(public_exponent=65537, key_size=2048)
 EC = ec.generate_private_key(ec.SECP256R1())
@@ -148,7 +149,7 @@ FOR_PUBLIC: dict[str, tuple[Callable[[Any], object], str]] = {
 }
 
 
-@pytest.mark.parametrize("form", FOR_PRIVATE)
+@each_row("form", FOR_PRIVATE)
 @pytest.mark.parametrize(("name", "key", "call"), TAKES_PRIVATE)
 def test_private_keys(name: str, key: Any, call: Call, form: str) -> None:
     make, text = FOR_PRIVATE[form]
@@ -157,7 +158,7 @@ def test_private_keys(name: str, key: Any, call: Call, form: str) -> None:
     assert "secret" not in str(caught.value)
 
 
-@pytest.mark.parametrize("form", FOR_PUBLIC)
+@each_row("form", FOR_PUBLIC)
 @pytest.mark.parametrize(("name", "key", "call"), TAKES_PUBLIC)
 def test_public_keys(name: str, key: Any, call: Call, form: str) -> None:
     make, text = FOR_PUBLIC[form]

@@ -26,6 +26,7 @@ from aioencrypt import (
 from aioencrypt.materials import DataKey, EncryptedDataKey
 from tests.support.messages import example_data_key
 from tests.support.providers import CONTEXT, SUITE, asking
+from tests.support.rows import each_row
 from tests.support.rsa_keys import private_pem, public_pem, rsa_key
 from tests.support.streaming import on_asyncio
 
@@ -88,7 +89,7 @@ async def refused(key: RawRSAMasterKey, encrypted: EncryptedDataKey, text: str =
     "framework/keyring-interface.md#key-provider-info",
 )
 @each_padding
-@pytest.mark.parametrize("suite", AlgorithmSuite, ids=lambda suite: hex(suite.value))
+@each_row("suite", AlgorithmSuite)
 @on_asyncio
 async def test_what_it_writes(kind: RSAPadding, suite: AlgorithmSuite) -> None:
     data_key, generated = await made(kind).generate_data_key(asking(suite=suite))
@@ -243,7 +244,7 @@ def opens_as_a_data_key(key: RSAPrivateKey, encrypted: EncryptedDataKey) -> bool
 
 
 @each_padding
-@pytest.mark.parametrize("written", RSAPadding, ids=lambda kind: kind.value)
+@each_row("written", RSAPadding)
 @on_asyncio
 async def test_another_padding(kind: RSAPadding, written: RSAPadding) -> None:
     encrypted = wrapped(written)
@@ -264,7 +265,7 @@ async def test_ciphertexts_that_are_changed_cut_or_extended() -> None:
 
 
 @each_padding
-@pytest.mark.parametrize("length", [0, 16, 31, 33])
+@each_row("length", [0, 16, 31, 33])
 async def test_a_data_key_of_the_wrong_length(kind: RSAPadding, length: int) -> None:
     encrypted = wrapped(kind, bytes(length))
     with pytest.raises(ProviderError) as caught:
