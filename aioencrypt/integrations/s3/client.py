@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
 from functools import partial
 from io import BytesIO
-from typing import Any, Literal, Protocol, TypedDict
+from typing import Any, Literal, Protocol, TypedDict, TypeVar
 
 import attrs
 
@@ -19,6 +19,7 @@ from aioencrypt.errors import ServiceError
 from aioencrypt.runtime.offload import run_work
 from aioencrypt.runtime.plugins import await_answer
 
+T = TypeVar("T")
 S3Call = Callable[..., Awaitable[Mapping[str, Any]]]
 """A method of an asynchronous S3 client."""
 Checksum = Literal["CRC32", "SHA256"]
@@ -139,10 +140,10 @@ async def call_s3(
     return await call_service(f"S3 {operation} in {bucket}", answer, timeout)
 
 
-def required_text(answer: Mapping[str, Any], field: str) -> str:
-    """Return a field of an answer; raises `ServiceError` where it is missing."""
-    value = answer.get(field)
-    if not isinstance(value, str):
+def required(answer: object, field: str, kind: type[T]) -> T:
+    """Return a field of an answer; raises `ServiceError` if it is missing."""
+    value = answer.get(field) if isinstance(answer, Mapping) else None
+    if not isinstance(value, kind):
         raise ServiceError(f"the answer of S3 has no {field}")
     return value
 
@@ -201,7 +202,7 @@ class UploadTarget:
         if self.checksum:
             arguments["ChecksumAlgorithm"] = self.checksum
         answer = await self._call("CreateMultipartUpload", self.client.create_multipart_upload, **arguments)
-        return required_text(answer, "UploadId")
+        return required(answer, "UploadId", str)
 
     async def upload_part(self, body: BytesIO, upload_id: str, number: int) -> dict[str, Any]:
         """Upload a part and return how the end of the upload names it."""
@@ -216,7 +217,7 @@ class UploadTarget:
             **self._only(READING),
         )
         digests.pop("ContentMD5", None)
-        return {"PartNumber": number, "ETag": required_text(answer, "ETag"), **digests}
+        return {"PartNumber": number, "ETag": required(answer, "ETag", str), **digests}
 
     async def copy_part(self, source: Mapping[str, Any], upload_id: str, number: int) -> dict[str, Any]:
         """Let S3 copy a part and return how the end of the upload names it."""
@@ -228,9 +229,9 @@ class UploadTarget:
             **source,
             **self._only(READING),
         )
-        result = answer.get("CopyPartResult") or {}
+        result = required(answer, "CopyPartResult", dict)
         checksums = {name: value for name, value in result.items() if name == f"Checksum{self.checksum}"}
-        return {"PartNumber": number, "ETag": required_text(result, "ETag"), **checksums}
+        return {"PartNumber": number, "ETag": required(result, "ETag", str), **checksums}
 
     async def complete(self, upload_id: str, parts: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
         """Complete the upload, so that the object appears."""

@@ -19,7 +19,7 @@ import anyio
 from aioencrypt.aws.client_checks import check_client
 from aioencrypt.aws.errors import service_error
 from aioencrypt.errors import ServiceError, StreamError
-from aioencrypt.integrations.s3.client import S3Client, call_s3
+from aioencrypt.integrations.s3.client import S3Client, call_s3, required
 from aioencrypt.runtime.event_loops import BackgroundTask
 from aioencrypt.runtime.offload import wait_shielded
 
@@ -85,12 +85,15 @@ class StoredObject:
         if self.etag:
             call = partial(call, IfMatch=self.etag)
         answer = await call_s3("GetObject", self._bucket, call, self.timeout)
+        body = answer.get("Body")
+        if not callable(getattr(body, "read", None)):
+            raise ServiceError("the answer of S3 has no Body")
         try:
             self._check(answer, start)
         except BaseException:
-            await close_body(answer["Body"])
+            await close_body(body)
             raise
-        return answer["Body"]
+        return body
 
     def _check(self, answer: Mapping[str, Any], start: int) -> None:
         found = _CONTENT_RANGE.match(str(answer.get("ContentRange", "")))
@@ -99,7 +102,7 @@ class StoredObject:
         if not self.answer:
             self.answer = {name: value for name, value in answer.items() if name != "Body"}
             self.knows_ranges = found is not None
-            self.size = int(found[3]) if found else int(answer["ContentLength"])
+            self.size = int(found[3]) if found else required(answer, "ContentLength", int)
         elif answer.get("ETag") != self.answer.get("ETag"):
             # A store that does not know IfMatch.
             raise ServiceError(

@@ -10,7 +10,7 @@ from urllib.parse import urlencode
 
 import attrs
 
-from aioencrypt.integrations.s3.client import READING, S3Client, UploadTarget, call_s3
+from aioencrypt.integrations.s3.client import READING, S3Client, UploadTarget, call_s3, required
 from aioencrypt.integrations.s3.ranges import StoredObject
 from aioencrypt.integrations.s3.upload import (
     MIN_PART_LENGTH,
@@ -87,7 +87,8 @@ class Original:
             if name in self.extra:
                 call = partial(call, **{name: self.extra[name]})
         answer = await call_s3("GetObjectTagging", self.bucket, call, self.stored.timeout)
-        return urlencode({tag["Key"]: tag["Value"] for tag in answer["TagSet"]})
+        tags = required(answer, "TagSet", list)
+        return urlencode([(required(tag, "Key", str), required(tag, "Value", str)) for tag in tags])
 
     def copy_arguments(self) -> dict[str, Any]:
         """Return the arguments that name it as the source of a copy."""

@@ -244,6 +244,32 @@ async def test_a_signed_message_is_read_at_random_by_those_who_accept_that() -> 
     assert await read_seekable(client, accept_unverified_signature=True) == PLAINTEXT
 
 
+WRONG_BODIES: list[Any] = [None, b"bytes", "text", {}]
+
+
+@pytest.mark.parametrize("use", [read, read_seekable])
+@pytest.mark.parametrize(
+    ("field", "wrong"),
+    [
+        *(("Body", wrong) for wrong in WRONG_BODIES),
+        *(("ContentLength", wrong) for wrong in (None, "5", b"5", 1.5)),
+    ],
+)
+async def test_an_answer_that_lacks_a_field_is_an_error(use: Any, field: str, wrong: object) -> None:
+    client: Any = await stored()
+    get_object = client.get_object
+
+    async def wrongly(**arguments: Any) -> Any:
+        answer = await get_object(**arguments) if field != "Body" else {}
+        answer.pop("ContentRange", None)
+        return {**answer, field: wrong}
+
+    client.get_object = wrongly
+    with pytest.raises(ServiceError, match=f"^the answer of S3 has no {field}$"):
+        await use(client)
+    assert client.open_bodies == 0
+
+
 @pytest.mark.usefixtures("short_ranges")
 async def test_a_store_that_ignores_ranges_is_told_apart() -> None:
     client = await stored()

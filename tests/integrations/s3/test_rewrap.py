@@ -308,14 +308,23 @@ async def test_a_copy_that_fails_leaves_the_object_as_it_was() -> None:
     assert client.uploads == {}
 
 
-async def test_an_answer_to_a_copy_that_lacks_everything_is_an_error() -> None:
+@pytest.mark.parametrize(
+    ("answer", "field"),
+    [
+        ({}, "CopyPartResult"),
+        ({"CopyPartResult": None}, "CopyPartResult"),
+        ({"CopyPartResult": {}}, "ETag"),
+        ({"CopyPartResult": {"ETag": 5}}, "ETag"),
+    ],
+)
+async def test_an_answer_to_a_copy_that_lacks_a_field_is_an_error(answer: Any, field: str) -> None:
     client: Any = await stored()
 
-    async def upload_part_copy(**arguments: Any) -> Mapping[str, Any]:
-        return {}
+    async def upload_part_copy(**arguments: Any) -> Any:
+        return answer
 
     client.upload_part_copy = upload_part_copy
-    with pytest.raises(ServiceError, match="the answer of S3 has no ETag"):
+    with pytest.raises(ServiceError, match=f"the answer of S3 has no {field}"):
         await rewrap(client)
     assert client.uploads == {}
 
