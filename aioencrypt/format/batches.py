@@ -66,15 +66,16 @@ def count_regular(pieces: Sequence[memoryview], frame_length: int, sequence: int
     before 2015, ends the count: such frames are processed one at a time.
     """
     stride = frame_length + FRAME_OVERHEAD
-    headers = [*_headers_in(pieces, stride)]
+    headers = _headers_in(pieces, stride)
     expected = _frame_headers(sequence, len(headers))
     if headers == expected:
         return len(headers)
     return next(i for i, header in enumerate(headers) if header != expected[i])
 
 
-def _headers_in(pieces: Sequence[memoryview], stride: int) -> Iterator[bytes]:
+def _headers_in(pieces: Sequence[memoryview], stride: int) -> list[bytes]:
     """Return the frame headers in `pieces`; a header may straddle two pieces."""
+    headers: list[bytes] = []
     cut, place = b"", 0
     for piece in pieces:
         if cut:
@@ -82,22 +83,23 @@ def _headers_in(pieces: Sequence[memoryview], stride: int) -> Iterator[bytes]:
             if len(cut) < FRAME_HEADER_LENGTH:
                 place -= len(piece)
                 continue
-            yield cut
+            headers.append(cut)
             cut = b""
             place += stride
         count = (len(piece) - FRAME_HEADER_LENGTH - place) // stride + 1
         if count > 0:
-            yield from _headers(count, stride).unpack_from(piece, place)
+            headers += _headers(count, stride).unpack_from(piece, place)
             place += count * stride
         if place < len(piece):
             cut = bytes(piece[place:])
         place -= len(piece)
+    return headers
 
 
 def _frame_headers(sequence: int, count: int) -> list[bytes]:
     zeros = bytes(IV_LENGTH - SEQUENCE_LENGTH)
-    numbers = (number.to_bytes(4, "big") for number in range(sequence, sequence + count))
-    return [number + zeros + number for number in numbers]
+    numbers = range(sequence, sequence + count)
+    return [(at := number.to_bytes(4, "big")) + zeros + at for number in numbers]
 
 
 @lru_cache(maxsize=64)
