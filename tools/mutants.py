@@ -131,7 +131,7 @@ FORMAT = [
     Mutant(
         "final-frame-without-limit",
         "format/decryptor.py",
-        'self._check_frame_length(length, f"the length of final frame {sequence}")',
+        'self._check_limits(length, f"the length of final frame {sequence}")',
         "pass",
         "max_frame_length applies to the final frame.",
         "format/test_decryptor_limits.py",
@@ -193,11 +193,11 @@ FORMAT = [
         "format/test_work.py format/test_secrets.py",
     ),
     Mutant(
-        "lenient-signatures",
+        "long-verification-keys",
         "format/signing.py",
-        "if encode_dss_signature(*decode_dss_signature(signature)) != signature:",
-        "if not signature:",
-        "A signature is canonical DER.",
+        "if len(point) != algorithm.public_key_length:",
+        "if not point:",
+        "A verification key is a compressed point.",
         "format/test_signing.py",
     ),
     Mutant(
@@ -270,8 +270,8 @@ STREAMS = [
     Mutant(
         "verified-too-early",
         "streams/decrypt.py",
-        "self._verified = not chunk",
-        "self._verified = True",
+        "self.verified = not chunk",
+        "self.verified = True",
         "A stream is verified at its end, not before.",
         "streams/test_decrypt_release.py streams/test_decrypt.py",
     ),
@@ -313,7 +313,7 @@ STREAMS = [
         "except (StopAsyncIteration, EndOfStream) as error:",
         "except EndOfStream as error:",
         "A source that raises StopAsyncIteration does not end our stream.",
-        "streams/test_sources.py streams/test_encrypt.py",
+        "streams/test_decrypt_release.py",
     ),
     Mutant(
         "spool-under-a-known-key",
@@ -349,7 +349,7 @@ STREAMS = [
     ),
     Mutant(
         "exception-commits",
-        "streams/files.py",
+        "streams/writing.py",
         "if exc is None and not self._busy:",
         "if not self._busy:",
         "An exception in the block leaves the old file.",
@@ -505,8 +505,8 @@ PROVIDERS = [
     Mutant(
         "stores-share-keys",
         "providers/branch_keys/hierarchical.py",
-        'return start + b"\\0" + logical_name.encode()',
-        "return start",
+        'f"{self._partition}\\0{logical_name}".encode()',
+        "self._partition.encode()",
         "Key stores with other names share no branch keys.",
         "providers/branch_keys/test_hierarchical_cache.py",
     ),

@@ -167,6 +167,24 @@ async def test_the_mode_stays(path: Path, write: Write, mode: int) -> None:
 
 
 @each_writer
+async def test_nobody_else_reads_the_file_before_it_has_its_mode(
+    path: Path, write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path.write_bytes(b"old")
+    path.chmod(0o644)
+    seen: list[int] = []
+    fchmod = os.fchmod
+
+    def watched_fchmod(descriptor: int, mode: int) -> None:
+        seen.append(stat.S_IMODE(os.fstat(descriptor).st_mode))
+        fchmod(descriptor, mode)
+
+    monkeypatch.setattr(os, "fchmod", watched_fchmod)
+    await write(path, PLAINTEXT)
+    assert seen == [0o600]
+
+
+@each_writer
 async def test_a_new_file_has_the_mode_of_any_new_file(path: Path, write: Write) -> None:
     await write(path, PLAINTEXT)
     (path.parent / "other").touch()
