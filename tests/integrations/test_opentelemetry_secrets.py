@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -224,7 +225,9 @@ async def damage_and_mismatch(tmp_path: Path) -> None:
 
 async def cancelled(tmp_path: Path) -> None:
     async def waiting(operation: str, parameters: Mapping[str, Any], call: Call) -> Any:
-        group.cancel_scope.cancel(PLAINTEXT)
+        scope = group.cancel_scope
+        # older versions of anyio take no reason
+        scope.cancel(*[PLAINTEXT] * ("reason" in signature(scope.cancel).parameters))
         await anyio.sleep_forever()
 
     async with anyio.create_task_group() as group:

@@ -79,6 +79,6 @@ async def test_a_client_whose_methods_are_not_asynchronous(operation: str) -> No
 async def test_metadata_and_tags_are_text(name: str, value: Any) -> None:
     client = MemoryS3()
     options: dict[str, Any] = {name: value}
-    with pytest.raises(TypeError, match=rf"^(a name in )?{name}(\['a'\])? is an? (str|Mapping), not "):
+    with pytest.raises(TypeError, match=rf"^(a name in )?{name}(\['a'\])? must be an? (str|Mapping), not "):
         await put_encrypted(client, BUCKET, KEY_NAME, b"x", KEY, **options)
     assert not client.objects
