@@ -4,6 +4,9 @@ Callers that miss on the same key share one fetch. The fetch runs as a backgroun
 caller that started it does not fail the others. All threads and event loops of a process share the entries;
 each fetch belongs to the loop that started it.
 
+The caching CMM and hierarchical keys call `get` in tasks of any event loop. AWS connections and KMS ECDH keys
+use a cache of capacity 0, for single flight only.
+
 Thread safety: `_lock` guards everything that a cache holds: entries, expiries, counts, and the fetches and
 timers of all loops. Nobody awaits while holding it, and `usable` and `clock` are called while it is held.
 Background tasks and timers of other loops may run in other threads at any time. A forked child that lost
@@ -218,13 +221,13 @@ class AsyncCache(Generic[V]):
         """Forget a key. Callers that wait for it get the value of the running fetch, which is not kept."""
         with self._lock:
             self._entries.pop(key, None)
-            self._part(lambda flight: flight.key == key)
+            self._detach(lambda flight: flight.key == key)
 
     def clear(self) -> None:
         """Forget all keys, as `drop` does."""
         with self._lock:
             self._entries.clear()
-            self._part(lambda flight: True)
+            self._detach(lambda flight: True)
 
     async def aclose(self, owner: object = None) -> None:
         """Forget all keys and end the fetches of this loop: their callers get `ProviderClosedError`.
@@ -236,7 +239,7 @@ class AsyncCache(Generic[V]):
             own = [key for key, entry in self._entries.items() if owner is None or entry.owner is owner]
             for key in own:
                 del self._entries[key]
-            self._part(lambda flight: owner is None or flight.owner is owner)
+            self._detach(lambda flight: owner is None or flight.owner is owner)
             for waiter in self._waiters:
                 waiter.closed = waiter.closed or owner is None or waiter.owner is owner
             loop = self._loops.find()
@@ -341,8 +344,8 @@ class AsyncCache(Generic[V]):
             _log.debug("a key could not be refreshed: %s", type(flight.error).__name__)
             entry.retry = (self._clock() + entry.expires) / 2
 
-    def _part(self, which: Callable[[_Flight[V]], bool]) -> None:
-        """Let no caller join these flights any more, in any loop."""
+    def _detach(self, which: Callable[[_Flight[V]], bool]) -> None:
+        """Let no caller join these fetches any more. They continue, but their values are not kept."""
         for loop in self._loops.all():
             for key, flight in list(loop.joinable.items()):
                 if which(flight):

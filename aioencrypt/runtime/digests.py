@@ -1,7 +1,10 @@
-"""Digests of signed messages: in order within a stream, in worker threads, in bounded memory.
+"""Compute digests of signed messages: in order within a stream, in worker threads, in bounded memory.
 
-The event loop adds digests, worker threads compute them. The bytes that wait for their digest are bounded for
-each stream, which needs no more to keep a worker busy, and for all streams of an event loop together.
+`Driver` and `Sealer` reserve memory and add digests in the event loop; worker threads compute them.
+
+Invariants: at most one digest of a stream runs at any time, and `join` returns only when all have ended.
+The bytes that wait for their digest are bounded for each stream, which needs no more to keep a worker busy,
+and for all streams of an event loop together.
 """
 
 from __future__ import annotations

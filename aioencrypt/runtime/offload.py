@@ -4,6 +4,12 @@ Work in the loop goes through the lane: at most `LANE_MICROSECONDS` in one loop 
 of the loop, first come, first served. A hop to a thread and back takes 100 to 200 microseconds, more than
 sealing fifty frames of 4 KiB. So threads are for work that cannot be divided (ECDSA, RSA, large frames),
 for files, and for digests, the slowest part of a signed message.
+
+Streams, keys and signers call `run_work`, `in_file_thread` and `read_in_thread` from tasks of an event loop.
+Only that loop touches its `LoopState` and `Lane`. Any thread may call `submit`.
+
+Invariant: a call returns or raises only when its function has ended, so the caller's buffers are free again.
+The exception is `read_in_thread`, which abandons its function when it is cancelled.
 """
 
 from __future__ import annotations

@@ -89,7 +89,7 @@ class OpenFile:
         return self._writing or _reads_may_block(os.stat(self._path))
 
     async def _open_at_once(self) -> None:
-        # A description of our own, also of /dev/stdin: nobody who inherited it is affected.
+        # Opening makes a new file description, even for /dev/stdin, so O_NONBLOCK affects no other process.
         self._flags |= os.O_NONBLOCK | os.O_NOCTTY
         while True:
             try:
@@ -120,11 +120,11 @@ class OpenFile:
     async def write(self, data: bytes) -> None:
         """Write all of `data`."""
         rest = memoryview(data)
-        # Where the descriptor blocks, no more fits for sure.
+        # A blocking descriptor that is ready takes PIPE_BUF bytes for sure, and perhaps no more.
         piece = _PIECE if _OPENS_AT_ONCE else getattr(select, "PIPE_BUF", _PIECE)
         while rest:
             rest = rest[await self._use(partial(_write, rest[:piece])) :]
-            await checkpoint()  # a reader who keeps up would hold up the loop
+            await checkpoint()  # with a fast reader, no write waits
 
     async def _use(self, function: Callable[[int], T]) -> T:
         if self._descriptor is None:
@@ -210,7 +210,7 @@ async def read_file_object(file: Any, n: int) -> Any:
     if descriptor is not None and not _reads_may_block(os.fstat(descriptor)):
         return await in_file_thread(lambda: file.read(n))
     if descriptor is not None and os.get_blocking(descriptor) and await _ready(wait_readable, descriptor):
-        # Blocked in `read`, it would hold the lock of the file, on which `close` and the exit wait for ever.
+        # `read` would block while it holds the lock of the file, and `close` waits for that lock.
         read = file.read1 if isinstance(file, io.BufferedReader) else file.read
         return await read_in_thread(lambda: read(_PIECE))
     return await read_in_thread(lambda: file.read(n))

@@ -37,7 +37,7 @@ from aioencrypt.streams.reading import ByteStream
 from aioencrypt.streams.sources import Reader, open_source
 from aioencrypt.streams.spool import Spool
 
-# Bytes of plaintext of a bad message that are wiped in the event loop: 100 microseconds.
+# Up to this many bytes, the event loop itself wipes the plaintext of a bad message: 100 microseconds.
 _WIPED_AT_ONCE = 1024 * 1024
 
 
@@ -82,8 +82,8 @@ class DecryptOptions:
                 authenticated_context=authenticated,
             )
         except (ProviderError, TagError) as error:
-            # Only the tag can tell that the message was written without a given pair, so the error must
-            # mention it.
+            # Pairs that the caller gave and the header lacks are authenticated. If the message was written
+            # without them, the tag fails, so the error must mention them.
             if absent:
                 raise _with_absent(error, absent) from error
             raise
@@ -185,7 +185,7 @@ def _open_in_place(output: Output, work: OpenWork) -> bytes:
 class Opener:
     """Opens one message: reads its header, gets its data key, and releases its plaintext.
 
-    `read` returns the next bytes of the message. If it raises, the call may be repeated: nothing is lost.
+    `read` returns the next bytes of the message. If it raises, the caller may call again: no bytes are lost.
     """
 
     def __init__(
@@ -280,6 +280,7 @@ class DecryptStream(ByteStream):
 
     @property
     def _complete(self) -> bool:
+        # Verified plaintext that the caller did not read is no error.
         return self._opener.verified
 
     @property

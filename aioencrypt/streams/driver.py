@@ -1,4 +1,11 @@
-"""Drive the reading machine: feed it from a source and do its work."""
+"""Drive the reading machine: feed it from a source, run its work, and return the plaintext it releases.
+
+Streams, one-shot calls and functions that read only a header use a driver, each from one task of an event
+loop. `run_work` and `DigestQueue` decide which of its work runs in worker threads.
+
+Invariant: a work is settled before the machine is asked for the next event, so results reach it in order. If
+a read of the source raises, no bytes are lost, and the call may be repeated.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +39,7 @@ _LONG_START_LENGTH = 256 * 1024
 
 
 class Driver:
-    """Feeds a reading machine from a source and does its work.
+    """Feeds a reading machine from a source and runs its work.
 
     One task uses a driver: it calls `read_header`, unlocks the machine, then calls `read` until the end.
     Only digests run concurrently, in worker threads, and `read` joins them before the machine verifies the
@@ -130,7 +137,7 @@ class Driver:
             gathered += len(taken)
 
     async def aclose(self) -> None:
-        """Drop pending work."""
+        """Drop buffered data and pending digests, and wait for the digest that runs."""
         self._rest = memoryview(b"")
         self.machine.close()
         if self._digests:

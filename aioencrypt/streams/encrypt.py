@@ -153,7 +153,7 @@ class Sealer:
         return await run_work(self.machine.finish, self.machine.finish_cost, self._offload)
 
     async def aclose(self) -> None:
-        """Drop what is not done."""
+        """Drop pending digests, and wait for the one that runs."""
         if self._digests:
             await self._digests.aclose()
 
@@ -258,7 +258,7 @@ class EncryptStream(ByteStream):
             machine.receive(self._plaintext[:length])
             self._plaintext = self._plaintext[length:]
             gathered += length
-            # More than a batch would not be encrypted in the event loop.
+            # Gather at most one batch: a larger one would be too long for the event loop.
             more = gathered + self._intake.last_length
             if self._plaintext or not self._intake.gathers(gathered) or machine.batch_length(more) < more:
                 return False

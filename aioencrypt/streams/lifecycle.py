@@ -1,8 +1,13 @@
 """The life of a stream: entered once, used by one task at a time, errors are final, closed whatever happens.
 
-Leaving an object closes it, also while a call of it still runs: then the call that ends last lets go of
-everything. A coroutine that is closed instead of cancelled (`coroutine.close()`, or its loop is gone)
-cannot wait; there, closing does the same work at once.
+Streams and writers subclass `Lifecycle`. Methods that await do so inside `_exclusive` or `_shared`; leaving
+`async with` and `aclose` call `_close`. All of them run in the event loop that entered the object. Worker
+threads use only `OwnedFile`, which has a lock.
+
+Invariant: the resources are closed exactly once, when the object is closed and no call runs any more. Leaving
+while calls run refuses new calls; the call that ends last closes the resources. A coroutine that is closed
+instead of cancelled (`coroutine.close()`, or its loop is gone) cannot wait; there, closing does the same work
+at once.
 """
 
 from __future__ import annotations
@@ -43,7 +48,7 @@ async def close_all(resources: Sequence[Closable]) -> None:
     failure: BaseException | None = None
     for number, resource in enumerate(resources):
         try:
-            await _close(resource)
+            await _close_one(resource)
         except GeneratorExit:
             await close_all(resources[number + 1 :])
             raise
@@ -56,9 +61,9 @@ async def close_all(resources: Sequence[Closable]) -> None:
             del failure
 
 
-async def _close(resource: Closable) -> None:
+async def _close_one(resource: Closable) -> None:
     if is_being_closed():
-        # Our own resources do not wait now. Those of a caller may, and end where they would.
+        # Our own resources do not wait now. A caller's resource that waits is abandoned where it first waits.
         next(resource.aclose().__await__(), None)
     else:
         await resource.aclose()
@@ -82,7 +87,7 @@ class OwnedFile:
 
     @contextmanager
     def use(self) -> Iterator[IO[bytes]]:
-        """Give the file; the first use opens it, and ends before others begin."""
+        """Yield the file. The first use opens it; others must not begin before that one has ended."""
         with self._lock:
             if self._closed:
                 raise StreamClosedError("the file is closed")
@@ -99,7 +104,7 @@ class OwnedFile:
     def _close_unused(self) -> None:
         if self._closed and not self._users and self._file is not None:
             file, self._file = self._file, None
-            with suppress(OSError):  # a full disk refuses once more what is dropped anyway
+            with suppress(OSError):  # closing may report a full disk again; the file is dropped anyway
                 file.close()
 
     def drop(self) -> None:
@@ -123,7 +128,7 @@ class Life(enum.Enum):
 
 
 class _Call:
-    """Brackets one call; a plain class because it stands around every chunk."""
+    """Brackets one call. Not `@asynccontextmanager`, because every chunk enters one."""
 
     def __init__(
         self, begin: Callable[[], None], end: Callable[[BaseException | None], Awaitable[None]]
@@ -141,13 +146,13 @@ class _Call:
 
 
 class Lifecycle(ABC):
-    """What is entered once. `noun` names it in errors.
+    """An object that is entered once. `noun` names it in errors.
 
     Where errors are final, every later call fails with a copy of the first error, or with a `StreamError`
     that names it. That includes a cancelled call, which may have lost bytes.
     """
 
-    # Whether observers hear of the end after the last call only: what a writer wrote is not known before.
+    # Whether observers hear of the end only after the last running call: a writer's counts change until then.
     _observed_to_last_call: ClassVar[bool] = False
 
     def __init__(self, noun: str, *, errors_are_final: bool = True) -> None:
@@ -158,8 +163,10 @@ class Lifecycle(ABC):
         self._running = 0
         self._released = False
         self._closed_complete = False
+        # The error of a failed call. Of a cancelled call, only the type is kept.
         self._failure: Exception | None = None
         self._failed_by: type[BaseException] | None = None
+        # The exception that left `async with`, for observers.
         self._left_by: type[BaseException] | None = None
         self._watch: MessageWatch | None = None
 
@@ -177,7 +184,7 @@ class Lifecycle(ABC):
         """Return what is closed with this object, in order."""
 
     def _forget(self) -> None:
-        """Let go of buffers, right before the resources are closed."""
+        """Drop buffers, right before the resources are closed."""
 
     def _not_entered(self) -> StreamNotEnteredError:
         return StreamNotEnteredError(f"the {self._noun} is not open: use it in `async with`")
@@ -234,12 +241,12 @@ class Lifecycle(ABC):
 
     async def _end_shared(self, error: BaseException | None) -> None:
         self._running -= 1
-        lasting = self._errors_are_final or isinstance(error, Exception)
-        if error is not None and lasting and self._life is Life.OPEN:
+        kept = self._errors_are_final or isinstance(error, Exception)
+        if error is not None and kept and self._life is Life.OPEN:
             self._failed_by = type(error)
             self._failure = error if isinstance(error, Exception) else None
         if self._life is Life.CLOSED:
-            await self._let_go()
+            await self._release()
 
     async def _close(self, left_by: type[BaseException] | None = None) -> None:
         """Close the object; `left_by` is what observers are told."""
@@ -249,9 +256,10 @@ class Lifecycle(ABC):
             self._left_by = left_by
             if not self._running or not self._observed_to_last_call:
                 self._end_watch()
-        await self._let_go()
+        await self._release()
 
-    async def _let_go(self) -> None:
+    async def _release(self) -> None:
+        """Close the resources, unless a call still runs: that call does it when it ends."""
         if self._running or self._released:
             return
         self._released = True

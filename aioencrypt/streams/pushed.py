@@ -1,4 +1,4 @@
-"""A message that is pushed: the caller brings it piece by piece, and a sink receives the plaintext."""
+"""Decrypt a message that the caller pushes piece by piece; a sink receives the plaintext."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ PlaintextSink = Callable[[bytes], Awaitable[object]] | AsyncWriter
 
 
 class _NothingPushed(Exception):
-    """Everything that was pushed is read, and the message goes on."""
+    """All pushed bytes are consumed, and the caller may push more."""
 
 
 class _Pushed:
-    """A reader of what is pushed. It never waits, but raises `_NothingPushed`."""
+    """A reader of the pushed bytes. Where others wait for more, it raises `_NothingPushed`."""
 
     def __init__(self) -> None:
         self._data: Reader = open_source(b"")
@@ -51,7 +51,7 @@ class _Pushed:
 
 
 class PushedMessage:
-    """One message that is brought piece by piece, and where its plaintext goes."""
+    """One message that the caller pushes piece by piece, and the sink of its plaintext."""
 
     def __init__(self, sink: PlaintextSink, options: DecryptOptions) -> None:
         # An object with `write` may report a short write. The result of a function means nothing.
@@ -67,12 +67,12 @@ class PushedMessage:
         self.opener = Opener(options, self._intake.read)
 
     async def push(self, data: bytes | memoryview, watch: MessageWatch | None) -> None:
-        """Take bytes, and hand over the plaintext that can be released then."""
+        """Take bytes, and pass the plaintext that they release to the sink."""
         self._pushed.push(data)
         await self._release(watch)
 
     async def end(self, watch: MessageWatch | None) -> None:
-        """Hand over the rest. Raises `TruncatedMessageError` if the message is not complete."""
+        """Pass the rest to the sink. Raises `TruncatedMessageError` if the message is not complete."""
         self._pushed.ended = True
         await self._release(watch)
 
@@ -88,7 +88,7 @@ class PushedMessage:
 
     @hides_arguments
     async def _hand_over(self, chunk: bytes) -> bool:
-        """Await the sink; tells whether there was something to hand over."""
+        """Await the sink; returns False for an empty chunk."""
         if not chunk:
             return False
         answer = self._sink(chunk)

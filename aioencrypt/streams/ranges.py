@@ -135,7 +135,7 @@ class Ranges:
     def __init__(self, source: RangeSource, concurrency: int) -> None:
         self._source = source
         self.slots: anyio.Semaphore = anyio.Semaphore(concurrency, fast_acquire=True)
-        # Kept, because it may hold the whole of a small message.
+        # The bytes read with the header, which may be the whole of a small message.
         self._start = bytearray()
         self.size: int = 0
         self.fetched: int = 0

@@ -22,8 +22,8 @@ from aioencrypt.streams.sources import Reader
 # Yield to the event loop after this many reads that were served from a buffer or a source that never waits.
 _READS_PER_TURN = 128
 _SOURCE_READS_PER_TURN = 32
-# A source that returns this many pieces of at most this size without waiting is ahead of us: we gather its
-# pieces into larger batches, up to so many bytes. If it waits after all, a batch is delayed by that one wait.
+# A source that returns `_READS_AHEAD` pieces of `_WORTH_GATHERING` bytes without waiting is ahead of us: we
+# gather its pieces into batches of up to `_GATHERED` bytes. If it waits after all, that delays one batch.
 _READS_AHEAD = 8
 _WORTH_GATHERING = 16 * 1024
 # A read that took longer must have waited; otherwise it takes a few microseconds.
@@ -60,7 +60,7 @@ class Intake:
         return data
 
     def gathers(self, gathered: int) -> bool:
-        """Tell whether to read another piece before working on so many bytes; False if that may wait."""
+        """Tell whether to read another piece before working on `gathered` bytes; False if a read may wait."""
         return self._ahead >= _READS_AHEAD and gathered + self.last_length <= _GATHERED
 
 
@@ -77,8 +77,11 @@ class ByteStream(Lifecycle):
         super().__init__("stream")
         self._reader = reader
         self._intake = Intake(reader)
+        # The rest of a chunk that a read returned in part.
         self._buffer = memoryview(b"")
+        # `_next_chunk` returned no bytes.
         self._ended = False
+        # Streams that return a message set this with its last bytes.
         self._finished = False
         self._iterated = False
         self._abandoned = False
@@ -99,7 +102,7 @@ class ByteStream(Lifecycle):
 
     @property
     def _incomplete_reason(self) -> str:
-        """Return the error text for leaving before the stream is complete."""
+        """The error text for leaving too early; this one is for streams that return a message."""
         return (
             "the stream was left before its last byte was handed out, so what was written is no message; "
             "read to the end, or call abandon() first"

@@ -235,7 +235,7 @@ class _TemporaryFile:
         named, self._named = self._named, False
         self._folder = ""
         try:
-            with suppress(OSError):  # a full disk refuses once more what is dropped anyway
+            with suppress(OSError):  # closing may report a full disk again; the file is dropped anyway
                 self._close_file()
             # A forked child has copies of the descriptors, but the file is its parent's.
             if named and self._process == os.getpid():

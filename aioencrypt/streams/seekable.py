@@ -250,7 +250,7 @@ class FrameReader:
         """Fetch and decrypt regular frames; raises `MessageError` and the exceptions of the source."""
         layout = self._layout
         runs = []
-        # A slot is kept until the frames are opened: what waits for that takes memory, too.
+        # Keep the slot while decrypting, because fetched frames that wait for that take memory, too.
         async with self._ranges.slots:
             data = await self._ranges.read(layout.frame_start(first), layout.frame_start(stop))
             for work in open_frames(self._machine, first, data, count=stop - first):
@@ -408,6 +408,7 @@ class SeekableDecryptStream(Lifecycle):
         self._provenance: Provenance | None = None
         self._position = 0
         self._iterated = False
+        # Where a read continues the one before, and how many bytes that one fetched ahead.
         self._expected = -1
         self._ahead = 0
         self._reads = 0
@@ -556,7 +557,7 @@ class SeekableDecryptStream(Lifecycle):
         start = self._position
         end = frames.length if n < 0 else min(start + n, frames.length)
         ahead = self._fetch_up_to(frames, start, end)
-        self._expected = -1  # after an error there is no row
+        self._expected = -1  # an error ends the sequence of consecutive reads
         try:
             data = await self._read(frames, start, end, ahead)
         except MessageError:

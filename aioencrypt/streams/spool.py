@@ -38,9 +38,11 @@ class Spool(OwnedFile):
         self._memory: deque[bytes] = deque()
         self._length = 0
         self._aead = AESGCM(os.urandom(32))
+        # On disk: first pieces with these lengths, then groups of `_GROUP_LENGTH`. The rest waits in memory.
         self._lengths: deque[int] = deque()
         self._groups = 0
         self._rest = bytearray()
+        # Pieces and groups written and read: the number of each is its IV.
         self._written = 0
         self._read = 0
 
