@@ -29,6 +29,7 @@ except ImportError as _error:
     ) from _error
 
 from aioencrypt.client import EncryptionClient, Provider
+from aioencrypt.errors import StreamError
 from aioencrypt.format import AlgorithmSuite
 from aioencrypt.integrations.http.conditions import (
     BodyMeter,
@@ -186,7 +187,8 @@ class DecryptedResponse(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         check_status("status_code", self.status_code)  # it may be set later
         head = _head(scope)
-        failure: Exception | None = None
+        failure: BaseException | None = None
+        ended = False
         async with anyio.create_task_group() as group:
             client = _Client(receive, send, head.body_length, group.cancel_scope)
             if not self._may_read_request(head):
@@ -198,10 +200,17 @@ class DecryptedResponse(Response):
                     client.expect(answer.plan)
                     await answer.write_to(client.write)
                 await client.end()
-            except Exception as error:  # raised below, outside the group, which would wrap it
+                ended = True
+            except anyio.get_cancelled_exc_class():
+                raise
+            except BaseException as error:  # raised below, outside the group, which would wrap it
                 failure = error
-                await client.break_off(error)
+                if isinstance(error, Exception):
+                    await client.break_off(error)
             group.cancel_scope.cancel()
+        if not (ended or failure or client.hung_up):
+            failure = StreamError("the response was cancelled, and not by its caller")
+            await client.break_off(failure)
         if failure:
             try:
                 raise failure
@@ -231,6 +240,7 @@ class _Client:
         self._plan = Plan(200, [])
         self._begun = False
         self._written = 0
+        self.hung_up: bool = False
 
     def watch(self) -> None:
         """Take the messages of the request, one of which says that the client has hung up."""
@@ -243,6 +253,10 @@ class _Client:
             # A middleware that replays the body may answer at once, each time.
             await anyio.sleep(_REPLAY_SECONDS if complete else 0)
             complete = not message.get("more_body", False)
+        self._hang_up()
+
+    def _hang_up(self) -> None:
+        self.hung_up = True
         self._response.cancel()
 
     def expect(self, plan: Plan) -> None:
@@ -289,7 +303,7 @@ class _Client:
         try:
             await self._send(message)
         except OSError:  # the client has hung up
-            self._response.cancel()
+            self._hang_up()
             await checkpoint()
 
     def _count(self, written: int) -> None:

@@ -21,7 +21,16 @@ from tests.support.operations import CASES, World, public_operations
 EVERYTHING = "AIOENCRYPT_CANCEL_EVERYWHERE" in os.environ
 # Far behind the last suspension.
 NEVER = 10**9
-SAMPLE = {"write_file": (2, 5), "one_shot_in_threads": (1, 4), "decrypt_stream_verified": (3,)}
+SAMPLE = {
+    "write_file": (2, 5),
+    "one_shot_in_threads": (1, 4),
+    "decrypt_stream_verified": (3,),
+    "caching_manager": (4,),
+    "aiohttp_response": (0,),
+    "asgi_response": (0, 3),
+    "asgi_upload": (1,),
+    "encrypted_files": (0, 5),
+}
 
 
 def numbers(name: str) -> Iterator[int]:

@@ -161,10 +161,9 @@ def _drive(operation: Operation, interruption: Interruption, folder: Path) -> Dr
             loop = asyncio.new_event_loop()
             state = loop.run_until_complete(_state())
             gc.collect()
-        left = _leftovers(loop, lambda: _left(operation, state, folder, files, descriptors))
-        if interruption.way == "loop closed" and operation.has_connections:
-            # Connections are closed by awaiting, which nobody can there.
-            left = [thing for thing in left if thing not in operation.left()]
+        # Connections are closed by awaiting, which nobody can once the loop is gone.
+        opened = (list) if closes and operation.has_connections else operation.left
+        left = _leftovers(loop, lambda: opened() + _left(state, folder, files, descriptors))
         if interruption.way in ("close", "loop closed") and operation.has_children:
             # Task groups wait for their tasks, which nobody can there: Python says so.
             error = None if isinstance(error, RuntimeError) and "GeneratorExit" in str(error) else error
@@ -262,11 +261,9 @@ async def _tasks() -> list[str]:
     return [f"the task {name}" for name in tasks_left()]
 
 
-def _left(
-    operation: Operation, state: tuple[Any, Any], folder: Path, files: set[str], descriptors: list[str]
-) -> list[str]:
+def _left(state: tuple[Any, Any], folder: Path, files: set[str], descriptors: list[str]) -> list[str]:
     offload, budget = state
-    left = operation.left()
+    left = []
     if offload.hops or offload.reads:
         left.append("a job in a thread")
     if offload.lane.held:

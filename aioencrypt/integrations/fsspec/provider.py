@@ -128,7 +128,7 @@ class OpenProviders:
             # Nobody can leave a provider on a loop that is closed.
             self._open = {one: state for one, state in self._open.items() if not one.is_closed()}  # type: ignore[attr-defined]
             # Its own task only may release an anyio.Lock, which a coroutine that is closed does not run in.
-            self._open[loop] = anyio.Semaphore(1), AsyncExitStack(), []
+            self._open[loop] = anyio.Semaphore(1, fast_acquire=True), AsyncExitStack(), []
         lock, stack, made = self._open[loop]
         async with lock:
             if not made:

@@ -525,16 +525,26 @@ class TargetWriter:
 async def in_order(calls: Sequence[Callable[[], Awaitable[T]]], concurrency: int) -> list[T | Exception]:
     """Make calls, a few at a time; an error stands in the place of a result."""
     results: dict[int, T | Exception] = {}
+    failures: list[BaseException] = []
     waiting = iter(enumerate(calls))
 
     async def work() -> None:
         for index, call in waiting:
             try:
                 results[index] = await call()
+            except anyio.get_cancelled_exc_class():
+                raise
             except Exception as error:
                 results[index] = error
+            except BaseException as error:  # raised below, outside the group, which would wrap it
+                failures.append(error)
+                group.cancel_scope.cancel()
 
     async with anyio.create_task_group() as group:
         for _ in range(min(concurrency, len(calls))):
             group.start_soon(work)
+    if failures:
+        raise failures[0]
+    if len(results) < len(calls):
+        raise StreamError("a call was cancelled, and not by its caller")
     return [results[index] for index in range(len(calls))]

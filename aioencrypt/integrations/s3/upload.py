@@ -132,7 +132,7 @@ class MultipartUpload:
 
     def __init__(self, target: UploadTarget, concurrency: int) -> None:
         self._target = target
-        self._slots = anyio.Semaphore(concurrency)
+        self._slots = anyio.Semaphore(concurrency, fast_acquire=True)
         self._upload_id: str | None = None
         self._failure: BaseException | None = None
         self._parts: dict[int, dict[str, Any]] = {}
