@@ -431,6 +431,7 @@ class EncryptionClient:
             offload=self._offload,
         )
 
+    @hides_arguments
     def decrypt_options(
         self,
         provider: Provider,

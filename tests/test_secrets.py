@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hmac
+import importlib
+import inspect
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -36,6 +38,7 @@ from aioencrypt import (
 from aioencrypt.branch_keys import BranchKeyStore, HierarchicalMasterKey, KMSKeyArn
 from aioencrypt.materials import DataKey, DataKeyRequest, EncryptedDataKey
 from aioencrypt.rewrap import rewrap_stream
+from aioencrypt.runtime import secrets
 from aioencrypt.testing import InMemoryDynamoDB, InMemoryKMS
 from tests.support import operations
 from tests.support.ecdh import ec_key, private_pem as ec_pem
@@ -526,3 +529,37 @@ async def test_what_authenticates_is_compared_in_constant_time(
         sys.setprofile(before)
         await world.finish()
     assert str(Path(aioencrypt.__file__).parent / file) in callers
+
+
+PUBLIC = (
+    *("aioencrypt", "aioencrypt.branch_keys", "aioencrypt.inspection", "aioencrypt.rewrap"),
+    *(f"aioencrypt.integrations.{name}" for name in ("aiohttp", "asgi", "fsspec", "s3")),
+)
+
+
+def taking_a_context() -> Iterator[tuple[str, Callable[..., object]]]:
+    """Yield the public functions, methods and constructors that take an encryption context."""
+    for module in map(importlib.import_module, PUBLIC):
+        for name in module.__all__:
+            thing = getattr(module, name)
+            functions = {name: thing}
+            if inspect.isclass(thing):
+                # The constructors of attrs only keep what they get.
+                made = () if attrs.has(thing) else ("__init__",)
+                functions = {
+                    f"{name}.{key}": value
+                    for key, value in vars(thing).items()
+                    if inspect.isfunction(value) and (not key.startswith("_") or key in made)
+                }
+            for key, function in functions.items():
+                if inspect.isfunction(function):
+                    names = inspect.signature(function).parameters
+                    if "encryption_context" in names:
+                        yield key, function
+
+
+async def test_every_public_function_that_takes_a_context_hides_it() -> None:
+    found = dict(taking_a_context())
+    assert {"put_encrypted", "EncryptionClient.decrypt", "BranchKeyStore.create_key"} <= set(found)
+    path = secrets.__file__
+    assert [key for key, function in found.items() if function.__code__.co_filename != path] == []

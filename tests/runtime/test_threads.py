@@ -138,9 +138,8 @@ def test_a_cache_that_another_thread_was_changing_is_empty_in_the_child_and_work
 
 def hold_all(held: threading.Event, go: threading.Event) -> None:
     with ExitStack() as stack:
-        for lock in [known() for known in list(thread_locks)]:
-            if lock is not None:
-                stack.enter_context(lock)
+        for lock in list(thread_locks):
+            stack.enter_context(lock)
         held.set()
         go.wait(20)
 
