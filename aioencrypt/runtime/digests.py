@@ -140,12 +140,12 @@ class DigestQueue:
             self._pending += length
             if self._pending == length:
                 self._job = submit("digests", self._next)
-        if event := self._watch(STREAM_BOUND):
+        if event := self._event_below(STREAM_BOUND):
             await event.wait()
 
     async def join(self) -> None:
         """Wait until all digests are done. Raises the first error that one of them raised."""
-        if event := self._watch(0):
+        if event := self._event_below(0):
             await event.wait()
         if self._failure:
             raise self._failure.with_traceback(self._traceback)
@@ -165,10 +165,10 @@ class DigestQueue:
             # Nothing waits any more, so this job is the last one.
             if self._job:
                 wait([self._job])
-        elif event := self._watch(0):
+        elif event := self._event_below(0):
             await wait_shielded(event)
 
-    def _watch(self, below: int) -> Event | None:
+    def _event_below(self, below: int) -> Event | None:
         """Return an event that is set when at most `below` bytes are pending, or None if that holds now."""
         if self._pending <= below:
             return None

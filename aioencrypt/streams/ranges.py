@@ -118,7 +118,7 @@ def _open_regular(path: PathLike) -> IO[bytes]:
 
 
 @contextmanager
-def _no_end() -> Iterator[None]:
+def _end_as_error() -> Iterator[None]:
     """Convert exceptions that a consumer of our stream would take for its end."""
     try:
         yield
@@ -142,7 +142,7 @@ class Ranges:
 
     async def open(self) -> None:
         """Open the source and get its size."""
-        with _no_end():
+        with _end_as_error():
             self.size = await self._source.size()
 
     async def read_on(self, length: int) -> bytes:
@@ -156,7 +156,7 @@ class Ranges:
         """Return a range; raises `MessageError` if the source returns fewer or more bytes."""
         if end <= len(self._start) or start >= end:
             return bytes(self._start[start:end])
-        with _no_end():
+        with _end_as_error():
             data = as_bytes(await self._source.read_range(start, end))
         self.fetched += len(data)
         if len(data) < end - start:

@@ -180,7 +180,7 @@ class ByteStream(Lifecycle):
     async def _read_some(self, n: int) -> bytes:
         if n == 0:
             return b""
-        await self._take_turn()
+        await self._yield_sometimes()
         if not self._buffer:
             chunk = await self._chunk()
             if len(chunk) <= n:
@@ -189,7 +189,7 @@ class ByteStream(Lifecycle):
         taken, self._buffer = self._buffer[:n], self._buffer[n:]
         return bytes(taken)
 
-    async def _take_turn(self) -> None:
+    async def _yield_sometimes(self) -> None:
         self._reads += 1
         if self._buffer and self._reads % _READS_PER_TURN == 0:
             await checkpoint()
@@ -222,7 +222,7 @@ class ByteStream(Lifecycle):
         """
         check_int("limit", limit, 0)
         async with self._exclusive():
-            await self._take_turn()
+            await self._yield_sometimes()
             line = bytearray()
             while True:
                 if not self._buffer:
