@@ -113,12 +113,12 @@ _CONDITIONS = frozenset({"IfMatch", "IfNoneMatch"})
 
 
 def check_extra(name: str, extra: Mapping[str, Any] | None, kind: type) -> dict[str, Any]:
-    """Return further arguments; raises `ValueError` for one that is none, or that has its own parameter."""
+    """Return additional arguments; raises `ValueError` for names that are not supported here."""
     unknown = sorted(set(extra or {}) - set(kind.__annotations__))
     if unknown:
         raise ValueError(
-            f"{name} has {', '.join(unknown)}, which {kind.__name__} does not know; "
-            "what else there is to say has a parameter of its own, or is not for the caller to say"
+            f"{name} has {', '.join(unknown)}, which {kind.__name__} does not support; "
+            "pass it as its own argument, such as metadata=, tagging= or content_type=, or leave it out"
         )
     return dict(extra or {})
 

@@ -344,7 +344,7 @@ async def test_s3_express_gets_no_md5(bucket: str) -> None:
         ({"checksum": "MD5"}, "checksum is 'MD5'; it must be 'CRC32', 'SHA256', or None"),
         (
             {"extra": {"Body": b"", "Metadata": {}}},
-            "extra has Body, Metadata, which PutArguments does not know",
+            "extra has Body, Metadata, which PutArguments does not support",
         ),
         ({"frame_length": 0}, "frame_length is 0; it must be 1 to 4294967295"),
     ],

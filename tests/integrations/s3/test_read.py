@@ -109,7 +109,7 @@ async def test_further_arguments_go_with_every_call(read_all: Read) -> None:
     for call in client.called("get"):
         assert {name: call.get(name) for name in extra} == extra
         assert call["VersionId"] == version
-    with pytest.raises(ValueError, match="extra has Range, which GetArguments does not know"):
+    with pytest.raises(ValueError, match="extra has Range, which GetArguments does not support"):
         await read_all(client, extra={"Range": "bytes=0-1"})
 
 
