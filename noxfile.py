@@ -20,6 +20,8 @@ PYPROJECT = nox.project.load_toml("pyproject.toml")
 
 def install(session: nox.Session, *groups: str, extras: str = "aws,testing") -> None:
     """Install the package and groups of dependencies."""
+    # Tests start hundreds of processes, which would compile everything that they import.
+    session.env["PYTHONDONTWRITEBYTECODE"] = ""
     needed = [
         requirement for group in groups for requirement in nox.project.dependency_groups(PYPROJECT, group)
     ]

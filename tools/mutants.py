@@ -655,7 +655,7 @@ def outcome(mutant: Mutant, folder: Path) -> str:
         "no:randomly",
         *paths,
     ]
-    environment = {**os.environ, "PYTHONPATH": str(folder)}
+    environment = {**os.environ, "PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": ""}
     try:
         run = subprocess.run(
             [*command, "-k", "not uvloop and not trio"],
