@@ -14,6 +14,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 def each_row(argument: str, rows: Iterable[object]) -> Callable[[F], F]:
     """Call a test with each row as an argument, in one case; an error names its row."""
     table = [*rows]
+    assert table, f"no rows for {argument}"
 
     def decorate(test: F) -> F:
         if inspect.iscoroutinefunction(test):
