@@ -197,7 +197,7 @@ async def caller_that_fails(tmp_path: Path) -> None:
 
 async def key_that_spills(tmp_path: Path) -> None:
     key = Spilling("tests", "secrets", wrapping_key=WRAPPING_KEY)
-    with pytest.raises(ProviderError, match="Spilling.generate_data_key raised ValueError"):
+    with pytest.raises(ProviderError, match=r"Spilling\.generate_data_key raised ValueError"):
         await encrypt(PLAINTEXT.encode(), key, encryption_context=CONTEXT)
     message, _ = await encrypt(PLAINTEXT.encode(), KEY, encryption_context=CONTEXT)
     with pytest.raises(ProviderError, match=CONTEXT_VALUE):
