@@ -166,8 +166,11 @@ async def test_the_message_names_the_key_that_kms_answered_with(kms: InMemoryKMS
 async def test_data_keys_of_other_providers_are_not_tried(kms: InMemoryKMS, provider_id: str) -> None:
     key = kms.create_key()
     stored = EncryptedDataKey(provider_id, key.encode(), b"blob")
+    provider = provider_for(kms, key)
+    [own] = await provider.encryption_keys(request())
+    assert not own.owns_data_key(stored)
     with pytest.raises(ProviderError) as caught:
-        await provider_for(kms, key).decrypt_data_key(request(stored))
+        await provider.decrypt_data_key(request(stored))
     assert caught.value.unclaimed
     assert kms.calls == []
 
