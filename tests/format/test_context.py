@@ -137,7 +137,7 @@ def test_validate_returns_a_copy() -> None:
 
 @pytest.mark.parametrize("context", [{"k": 1}, {1: "v"}, {b"k": "v"}, {"k": None}])
 def test_keys_and_values_are_text(context: Any) -> None:
-    with pytest.raises(TypeError, match="are str"):
+    with pytest.raises(TypeError, match="must be str"):
         validate_context(context)
 
 

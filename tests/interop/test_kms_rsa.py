@@ -179,5 +179,5 @@ async def test_both_refuse_suites_that_sign(server: Server, official: OfficialKM
     signed = AlgorithmSuite.ALG_AES_256_GCM_HKDF_SHA512_COMMIT_KEY_ECDSA_P384
     with pytest.raises(AWSEncryptionSDKClientError, match="asymmetric signing"):
         write(PLAINTEXT, theirs(official, server.single), signed)
-    with pytest.raises(ProviderError, match="signs messages"):
+    with pytest.raises(ProviderError, match="does not allow the signed suite"):
         await client_for(signed).encrypt(PLAINTEXT, server.ours(server.single), algorithm_suite=signed)

@@ -740,7 +740,8 @@ async def encrypted_files(world: World) -> None:
             await file.write(PLAINTEXT)
         assert await fs._ls("/memory", detail=True)
         assert await fs._find("/memory")
-        await fs._mv("/memory/other", "/memory/moved")
+        if not on_trio():  # fsspec copies and moves on asyncio alone
+            await fs._mv("/memory/other", "/memory/moved")
         await fs._rmdir("/memory/folder")
 
 
