@@ -64,7 +64,7 @@ class PushedMessage:
         self._pushed = _Pushed()
         self._intake = Intake(self._pushed)
         self._given = 0
-        self.opener = Opener(options, self._intake.read)
+        self.opener: Opener = Opener(options, self._intake.read)
 
     async def push(self, data: bytes | memoryview, watch: MessageWatch | None) -> None:
         """Take bytes, and pass the plaintext that they release to the sink."""
