@@ -16,6 +16,8 @@ nox.options.sessions = ["tests", "lint", "types"]
 
 BENCHMARKS = ["versus_peers", "loop_delay", "small_messages", "concurrency", "scaling", "imports", "data"]
 PYPROJECT = nox.project.load_toml("pyproject.toml")
+# Each process collects all tests first, so that more of them gain little.
+PROCESSES = ["--numprocesses=logical", "--maxprocesses=4", "--dist=worksteal"]
 
 
 def install(session: nox.Session, *groups: str, extras: str = "aws,testing") -> None:
@@ -48,13 +50,16 @@ def bench(session: nox.Session) -> None:
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """Run the tests, with branch coverage."""
+    """Run the tests: nox -s tests -- [FOLDER ...]."""
     install(session, "tests", "demo")
-    # A part of the tests covers a part of the code.
-    part = ["--cov-fail-under=0"] if session.posargs else []
-    # Each process collects all tests first, so that more of them gain little.
-    processes = ["--numprocesses=logical", "--maxprocesses=4", "--dist=worksteal"]
-    session.run("pytest", *processes, "--cov", *part, *session.posargs)
+    session.run("pytest", *PROCESSES, *session.posargs)
+
+
+@nox.session
+def coverage(session: nox.Session) -> None:
+    """Run the tests with branch coverage, which doubles their time."""
+    install(session, "tests", "demo")
+    session.run("pytest", *PROCESSES, "--cov", *session.posargs)
 
 
 def interpreter(version: str) -> str:
@@ -65,12 +70,12 @@ def interpreter(version: str) -> str:
 
 
 def tests_on(session: nox.Session, version: str) -> None:
-    """Run the tests on another Python, without coverage; fails where that exact version is missing."""
+    """Run the tests on another Python; fails where that exact version is missing."""
     found = session.run("python", "-c", "import platform; print(platform.python_version())", silent=True)
     if str(found).strip() != version:
         session.error(f"this is Python {found}: install {version}, e.g. pyenv install {version}")
     install(session, "tests", "demo")
-    session.run("pytest", "--numprocesses=logical", "--maxprocesses=4", "--dist=worksteal", *session.posargs)
+    session.run("pytest", *PROCESSES, *session.posargs)
 
 
 @nox.session(name="tests-3.12", python=interpreter("3.12.1"))
@@ -155,5 +160,4 @@ def lowest(session: nox.Session) -> None:
     session.install("--no-deps", "-e", ".")
     # Dask pins its own parts to one release, so there is no lowest version to try.
     dask = ["--ignore=tests/integrations/fsspec/test_dask.py", "--ignore=tests/examples/test_dask_dataset.py"]
-    processes = ["--numprocesses=logical", "--maxprocesses=4", "--dist=worksteal"]
-    session.run("pytest", *processes, *dask, *session.posargs)
+    session.run("pytest", *PROCESSES, *dask, *session.posargs)
