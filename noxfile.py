@@ -57,7 +57,7 @@ def tests(session: nox.Session) -> None:
 
 @nox.session
 def coverage(session: nox.Session) -> None:
-    """Run the tests with branch coverage, which doubles their time."""
+    """Run the tests with branch coverage, which takes half as long again."""
     install(session, "tests", "demo")
     session.run("pytest", *PROCESSES, "--cov", *session.posargs)
 
