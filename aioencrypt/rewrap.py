@@ -310,7 +310,7 @@ class RewrapStream(ByteStream):
     key under the new keys. After that, `header` and `reencrypted` are known.
     """
 
-    _observed_as = "rewrap"
+    _observed_as = "rewrap", "stream"
 
     def __init__(self, reader: Reader, options: RewrapOptions, *, verify: bool) -> None:
         super().__init__(reader)

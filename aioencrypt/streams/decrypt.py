@@ -244,7 +244,7 @@ class DecryptStream(ByteStream):
     message may be forged by anyone who can decrypt it.
     """
 
-    _observed_as = "decrypt"
+    _observed_as = "decrypt", "stream"
 
     def __init__(self, reader: Reader, options: DecryptOptions) -> None:
         super().__init__(reader)

@@ -195,7 +195,7 @@ class EncryptStream(ByteStream):
     not a complete message.
     """
 
-    _observed_as = "encrypt"
+    _observed_as = "encrypt", "stream"
 
     def __init__(self, reader: Reader, options: EncryptOptions) -> None:
         super().__init__(reader)

@@ -9,7 +9,7 @@ from aioencrypt.errors import StreamError
 from aioencrypt.format import MessageHeader
 from aioencrypt.providers.values import Provenance
 from aioencrypt.runtime.event_loops import drop_with_loop
-from aioencrypt.runtime.observation import Tally, current
+from aioencrypt.runtime.observation import Tally
 from aioencrypt.runtime.offload import in_file_thread
 from aioencrypt.runtime.secrets import hides_arguments
 from aioencrypt.streams.blocking_files import OpenFile, PathLike, is_special
@@ -155,8 +155,7 @@ class EncryptWriter(Writer):
         return self._sealer
 
     async def _open(self) -> None:
-        with current(self._watch):
-            self._sealer = await self._options.begin()
+        self._sealer = await self._options.begin()
         await self._file.create()
         await self._put(self._sealer.machine.start())
 

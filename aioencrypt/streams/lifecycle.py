@@ -18,7 +18,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from types import TracebackType
-from typing import IO, ClassVar, Protocol, TypeVar
+from typing import IO, ClassVar, Protocol, Self, TypeVar
 
 from aioencrypt.errors import (
     EncryptionError,
@@ -28,7 +28,14 @@ from aioencrypt.errors import (
     StreamNotEnteredError,
 )
 from aioencrypt.runtime.event_loops import drop_with_loop, is_being_closed
-from aioencrypt.runtime.observation import MessageWatch, Tally
+from aioencrypt.runtime.observation import (
+    MessageOperation,
+    MessageWatch,
+    Mode,
+    Tally,
+    current,
+    watch_message,
+)
 from aioencrypt.runtime.offload import in_file_thread
 from aioencrypt.runtime.threads import ThreadLock
 
@@ -152,6 +159,8 @@ class Lifecycle(ABC):
     that names it. That includes a cancelled call, which may have lost bytes.
     """
 
+    # How observers hear of it: as an operation on a message, and its mode.
+    _observed_as: ClassVar[tuple[MessageOperation, Mode] | None] = None
     # Whether observers hear of the end only after the last running call: a writer's counts change until then.
     _observed_to_last_call: ClassVar[bool] = False
 
@@ -169,6 +178,10 @@ class Lifecycle(ABC):
         # The exception that left `async with`, for observers.
         self._left_by: type[BaseException] | None = None
         self._watch: MessageWatch | None = None
+
+    @abstractmethod
+    async def _open(self) -> None:
+        """Do what `async with` does on entry."""
 
     @property
     @abstractmethod
@@ -189,10 +202,20 @@ class Lifecycle(ABC):
     def _not_entered(self) -> StreamNotEnteredError:
         return StreamNotEnteredError(f"the {self._noun} is not open: use it in `async with`")
 
-    def _enter(self) -> None:
+    async def __aenter__(self) -> Self:
         if self._life is not Life.NEW:
             raise StreamError(f"a {self._noun} can be entered only once: create another one")
         self._life = Life.OPEN
+        self._watch = watch_message(*self._observed_as) if self._observed_as else None
+        try:
+            async with self._exclusive():
+                with current(self._watch):
+                    await self._open()
+        except BaseException as error:
+            self._failed_by = type(error)
+            await self._close()
+            raise
+        return self
 
     def _check_open(self) -> None:
         if self._life is Life.NEW:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from io import BytesIO
 from time import perf_counter
 from types import TracebackType
-from typing import ClassVar, Self
+from typing import Self
 
 from anyio import EndOfStream
 from anyio.abc import ByteReceiveStream
@@ -15,7 +15,7 @@ from anyio.lowlevel import checkpoint
 
 from aioencrypt.errors import IncompleteReadError, StreamError, UnverifiedStreamError
 from aioencrypt.runtime.arguments import check_int, check_type
-from aioencrypt.runtime.observation import MessageOperation, Tally, current, watch_message
+from aioencrypt.runtime.observation import Tally
 from aioencrypt.streams.lifecycle import Closable, Lifecycle
 from aioencrypt.streams.sources import Reader
 
@@ -71,8 +71,6 @@ class ByteStream(Lifecycle):
     again. That includes a cancelled read, because an interrupted source may look as if it had ended.
     """
 
-    _observed_as: ClassVar[MessageOperation | None] = None
-
     def __init__(self, reader: Reader) -> None:
         super().__init__("stream")
         self._reader = reader
@@ -87,10 +85,6 @@ class ByteStream(Lifecycle):
         self._abandoned = False
         self._reads = 0
         self._given = 0
-
-    @abstractmethod
-    async def _open(self) -> None:
-        """Open the stream when `async with` is entered."""
 
     @abstractmethod
     async def _next_chunk(self) -> bytes:
@@ -116,18 +110,6 @@ class ByteStream(Lifecycle):
 
     def _forget(self) -> None:
         self._buffer = memoryview(b"")
-
-    async def __aenter__(self) -> Self:
-        self._enter()
-        self._watch = watch_message(self._observed_as, "stream") if self._observed_as else None
-        try:
-            async with self._exclusive():
-                with current(self._watch):
-                    await self._open()
-        except BaseException:
-            await self._close()
-            raise
-        return self
 
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None

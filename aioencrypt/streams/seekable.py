@@ -51,7 +51,7 @@ from aioencrypt.policies import Limits, Offload
 from aioencrypt.providers.values import Provenance
 from aioencrypt.runtime.arguments import check_int, check_type
 from aioencrypt.runtime.event_loops import Call, loop_caller
-from aioencrypt.runtime.observation import Tally, current, watch_message
+from aioencrypt.runtime.observation import Tally
 from aioencrypt.runtime.offload import loop_states, run_work
 from aioencrypt.streams.decrypt import DecryptOptions
 from aioencrypt.streams.driver import read_header_at
@@ -387,6 +387,8 @@ class SeekableDecryptStream(Lifecycle):
     Only one task may use `read`, `seek` and `tell`. Any number of tasks may call `read_at` concurrently.
     """
 
+    _observed_as = "decrypt", "seekable"
+
     def __init__(
         self,
         source: RangeSource,
@@ -415,22 +417,9 @@ class SeekableDecryptStream(Lifecycle):
         self._given = 0
         self._call_soon: Callable[[Call], None] | None = None
 
-    async def __aenter__(self) -> Self:
-        self._enter()
-        self._watch = watch_message("decrypt", "seekable")
+    async def _open(self) -> None:
         if self._watch:
             self._call_soon = loop_caller()
-        try:
-            async with self._exclusive():
-                with current(self._watch):
-                    await self._open()
-        except BaseException as error:
-            self._failed_by = type(error)
-            await self._close()
-            raise
-        return self
-
-    async def _open(self) -> None:
         ranges = self._ranges = Ranges(self._source, self._concurrency)
         await ranges.open()
         machine = self._options.machine()

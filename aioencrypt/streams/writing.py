@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from types import TracebackType
-from typing import ClassVar, Self
 
 from aioencrypt.errors import UnverifiedStreamError
-from aioencrypt.runtime.observation import MessageOperation, Mode, watch_message
 from aioencrypt.streams.lifecycle import Life, Lifecycle
 
 
@@ -15,15 +13,10 @@ class Writer(Lifecycle):
     """Used once, in `async with`, by one task at a time. Every error is final."""
 
     _observed_to_last_call = True
-    _observed_as: ClassVar[tuple[MessageOperation, Mode]]
 
     def __init__(self) -> None:
         super().__init__("writer")
         self._finished = False
-
-    @abstractmethod
-    async def _open(self) -> None:
-        """Do what `async with` does on entry."""
 
     @abstractmethod
     async def _finish(self) -> None:
@@ -32,17 +25,6 @@ class Writer(Lifecycle):
     @property
     def _complete(self) -> bool:
         return self._finished
-
-    async def __aenter__(self) -> Self:
-        self._enter()
-        self._watch = watch_message(*self._observed_as)
-        try:
-            async with self._exclusive():
-                await self._open()
-        except BaseException:
-            await self._close()
-            raise
-        return self
 
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
